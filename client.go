@@ -1,0 +1,133 @@
+package tombstore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Pauses between two attempts.
+const (
+	firstPause = time.Millisecond
+	maxPause   = 100 * time.Millisecond
+)
+
+// bounded gives ctx a deadline if it has none: rueidis would try for ever.
+func (s *RedisStore) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, s.timeout+s.acksTimeout)
+}
+
+// query runs a command that only reads. It is built without the read-only flag that the typed commands carry, so that a
+// client with SendToReplicas does not read a session from a replica that has not heard of its end.
+func (s *RedisStore) query(ctx context.Context, command, key string, args ...string) ([]byte, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	res, _ := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Arbitrary(command).Keys(key).Args(args...).Build()
+	})
+	return res.AsBytes()
+}
+
+// run runs a script. lost is that of send.
+func (s *RedisStore) run(ctx context.Context, sc *script, keys []string, args ...string) (res rueidis.RedisResult, lost bool) {
+	res, lost = s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Evalsha().Sha1(sc.sha1).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+	})
+	if !isNoScript(res.Error()) {
+		return res, lost
+	}
+	// A server before 7.0 would run the scripts, but without checking ACLs and min-replicas-to-write in them. It has no
+	// EVAL_RO, and a script reaches a server only by this way.
+	probe := s.client.Do(ctx, s.client.B().EvalRo().Script("return 1").Numkeys(1).Key(keys[0]).Build())
+	if reply, ok := rueidis.IsRedisErr(probe.Error()); ok && isUnknownCommand(reply) {
+		return probe, lost
+	}
+	res, lostToo := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Eval().Script(sc.source).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+	})
+	return res, lost || lostToo
+}
+
+func isNoScript(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && reply.IsNoScript()
+}
+
+// send sends the command that build returns until there is an answer or ctx ends. lost reports whether an attempt before the
+// last may have been executed although no reply came.
+func (s *RedisStore) send(ctx context.Context, build func() rueidis.Completed) (res rueidis.RedisResult, lost bool) {
+	if err := ctx.Err(); err != nil {
+		return rueidis.NewErrorResult(notSent{err}), false
+	}
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		res = s.client.Do(ctx, build())
+		err := res.Error()
+		if !transient(err) || !sleep(ctx, pause) {
+			return res, lost
+		}
+		lost = lost || !unsent(err)
+	}
+}
+
+// notSent is the error of a context that had ended before anything was sent.
+type notSent struct{ error }
+
+func (e notSent) Unwrap() error { return e.error }
+
+// sleep waits for d and reports whether ctx was still live then.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// confirm ends the session at key and waits until enough replicas have its tombstone. Script and WAIT travel on one
+// connection of their own, because WAIT answers for the writes of its connection and blocks it.
+func (s *RedisStore) confirm(ctx context.Context, verb, key string, reason Reason) error {
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		reply, acks, err := s.invalidateAndWait(ctx, key, reason)
+		if err == nil {
+			if _, err = outcome(verb, reply, false); err == nil && acks < int64(s.acks) {
+				err = wrap(verb, ErrUnacknowledged)
+			}
+			return err
+		}
+		// This connection knows no redirections and no retries, so put the tombstone on the primary in the usual way first.
+		if err := s.invalidate(ctx, verb, key, reason); err != nil {
+			return err
+		}
+		if !sleep(ctx, pause) {
+			return wrap(verb, errors.Join(ErrUnacknowledged, explain(err)))
+		}
+	}
+}
+
+func (s *RedisStore) invalidateAndWait(ctx context.Context, key string, reason Reason) (reply string, acks int64, err error) {
+	err = s.client.Dedicated(func(c rueidis.DedicatedClient) error {
+		args := []string{string([]byte{byte(reason)}), s.argTombstoneTTL}
+		res := c.Do(ctx, c.B().Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(key).Arg(args...).Build())
+		if isNoScript(res.Error()) {
+			res = c.Do(ctx, c.B().Eval().Script(invalidateScript.source).Numkeys(1).Key(key).Arg(args...).Build())
+		}
+		var err error
+		if reply, err = res.ToString(); err != nil {
+			return err
+		}
+		acks, err = c.Do(ctx, c.B().Wait().Numreplicas(int64(s.acks)).Timeout(s.acksTimeout.Milliseconds()).Build()).AsInt64()
+		return err
+	})
+	return reply, acks, err
+}

@@ -1,0 +1,116 @@
+package tombstore
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Every error of a Store wraps exactly one of these, or is a transport or server failure that keeps its cause for
+// errors.Is and errors.As. A failure is never reported as ErrNotFound.
+var (
+	// ErrNotFound says that the id has no session: never written, or expired.
+	ErrNotFound = errors.New("no such session")
+	// ErrInvalidated says that the session was ended for good. The error is an [*InvalidatedError].
+	ErrInvalidated = errors.New("session was ended")
+	// ErrConflict says that a condition did not hold: IfVersion met another version, IfAbsent met a live session, or the
+	// new id of a Rotate is in use.
+	ErrConflict = errors.New("session was changed by another writer")
+	// ErrUnknownOutcome says that no reply arrived in time, so the operation may have been applied, or not, or may yet be.
+	// The cause is wrapped too.
+	ErrUnknownOutcome = errors.New("outcome unknown")
+	// ErrInvalidID says that an id is empty, longer than 1024 bytes, or both ids of a Rotate. Nothing was sent.
+	ErrInvalidID = errors.New("invalid session id")
+	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
+	ErrInvalidTTL = errors.New("invalid TTL")
+	// ErrTooLarge says that the data is larger than WithMaxDataSize allows. Nothing was sent.
+	ErrTooLarge = errors.New("session data too large")
+	// ErrCorrupt says that the key holds something that this package did not write. It is left untouched.
+	ErrCorrupt = errors.New("key holds a foreign or damaged value")
+	// ErrNotInvalidated says that the server refused to end a session (for example MISCONF, NOREPLICAS, READONLY or
+	// NOPERM): the session may still be live.
+	ErrNotInvalidated = errors.New("session was NOT ended")
+	// ErrUnacknowledged says that a session was ended on the primary, but that fewer replicas than WithReplicaAcks asks
+	// for have confirmed it in time: a failover may bring the session back. Calling Invalidate again asks again.
+	ErrUnacknowledged = errors.New("ended, but not confirmed by enough replicas")
+)
+
+// InvalidatedError is the ErrInvalidated of one session.
+type InvalidatedError struct {
+	Reason Reason
+	At     time.Time // on the server's clock, in whole milliseconds
+}
+
+func (e *InvalidatedError) Error() string { return ErrInvalidated.Error() + ": " + e.Reason.String() }
+
+// Is reports whether target is ErrInvalidated.
+func (e *InvalidatedError) Is(target error) bool { return target == ErrInvalidated }
+
+func wrap(verb string, err error) error { return fmt.Errorf("tombstore: %s: %w", verb, err) }
+
+// unknown reports an operation that may have been applied.
+func unknown(verb string, cause error) error {
+	return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnknownOutcome, cause)
+}
+
+// replyError is an error reply of the server. Its text is the reply's code word alone, because the rest of a reply may
+// quote the arguments of the command; the whole reply is there for errors.As with a *rueidis.RedisError.
+type replyError struct {
+	cause *rueidis.RedisError
+}
+
+func (e *replyError) Error() string {
+	text := e.cause.Error()
+	if isUnknownCommand(e.cause) {
+		return "server lacks a command; the oldest releases supported are Redis 7.0 and Valkey 7.2"
+	}
+	code, _, _ := strings.Cut(text, " ")
+	if code == "" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		code = "an error"
+	}
+	return "server answered " + code
+}
+
+func (e *replyError) Unwrap() error { return e.cause }
+
+func isUnknownCommand(err *rueidis.RedisError) bool {
+	return strings.HasPrefix(err.Error(), "unknown command") // rueidis has cut off the "ERR "
+}
+
+// explain gives an error of the client its place in the contract: an error reply that names a wrong type is ErrCorrupt,
+// other error replies lose their text, and transport errors stay as they are.
+func explain(err error) error {
+	reply, ok := rueidis.IsRedisErr(err)
+	switch {
+	case !ok:
+		return err
+	case strings.HasPrefix(reply.Error(), "WRONGTYPE"):
+		return ErrCorrupt
+	}
+	return &replyError{cause: reply}
+}
+
+// transient reports whether the same command may succeed a moment later.
+func transient(err error) bool {
+	if err == nil || rueidis.IsRedisNil(err) {
+		return false
+	}
+	if reply, ok := rueidis.IsRedisErr(err); ok {
+		return reply.IsLoading() || reply.IsTryAgain() || reply.IsClusterDown() || strings.HasPrefix(reply.Error(), "MASTERDOWN")
+	}
+	return !errors.Is(err, rueidis.ErrClosing)
+}
+
+// unsent reports whether err proves that the command was not executed.
+func unsent(err error) bool {
+	if _, ok := rueidis.IsRedisErr(err); ok {
+		return true
+	}
+	var early notSent
+	var dial *net.OpError
+	return errors.As(err, &early) || errors.As(err, &dial) && dial.Op == "dial"
+}

@@ -1,0 +1,56 @@
+package tombstore
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"time"
+)
+
+const (
+	maxIDLength = 1024 // bytes
+	idEntropy   = 32   // bytes
+	refEntropy  = 16   // bytes of the digest that a key carries
+)
+
+// NewID returns a new session id: 256 bits from crypto/rand as 43 characters that are safe in a cookie. OWASP asks for at
+// least 64 bits (Session Management Cheat Sheet).
+func NewID() string {
+	var b [idEntropy]byte
+	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// key returns the key of id. It carries a digest, so that who reads a dump, a replica, MONITOR or the slow log holds no
+// usable cookie. Half of SHA-256 is enough: to be let in one needs a preimage, not a collision.
+func (c *config) key(id string) (string, error) {
+	if id == "" || len(id) > maxIDLength {
+		return "", ErrInvalidID
+	}
+	if c.plainIDs {
+		return c.prefix + id, nil
+	}
+	var plain [maxIDLength]byte
+	digest := sha256.Sum256(plain[:copy(plain[:], id)])
+	var buf [64]byte
+	return string(base64.RawURLEncoding.AppendEncode(append(buf[:0], c.prefix...), digest[:refEntropy])), nil
+}
+
+// keyPair returns the keys of the two ids of a Rotate.
+func (c *config) keyPair(oldID, newID string) (oldKey, newKey string, err error) {
+	oldKey, err = c.key(oldID)
+	newKey, err2 := c.key(newID)
+	if err = errors.Join(err, err2); err == nil && oldKey == newKey {
+		err = ErrInvalidID
+	}
+	return oldKey, newKey, err
+}
+
+// millis returns ttl in whole milliseconds, the unit of the server, rounded up so that no TTL becomes zero.
+func millis(ttl time.Duration) (int64, error) {
+	if ttl <= 0 {
+		return 0, ErrInvalidTTL
+	}
+	return int64((ttl-1)/time.Millisecond) + 1, nil
+}

@@ -1,0 +1,168 @@
+package tombstore
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Option configures a store. RedisStore and MemoryStore take the same ones; what only a server can do, MemoryStore ignores.
+type Option func(*config)
+
+type config struct {
+	prefix         string
+	plainIDs       bool
+	timeout        time.Duration
+	tombstoneTTL   time.Duration
+	absolute       time.Duration
+	maxData        int
+	touchThreshold float64
+	acks           int
+	acksTimeout    time.Duration
+}
+
+func newConfig(opts []Option) (config, error) {
+	c := config{
+		prefix:         "tombstore:",
+		timeout:        2 * time.Second,
+		tombstoneTTL:   24 * time.Hour,
+		maxData:        1 << 20,
+		touchThreshold: 0.1,
+	}
+	for _, opt := range opts {
+		opt(&c)
+	}
+	var errs []error
+	must := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("tombstore: new: "+format, args...))
+		}
+	}
+	must(c.prefix != "", "key prefix is empty")
+	must(c.timeout > 0, "timeout %v is not positive", c.timeout)
+	must(c.tombstoneTTL >= time.Second, "tombstone TTL %v is below one second", c.tombstoneTTL)
+	must(c.absolute >= 0, "absolute timeout %v is negative", c.absolute)
+	must(c.maxData > 0 && c.maxData <= 512<<20-headerSize, "maximum data size %d is not within 1 byte and 512 MiB", c.maxData)
+	must(c.touchThreshold >= 0 && c.touchThreshold < 1, "touch threshold %v is not within [0, 1)", c.touchThreshold)
+	must(c.acks >= 0, "number of replica acknowledgements %d is negative", c.acks)
+	must(c.acks == 0 || c.acksTimeout >= time.Millisecond, "timeout of replica acknowledgements %v is below one millisecond",
+		c.acksTimeout)
+	return c, errors.Join(errs...)
+}
+
+// WithKeyPrefix sets what every key begins with. Stores with different prefixes do not see each other's sessions.
+// The default is "tombstore:".
+func WithKeyPrefix(prefix string) Option { return func(c *config) { c.prefix = prefix } }
+
+// WithPlainIDs puts ids into keys as they are, for those who must find a session by its id with other tools. Whoever can
+// list keys, read a dump or see MONITOR can then take over every session. The default is to store a digest.
+func WithPlainIDs() Option { return func(c *config) { c.plainIDs = true } }
+
+// WithTimeout bounds an operation, retries included, whose context has no deadline. It must be positive. The default is
+// 2 seconds.
+func WithTimeout(d time.Duration) Option { return func(c *config) { c.timeout = d } }
+
+// WithTombstoneTTL sets how much longer than the ended session a tombstone lives; it must be longer than any request that
+// may still hold a copy of the session, and at least one second. The default is 24 hours.
+func WithTombstoneTTL(d time.Duration) Option { return func(c *config) { c.tombstoneTTL = d } }
+
+// WithAbsoluteTimeout ends every session d after it was created, however often it is written or touched (OWASP Session
+// Management Cheat Sheet, "Absolute Timeout"). It applies to sessions created from then on. The default is 0, none.
+func WithAbsoluteTimeout(d time.Duration) Option { return func(c *config) { c.absolute = d } }
+
+// WithMaxDataSize sets the largest data that Write and Rotate accept, in bytes, up to 512 MiB. The default is 1 MiB.
+func WithMaxDataSize(bytes int) Option { return func(c *config) { c.maxData = bytes } }
+
+// WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL must be off before Touch
+// and Slide set it, because each time they do costs a replication, and an invalidation in every process that caches the
+// session. Up to that part of the idle timeout a session may expire early. The default is 0.1; 0 sets the TTL every time.
+func WithTouchThreshold(part float64) Option { return func(c *config) { c.touchThreshold = part } }
+
+// WithReplicaAcks makes Invalidate and Rotate wait until n replicas have the tombstone, for at most timeout, and return
+// ErrUnacknowledged otherwise. Only with n as large as the number of replicas that could be promoted does an ended session
+// survive the loss of the primary (Redis documentation, WAIT). It takes a connection for itself while it waits. The default
+// is 0: replication is asynchronous, and a failover may bring back sessions ended in the moments before it.
+func WithReplicaAcks(n int, timeout time.Duration) Option {
+	return func(c *config) { c.acks, c.acksTimeout = n, timeout }
+}
+
+// ReadOption is an option of Read: Slide or Fresh.
+type ReadOption func(*ReadOptions)
+
+// ReadOptions is what the options of one Read add up to. Only implementations of Store need it: they apply each option to
+// the zero value. The same holds for WriteOptions, RotateOptions and InvalidateOptions.
+type ReadOptions struct {
+	Slide bool          // restart the idle timeout
+	TTL   time.Duration // the idle timeout, if Slide is set
+	Fresh bool          // do not answer from a cache
+}
+
+// Slide makes Read restart the idle timeout of the session, as Touch does, in the same trip.
+func Slide(ttl time.Duration) ReadOption { return func(o *ReadOptions) { o.Slide, o.TTL = true, ttl } }
+
+// Fresh makes Read ask the server even if the answer could be had from a cache in this process.
+func Fresh() ReadOption { return func(o *ReadOptions) { o.Fresh = true } }
+
+// WriteOption is a condition of Write: IfAbsent, IfPresent or IfVersion. Of several the last one counts.
+type WriteOption func(*WriteOptions)
+
+// WriteOptions is what the options of one Write add up to; at most one of Absent, Present and Match is set.
+type WriteOptions struct {
+	Absent  bool
+	Present bool
+	Match   bool
+	Version Version // to be stored, if Match is set
+}
+
+// IfAbsent makes Write fail with ErrConflict if the session is live: for a session that is new.
+func IfAbsent() WriteOption { return func(o *WriteOptions) { *o = WriteOptions{Absent: true} } }
+
+// IfPresent makes Write fail with ErrNotFound unless the session is live: for a session that was read before. It keeps an
+// ended session from coming back even when the tombstone is lost.
+func IfPresent() WriteOption { return func(o *WriteOptions) { *o = WriteOptions{Present: true} } }
+
+// IfVersion makes Write fail with ErrNotFound unless the session is live, and with ErrConflict unless its version is v: for
+// a session that was read before and must not have changed since.
+func IfVersion(v Version) WriteOption {
+	return func(o *WriteOptions) { *o = WriteOptions{Match: true, Version: v} }
+}
+
+// RotateOption is an option of Rotate: WithData.
+type RotateOption func(*RotateOptions)
+
+// RotateOptions is what the options of one Rotate add up to.
+type RotateOptions struct {
+	Replace bool
+	Data    []byte        // if Replace is set
+	TTL     time.Duration // if Replace is set
+}
+
+// WithData makes Rotate store data under the new id with the idle timeout ttl, instead of the data and the remaining TTL of
+// the old id.
+func WithData(data []byte, ttl time.Duration) RotateOption {
+	return func(o *RotateOptions) { *o = RotateOptions{Replace: true, Data: data, TTL: ttl} }
+}
+
+// InvalidateOption is an option of Invalidate: WithReason.
+type InvalidateOption func(*InvalidateOptions)
+
+// InvalidateOptions is what the options of one Invalidate add up to.
+type InvalidateOptions struct {
+	Reason Reason // zero: Logout
+}
+
+// WithReason sets the reason that the tombstone keeps. The default is Logout.
+func WithReason(r Reason) InvalidateOption { return func(o *InvalidateOptions) { o.Reason = r } }
+
+// collect applies opts to the zero value of O.
+func collect[O any, F ~func(*O)](opts []F) O {
+	if len(opts) == 0 { // o is on the heap, since an option may keep it
+		var none O
+		return none
+	}
+	var o O
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
+}

@@ -1,0 +1,34 @@
+-- invalidate.lua: ends a session for good by putting a tombstone in its place.
+--
+-- KEYS[1]  key of the session
+-- ARGV[1]  reason, one byte
+-- ARGV[2]  tombstone TTL, ms
+--
+-- Returns  D           ended, now or before
+--          F           the key holds something else
+local head = redis.call('GETRANGE', KEYS[1], 0, 21)
+local ended = string.byte(head) == 192 and #head == 8
+if head ~= '' and not ended and (#head < 22 or string.sub(head, 1, 2) ~= '\193\0') then return 'F' end
+
+local tombstone, keep = head, tonumber(ARGV[2])
+local left = redis.call('PTTL', KEYS[1])
+if ended then
+  keep = math.max(keep, left)
+else
+  local time, floor = redis.call('TIME'), math.floor
+  local now = time[1] * 1000 + floor(time[2] / 1000)
+  tombstone = '\192' .. ARGV[1] .. string.char(floor(now / 2^40), floor(now / 2^32) % 256,
+    floor(now / 2^24) % 256, floor(now / 65536) % 256, floor(now / 256) % 256, now % 256)
+  keep = keep + math.max(left, 0)
+end
+
+-- A tombstone that stands is written again: a WAIT after a script that wrote nothing is acknowledged at once and proves nothing.
+local set = redis.pcall('SET', KEYS[1], tombstone, 'PX', keep)
+if set.err and string.find(set.err, 'OOM', 1, true) then
+  -- At maxmemory SET is refused. A script whose first write frees memory may go on, so a logout works on a full server too.
+  redis.call('DEL', KEYS[1])
+  redis.call('SET', KEYS[1], tombstone, 'PX', keep)
+elseif set.err then
+  return set
+end
+return 'D'
