@@ -1,0 +1,155 @@
+package storetest
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+)
+
+const crowd = 64
+
+// together runs do in n goroutines that start at the same moment.
+func together(n int, do func(i int)) {
+	var start, end sync.WaitGroup
+	start.Add(1)
+	for i := range n {
+		end.Go(func() {
+			start.Wait()
+			do(i)
+		})
+	}
+	start.Done()
+	end.Wait()
+}
+
+var races = []rule{
+	{"Race/one version, many writers: one wins", func(c *check) {
+		for range 20 {
+			id := tombstore.NewID()
+			read := c.write(id, "x", hour)
+			var won atomic.Int64
+			together(8, func(int) {
+				_, err := c.store.Write(c, id, []byte("y"), hour, tombstore.IfVersion(read.Version))
+				if err == nil {
+					won.Add(1)
+				} else {
+					assert.ErrorIs(c, err, tombstore.ErrConflict)
+				}
+			})
+			require.EqualValues(c, 1, won.Load())
+		}
+	}},
+	{"Race/one id, many creators: one wins", func(c *check) {
+		for range 20 {
+			id := tombstore.NewID()
+			var won atomic.Int64
+			together(8, func(int) {
+				_, err := c.store.Write(c, id, []byte("y"), hour, tombstore.IfAbsent())
+				if err == nil {
+					won.Add(1)
+				} else {
+					assert.ErrorIs(c, err, tombstore.ErrConflict)
+				}
+			})
+			require.EqualValues(c, 1, won.Load())
+		}
+	}},
+	{"Race/one session, many rotations: one wins", func(c *check) {
+		for range 20 {
+			id := tombstore.NewID()
+			c.write(id, "x", hour)
+			next := make([]string, 8)
+			var won atomic.Int64
+			together(len(next), func(i int) {
+				next[i] = tombstore.NewID()
+				_, err := c.store.Rotate(c, id, next[i])
+				if err == nil {
+					won.Add(1)
+				} else {
+					assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+				}
+			})
+			require.EqualValues(c, 1, won.Load())
+			live := 0
+			for _, n := range next {
+				exists, err := c.store.Exists(c, n)
+				require.NoError(c, err)
+				if exists {
+					live++
+				}
+			}
+			require.Equal(c, 1, live)
+			c.ended(id, tombstore.Rotated)
+		}
+	}},
+	{"Race/Rotate against Invalidate: the user is out", func(c *check) {
+		for range 50 {
+			id, next := tombstore.NewID(), tombstore.NewID()
+			c.write(id, "x", hour)
+			var rotated error
+			together(2, func(i int) {
+				if i == 0 {
+					_, rotated = c.store.Rotate(c, id, next)
+				} else {
+					assert.NoError(c, c.store.Invalidate(c, id))
+				}
+			})
+			exists, err := c.store.Exists(c, next)
+			require.NoError(c, err)
+			if rotated == nil { // the rotation came first, and what was ended had moved on
+				require.True(c, exists)
+				c.ended(id, tombstore.Rotated)
+			} else {
+				require.ErrorIs(c, rotated, tombstore.ErrInvalidated)
+				require.False(c, exists)
+				c.ended(id, tombstore.Logout)
+			}
+		}
+	}},
+	{"Race/Invalidate against a crowd of writers", func(c *check) {
+		id := tombstore.NewID()
+		c.write(id, "x", hour)
+		var invalidated atomic.Bool
+		together(crowd+1, func(i int) {
+			if i == crowd {
+				assert.NoError(c, c.store.Invalidate(c, id))
+				invalidated.Store(true)
+				return
+			}
+			for refused := 0; refused < 3; {
+				after := invalidated.Load()
+				err := c.late(i, id)
+				switch {
+				case errors.Is(err, tombstore.ErrInvalidated):
+					refused++
+				case !assert.NoError(c, err), !assert.False(c, after, "accepted after Invalidate had returned"):
+					return
+				}
+			}
+		})
+		c.ended(id, tombstore.Logout)
+	}},
+}
+
+// late is one of the operations that want a live session.
+func (c *check) late(i int, id string) error {
+	var err error
+	switch i % 5 {
+	case 0:
+		_, err = c.store.Write(c, id, []byte("y"), hour)
+	case 1:
+		_, err = c.store.Write(c, id, []byte("y"), hour, tombstore.IfPresent())
+	case 2:
+		err = c.store.Touch(c, id, hour)
+	case 3:
+		_, err = c.store.Read(c, id, tombstore.Slide(hour))
+	case 4:
+		_, err = c.store.Read(c, id)
+	}
+	return err
+}
