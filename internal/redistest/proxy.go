@@ -1,0 +1,112 @@
+package redistest
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Proxy passes connections on to a server and breaks them on demand.
+type Proxy struct {
+	URL string
+
+	target   string
+	listener net.Listener
+	lose     atomic.Bool
+	lost     atomic.Int64
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+// NewProxy returns a proxy for the server at addr that ends with the test.
+func NewProxy(t testing.TB, addr string) *Proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p := &Proxy{URL: "redis://" + l.Addr().String(), target: addr, listener: l, conns: map[net.Conn]struct{}{}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.accept()
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		p.Cut()
+		<-done
+	})
+	return p
+}
+
+// LoseReply makes the proxy swallow what the server sends next and break that connection: the server has executed a command,
+// and the client cannot know.
+func (p *Proxy) LoseReply() { p.lose.Store(true) }
+
+// Lost returns how many replies were swallowed.
+func (p *Proxy) Lost() int64 { return p.lost.Load() }
+
+// Cut breaks all connections.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+func (p *Proxy) accept() {
+	var pumps sync.WaitGroup
+	defer pumps.Wait()
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", p.target)
+		if err != nil {
+			client.Close()
+			continue
+		}
+		p.track(client, server)
+		pumps.Go(func() { p.pump(server, client, false) })
+		pumps.Go(func() { p.pump(client, server, true) })
+	}
+}
+
+func (p *Proxy) track(conns ...net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range conns {
+		p.conns[c] = struct{}{}
+	}
+}
+
+// pump copies until either side ends, then ends both.
+func (p *Proxy) pump(to, from net.Conn, replies bool) {
+	defer func() {
+		to.Close()
+		from.Close()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.conns, to)
+		delete(p.conns, from)
+	}()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if replies && p.lose.CompareAndSwap(true, false) {
+			p.lost.Add(1)
+			return
+		}
+		if _, err := to.Write(buf[:n]); err != nil && err != io.EOF {
+			return
+		}
+	}
+}

@@ -1,0 +1,111 @@
+// Package redistest gives tests real Redis and Valkey servers.
+//
+// A server is, in this order: the one at the URL in TOMBSTORE_REDIS (not for Start); what the command line in TOMBSTORE_SERVER
+// starts, where the word "container" asks for a container; redis-server or valkey-server from PATH; a container of
+// redis:8-alpine or of the image in TOMBSTORE_TEST_IMAGE.
+package redistest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+)
+
+// shared is the server that the tests of a package share, started by the first of them.
+var shared struct {
+	once   sync.Once
+	server *Server
+	err    error
+}
+
+// Main runs the tests of a package and stops the shared server: os.Exit(redistest.Main(m)) in TestMain.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if shared.server != nil {
+		if err := shared.server.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	return code
+}
+
+// URL returns the URL of the shared server.
+func URL(t testing.TB) string {
+	t.Helper()
+	if url := os.Getenv("TOMBSTORE_REDIS"); url != "" {
+		return url
+	}
+	shared.once.Do(func() { shared.server, shared.err = start() })
+	require.NoError(t, shared.err)
+	return shared.server.URL
+}
+
+// Client returns a client of the shared server, closed when the test ends.
+func Client(t testing.TB) rueidis.Client {
+	t.Helper()
+	return Dial(t, URL(t))
+}
+
+// Dial returns a client of the server at url, closed when the test ends.
+func Dial(t testing.TB, url string) rueidis.Client {
+	t.Helper()
+	option, err := rueidis.ParseURL(url)
+	require.NoError(t, err)
+	option.DisableCache = true
+	option.PipelineMultiplex = -1
+	client, err := rueidis.NewClient(option)
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	return client
+}
+
+// Prefix returns a key prefix that no other test uses. What is left under it on client's server is deleted when the test ends.
+func Prefix(t testing.TB, client rueidis.Client) string {
+	t.Helper()
+	prefix := "test:" + rand.Text() + ":"
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		for _, key := range Keys(ctx, client, prefix) {
+			_ = client.Do(ctx, client.B().Unlink().Key(key).Build()).Error()
+		}
+	})
+	return prefix
+}
+
+// Keys returns the keys under prefix.
+func Keys(ctx context.Context, client rueidis.Client, prefix string) (keys []string) {
+	for cursor := uint64(0); ; {
+		page, err := client.Do(ctx, client.B().Scan().Cursor(cursor).Match(prefix+"*").Count(1000).Build()).AsScanEntry()
+		if err != nil {
+			return keys
+		}
+		keys = append(keys, page.Elements...)
+		if cursor = page.Cursor; cursor == 0 {
+			return keys
+		}
+	}
+}
+
+// Info returns one field of the INFO of client's server.
+func Info(t testing.TB, client rueidis.Client, field string) string {
+	t.Helper()
+	text, err := client.Do(t.Context(), client.B().Info().Section("everything").Build()).ToString()
+	require.NoError(t, err)
+	for line := range strings.Lines(text) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); name == field {
+			return value
+		}
+	}
+	require.Failf(t, "no such field", "INFO has no %q", field)
+	return ""
+}

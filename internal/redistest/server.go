@@ -1,0 +1,293 @@
+package redistest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+	"github.com/testcontainers/testcontainers-go"
+)
+
+const (
+	defaultImage = "redis:8-alpine"
+	patience     = 20 * time.Second // for a server to answer
+)
+
+var errNoServer = errors.New("redistest: no server: install redis-server or valkey-server, start Docker, " +
+	"or set TOMBSTORE_REDIS to the URL of one")
+
+// Server is a server on a loopback port of its own.
+type Server struct {
+	URL  string
+	Addr string
+
+	port int
+	args []string
+
+	// One of the two runs it.
+	process   *process
+	container testcontainers.Container
+}
+
+// Start starts a server with further arguments and stops it when the test ends.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	s, err := start(args...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.stop()) })
+	return s
+}
+
+// StartCluster starts a cluster of one node.
+func StartCluster(t testing.TB, args ...string) *Server {
+	t.Helper()
+	s := Start(t, append([]string{"--cluster-enabled", "yes"}, args...)...)
+	option, err := rueidis.ParseURL(s.URL)
+	require.NoError(t, err)
+	option.ForceSingleClient, option.DisableCache = true, true
+	client, err := rueidis.NewClient(option)
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, client.Do(t.Context(), client.B().Arbitrary("CLUSTER", "ADDSLOTSRANGE", "0", "16383").Build()).Error())
+	require.Eventually(t, func() bool {
+		info, err := client.Do(t.Context(), client.B().Arbitrary("CLUSTER", "INFO").Build()).ToString()
+		return err == nil && strings.Contains(info, "cluster_state:ok")
+	}, patience, 10*time.Millisecond)
+	return s
+}
+
+// Kill ends the server at once, as SIGKILL does. What it had not persisted is lost.
+func (s *Server) Kill(t testing.TB) {
+	t.Helper()
+	if s.process != nil {
+		s.process.kill()
+		return
+	}
+	now := time.Duration(0)
+	require.NoError(t, s.container.Stop(context.Background(), &now))
+}
+
+// Restart starts a killed server again: same address, same arguments, same directory.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	var err error
+	if s.process != nil {
+		s.process, err = launch(s.process.command, s.process.dir)
+	} else {
+		err = s.container.Start(context.Background())
+	}
+	require.NoError(t, err)
+	require.NoError(t, s.await())
+}
+
+// Pause stops the server from answering, and Resume lets it go on. Both need a server that runs as a process.
+func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+
+// Resume undoes Pause.
+func (s *Server) Resume(t testing.TB) { s.signal(t, syscall.SIGCONT) }
+
+func (s *Server) signal(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	if s.process == nil {
+		t.Skip("a server in a container cannot be paused from here")
+	}
+	require.NoError(t, s.process.server.Process.Signal(sig))
+}
+
+func start(args ...string) (*Server, error) {
+	command, err := serverCommand()
+	if err != nil {
+		return nil, err
+	}
+	if command == nil {
+		return startContainer(args)
+	}
+	dir, err := os.MkdirTemp("", "redistest")
+	if err != nil {
+		return nil, err
+	}
+	for range 5 { // somebody else may take the port first
+		s := newServer(args)
+		s.process, err = launch(append(append(command, s.arguments("127.0.0.1", s.port)...), "--dir", dir), dir)
+		if err == nil {
+			if err = s.await(); err == nil {
+				return s, nil
+			}
+			s.process.kill()
+		}
+	}
+	return nil, errors.Join(err, os.RemoveAll(dir))
+}
+
+// serverCommand returns the command line that starts a server, or nil if it takes a container.
+func serverCommand() ([]string, error) {
+	switch command := os.Getenv("TOMBSTORE_SERVER"); command {
+	case "":
+	case "container":
+		return nil, nil
+	default:
+		return strings.Fields(command), nil
+	}
+	for _, name := range []string{"redis-server", "valkey-server"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return []string{path}, nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if docker, err := testcontainers.NewDockerClientWithOpts(ctx); err == nil {
+		defer docker.Close()
+		return nil, nil
+	}
+	return nil, errNoServer
+}
+
+func newServer(args []string) *Server {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	addr := l.Addr().(*net.TCPAddr)
+	return &Server{URL: "redis://" + addr.String(), Addr: addr.String(), port: addr.Port, args: args}
+}
+
+func (s *Server) arguments(bind string, port int) []string {
+	return append([]string{
+		"--bind", bind, "--port", strconv.Itoa(port), "--protected-mode", "no", "--save", "", "--loglevel", "warning",
+	}, s.args...)
+}
+
+func (s *Server) stop() error {
+	if s.process == nil {
+		return testcontainers.TerminateContainer(s.container)
+	}
+	s.process.kill()
+	return os.RemoveAll(s.process.dir)
+}
+
+// await waits until the server answers PING with anything but LOADING.
+func (s *Server) await() error {
+	var err error
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		var answer string
+		if answer, err = ping(s.Addr); err == nil && !strings.HasPrefix(answer, "-LOADING") {
+			return nil
+		}
+		if s.process != nil && s.process.exited() {
+			return fmt.Errorf("redistest: server exited: %s", s.process.output())
+		}
+	}
+	return fmt.Errorf("redistest: server does not answer: %w", err)
+}
+
+func ping(addr string) (string, error) {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+		return "", err
+	}
+	return bufio.NewReader(conn).ReadString('\n')
+}
+
+// process is a server that this process started. A shell kills it when this process ends, however it ends.
+type process struct {
+	command []string
+	dir     string
+	server  *exec.Cmd
+	leash   io.Closer
+	done    chan struct{}
+	log     *os.File
+}
+
+func launch(command []string, dir string) (*process, error) {
+	log, err := os.CreateTemp(dir, "log")
+	if err != nil {
+		return nil, err
+	}
+	p := &process{command: command, dir: dir, done: make(chan struct{}), log: log}
+	p.server = exec.Command(command[0], command[1:]...)
+	p.server.Stdout, p.server.Stderr = log, log
+	if err := p.server.Start(); err != nil {
+		return nil, err
+	}
+	guard := exec.Command("sh", "-c", `read -r _; kill -9 "$1" 2>/dev/null`, "sh", strconv.Itoa(p.server.Process.Pid))
+	if p.leash, err = guard.StdinPipe(); err == nil {
+		err = guard.Start()
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.server.Wait()
+		if err == nil {
+			_ = guard.Wait()
+		}
+	}()
+	if err != nil {
+		_ = p.server.Process.Kill()
+	}
+	return p, err
+}
+
+func (p *process) kill() {
+	_ = p.server.Process.Kill()
+	p.leash.Close()
+	<-p.done
+	p.log.Close()
+}
+
+func (p *process) exited() bool { return p.server.Process.Signal(syscall.Signal(0)) != nil }
+
+func (p *process) output() string {
+	b, _ := os.ReadFile(p.log.Name())
+	return string(b)
+}
+
+func startContainer(args []string) (*Server, error) {
+	image := os.Getenv("TOMBSTORE_TEST_IMAGE")
+	if image == "" {
+		image = defaultImage
+	}
+	program := "redis-server"
+	if strings.Contains(image, "valkey") {
+		program = "valkey-server"
+	}
+	s := newServer(args)
+	const port = "6379/tcp"
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // the image may have to be pulled
+	defer cancel()
+	var err error
+	s.container, err = testcontainers.Run(ctx, image,
+		testcontainers.WithExposedPorts(port),
+		testcontainers.WithCmd(append([]string{program}, s.arguments("0.0.0.0", 6379)...)...),
+		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) { // a restart must not change the port
+			c.PortBindings = network.PortMap{network.MustParsePort(port): []network.PortBinding{{HostPort: strconv.Itoa(s.port)}}}
+		}),
+	)
+	if err == nil {
+		err = s.await()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%w (container: %w)", errNoServer, err), testcontainers.TerminateContainer(s.container))
+	}
+	return s, nil
+}

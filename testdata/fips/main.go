@@ -1,0 +1,33 @@
+// Command fips writes and reads a session on the server named by its argument. Its test runs it under GODEBUG=fips140=only.
+package main
+
+import (
+	"context"
+	"crypto/fips140"
+	"log"
+	"os"
+	"time"
+
+	"github.com/tombstore/tombstore"
+)
+
+func main() {
+	if !fips140.Enabled() {
+		log.Fatal("not in FIPS 140 mode")
+	}
+	store, err := tombstore.Open(os.Args[1], tombstore.WithKeyPrefix(os.Args[2]))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	ctx, id := context.Background(), tombstore.NewID()
+	if _, err := store.Write(ctx, id, []byte("data"), time.Minute); err != nil {
+		log.Fatal(err)
+	}
+	if s, err := store.Read(ctx, id); err != nil || string(s.Data) != "data" {
+		log.Fatal("read something else: ", err)
+	}
+	if err := store.Invalidate(ctx, id); err != nil {
+		log.Fatal(err)
+	}
+}
