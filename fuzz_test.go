@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -15,9 +14,8 @@ func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{"", "x", record, record[:21], record[:22], tombstone, tombstone[:7], tombstone + "x", "\xc1\x01" + record[2:]} {
 		f.Add([]byte(seed))
 	}
-	now := time.Now()
 	f.Fuzz(func(t *testing.T, value []byte) {
-		s, err := decode(value, now)
+		s, err := decode(value)
 		var ended *InvalidatedError
 		switch {
 		case err == nil:

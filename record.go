@@ -79,19 +79,19 @@ func (v Version) head() string {
 	return string(b[:])
 }
 
-// decode returns the live session that value holds at the time now. It returns ErrNotFound if the session is past its
+// decode returns the live session that value holds. It returns ErrNotFound if the session is past its
 // absolute deadline, ErrCorrupt, or an *InvalidatedError. Session.Data is a part of value.
 //
 // The deadline is checked here although the server expires the key, because the clock of a server that was promoted may be
 // behind.
-func decode(value []byte, now time.Time) (Session, error) {
+func decode(value []byte) (Session, error) {
 	switch {
 	case len(value) == tombstoneSize && value[0] == kindTombstone:
 		return Session{}, &InvalidatedError{Reason: Reason(value[1]), At: time.UnixMilli(milli48(value[2:]))}
 	case len(value) < headerSize || value[0] != kindLive || value[1] != 0:
 		return Session{}, ErrCorrupt
 	}
-	if deadline := milli48(value[offsetDeadline:]); deadline != 0 && deadline <= now.UnixMilli() {
+	if deadline := milli48(value[offsetDeadline:]); deadline != 0 && deadline <= time.Now().UnixMilli() {
 		return Session{}, ErrNotFound
 	}
 	return Session{

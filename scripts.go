@@ -22,11 +22,11 @@ var (
 	//go:embed scripts/rotate.lua
 	rotateSource string
 
-	readScript       = script{readSource, "82ce646f3404b75062d9e451f1891f075f974b3a"}
-	writeScript      = script{writeSource, "9b4541d9ef55ca524d96f40a38be3eda1efe307d"}
-	touchScript      = script{touchSource, "5006d74ebec5099aafe6c1e68afe56a8bc710942"}
-	invalidateScript = script{invalidateSource, "a0cb3923bacc642357fc3206c8105439d2edff89"}
-	rotateScript     = script{rotateSource, "39ab88431df221fb427e09b9e88fbd8ed4425123"}
+	readScript       = script{readSource, "e4ac63400cc0f351da00d4cb1e16d48dd21b5473"}
+	writeScript      = script{writeSource, "0cdea9eeb372572fa9c453c4836f6605a66b8af9"}
+	touchScript      = script{touchSource, "e0c8ddf12d8cbea8ac30c41f85be81558044512a"}
+	invalidateScript = script{invalidateSource, "68d9ed42e48fae07178612fc0687f5b510ea84ab"}
+	rotateScript     = script{rotateSource, "46b159c871be8ddbf481699b2605b5a5f5bd8617"}
 )
 
 // A script's reply is one string: a code, then what the code's meaning in the script's header says. read.lua alone returns

@@ -6,12 +6,12 @@
 --
 -- Returns  D           ended, now or before
 --          F           the key holds something else
-local head = redis.call('GETRANGE', KEYS[1], 0, 21)
-local ended = string.byte(head) == 192 and #head == 8
-if head ~= '' and not ended and (#head < 22 or string.sub(head, 1, 2) ~= '\193\0') then return 'F' end
+local head = redis.call('GETRANGE', KEYS[1], '0', '21')
+local kind, flags = string.byte(head, 1, 2)
+local ended = kind == 192 and #head == 8
+if kind and not ended and (kind ~= 193 or flags ~= 0 or #head < 22) then return 'F' end
 
-local tombstone, keep = head, tonumber(ARGV[2])
-local left = redis.call('PTTL', KEYS[1])
+local tombstone, keep, left = head, tonumber(ARGV[2]), kind and redis.call('PTTL', KEYS[1]) or 0
 if ended then
   keep = math.max(keep, left)
 else

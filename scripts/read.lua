@@ -6,18 +6,18 @@
 --
 -- Returns  the stored value as it is, or nil when the key is absent or past its absolute deadline
 local value = redis.call('GET', KEYS[1])
-if not value or #value < 22 or string.sub(value, 1, 2) ~= '\193\0' then return value end
+local kind, flags = string.byte(value or '', 1, 2)
+if kind ~= 193 or flags ~= 0 or #value < 22 then return value end
 
-local ttl = tonumber(ARGV[1])
-if string.sub(value, 17, 22) ~= '\0\0\0\0\0\0' then
+local ttl, a, b, c, d, e, f = tonumber(ARGV[1]), string.byte(value, 17, 22)
+local deadline = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+if deadline > 0 then
   local time = redis.call('TIME')
-  local a, b, c, d, e, f = string.byte(value, 17, 22)
-  local deadline = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
   ttl = math.min(ttl, deadline - time[1] * 1000 - math.floor(time[2] / 1000))
   if ttl <= 0 then return false end
 end
 
-if math.abs(ttl - redis.call('PTTL', KEYS[1])) >= ttl * tonumber(ARGV[2]) then
+if math.abs(ttl - redis.call('PTTL', KEYS[1])) >= ttl * ARGV[2] then
   redis.call('PEXPIRE', KEYS[1], ttl)
 end
 return value

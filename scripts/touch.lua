@@ -8,21 +8,21 @@
 --          A           absent
 --          E tombstone the session was ended
 --          F           the key holds something else
-local head = redis.call('GETRANGE', KEYS[1], 0, 21)
-if head == '' then return 'A' end
-if string.byte(head) == 192 and #head == 8 then return 'E' .. head end
-if #head < 22 or string.sub(head, 1, 2) ~= '\193\0' then return 'F' end
+local head = redis.call('GETRANGE', KEYS[1], '0', '21')
+local kind, flags = string.byte(head, 1, 2)
+if not kind then return 'A' end
+if kind == 192 and #head == 8 then return 'E' .. head end
+if kind ~= 193 or flags ~= 0 or #head < 22 then return 'F' end
 
-local ttl = tonumber(ARGV[1])
-if string.sub(head, 17, 22) ~= '\0\0\0\0\0\0' then
+local ttl, a, b, c, d, e, f = tonumber(ARGV[1]), string.byte(head, 17, 22)
+local deadline = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+if deadline > 0 then
   local time = redis.call('TIME')
-  local a, b, c, d, e, f = string.byte(head, 17, 22)
-  local deadline = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
   ttl = math.min(ttl, deadline - time[1] * 1000 - math.floor(time[2] / 1000))
   if ttl <= 0 then return 'A' end
 end
 
-if math.abs(ttl - redis.call('PTTL', KEYS[1])) >= ttl * tonumber(ARGV[2]) then
+if math.abs(ttl - redis.call('PTTL', KEYS[1])) >= ttl * ARGV[2] then
   redis.call('PEXPIRE', KEYS[1], ttl)
 end
 return 'D'

@@ -1,0 +1,253 @@
+package tombstore
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// Every benchmark runs its verb and a plain command of the same client in turns, on the same keys with the same bytes, so that
+// both meet the same machine. ns/op, B/op and allocs/op are the verb's. x-raw is the verb's throughput as a part of the plain
+// command's; server-µs/op and raw-server-µs/op are what the server itself counts for a call.
+
+const (
+	benchSessions = 10_000
+	benchData     = 512 // bytes
+)
+
+type workload struct {
+	*RedisStore
+	ids, keys []string
+	data      []byte
+	record    string // what the store holds for data
+}
+
+// onEachClient runs a benchmark with the client of Open, and with one that has rueidis' own settings.
+func onEachClient(b *testing.B, bench func(b *testing.B, w *workload)) {
+	b.Run("client=Open", func(b *testing.B) {
+		s, err := Open(redistest.URL(b), WithKeyPrefix(redistest.Prefix(b, redistest.Client(b))))
+		require.NoError(b, err)
+		b.Cleanup(s.Close)
+		bench(b, newWorkload(b, s))
+	})
+	b.Run("client=default", func(b *testing.B) {
+		option, err := rueidis.ParseURL(redistest.URL(b))
+		require.NoError(b, err)
+		client, err := rueidis.NewClient(option)
+		require.NoError(b, err)
+		b.Cleanup(client.Close)
+		s, err := New(client, WithKeyPrefix(redistest.Prefix(b, redistest.Client(b))))
+		require.NoError(b, err)
+		bench(b, newWorkload(b, s))
+	})
+}
+
+func newWorkload(b *testing.B, s *RedisStore) *workload {
+	b.Helper()
+	w := &workload{RedisStore: s, data: []byte(strings.Repeat("0123456789abcdef", benchData/16))}
+	w.record = newVersion().head() + strings.Repeat("\x00", 12) + string(w.data)
+	for range benchSessions {
+		id := NewID()
+		key, err := s.key(id)
+		require.NoError(b, err)
+		w.ids, w.keys = append(w.ids, id), append(w.keys, key)
+		require.NoError(b, w.set(b.Context(), len(w.keys)-1))
+	}
+	return w
+}
+
+func (w *workload) get(ctx context.Context, i int) error {
+	_, err := w.client.Do(ctx, w.client.B().Get().Key(w.keys[i]).Build()).AsBytes()
+	return err
+}
+
+func (w *workload) set(ctx context.Context, i int) error {
+	return w.client.Do(ctx, w.client.B().Set().Key(w.keys[i]).Value(w.record).PxMilliseconds(3_600_000).Build()).Error()
+}
+
+// compare runs raw and verb in turns, block by block, with 1 and with 128 goroutines.
+func (w *workload) compare(b *testing.B, rawCommand, command string, raw, verb func(ctx context.Context, i int) error) {
+	ctx, cancel := context.WithTimeout(b.Context(), 20*time.Minute) // as a request's with a time limit
+	defer cancel()
+	for _, goroutines := range []int{1, 128} {
+		b.Run(fmt.Sprintf("goroutines=%d", goroutines), func(b *testing.B) {
+			b.ReportAllocs()
+			var rawTime, verbTime time.Duration
+			var rawServer, verbServer calls
+			for left := b.N; left > 0; left -= benchSessions {
+				n := min(left, benchSessions)
+				b.StopTimer()
+				before := w.calls(b, rawCommand)
+				rawTime += run(b, ctx, goroutines, n, raw)
+				rawServer = rawServer.plus(w.calls(b, rawCommand).minus(before))
+				before = w.calls(b, command)
+				b.StartTimer()
+				verbTime += run(b, ctx, goroutines, n, verb)
+				b.StopTimer()
+				verbServer = verbServer.plus(w.calls(b, command).minus(before))
+				b.StartTimer()
+			}
+			b.ReportMetric(rawTime.Seconds()/verbTime.Seconds(), "x-raw")
+			b.ReportMetric(float64(rawTime.Nanoseconds())/float64(b.N), "raw-ns/op")
+			b.ReportMetric(verbServer.mean(), "server-µs/op")
+			b.ReportMetric(rawServer.mean(), "raw-server-µs/op")
+		})
+	}
+}
+
+// run runs do n times, shared out among goroutines, and returns how long it took.
+func run(b *testing.B, ctx context.Context, goroutines, n int, do func(ctx context.Context, i int) error) time.Duration {
+	var group sync.WaitGroup
+	start := time.Now()
+	for g := range goroutines {
+		group.Go(func() {
+			for i := g; i < n; i += goroutines {
+				if err := do(ctx, i); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	return time.Since(start)
+}
+
+// calls is a line of INFO commandstats.
+type calls struct{ number, micros float64 }
+
+func (c calls) plus(d calls) calls  { return calls{c.number + d.number, c.micros + d.micros} }
+func (c calls) minus(d calls) calls { return calls{c.number - d.number, c.micros - d.micros} }
+
+func (c calls) mean() float64 {
+	if c.number == 0 {
+		return 0
+	}
+	return c.micros / c.number
+}
+
+func (w *workload) calls(b *testing.B, command string) (c calls) {
+	text, err := w.client.Do(b.Context(), w.client.B().Info().Section("commandstats").Build()).ToString()
+	require.NoError(b, err)
+	_, line, _ := strings.Cut(text, "cmdstat_"+command+":")
+	_, _ = fmt.Sscanf(line, "calls=%f,usec=%f", &c.number, &c.micros)
+	return c
+}
+
+func BenchmarkRead(b *testing.B) {
+	onEachClient(b, func(b *testing.B, w *workload) {
+		w.compare(b, "get", "get", w.get, func(ctx context.Context, i int) error {
+			_, err := w.Read(ctx, w.ids[i])
+			return err
+		})
+	})
+}
+
+// Without a deadline Read makes one, which a plain GET does not: it would wait for ever.
+func BenchmarkRead_NoDeadline(b *testing.B) {
+	onEachClient(b, func(b *testing.B, w *workload) {
+		w.compare(b, "get", "get", w.get, func(_ context.Context, i int) error {
+			_, err := w.Read(context.Background(), w.ids[i])
+			return err
+		})
+	})
+}
+
+func BenchmarkRead_Slide(b *testing.B) {
+	onEachClient(b, func(b *testing.B, w *workload) {
+		w.compare(b, "get", "evalsha", w.get, func(ctx context.Context, i int) error {
+			_, err := w.Read(ctx, w.ids[i], Slide(time.Hour))
+			return err
+		})
+	})
+}
+
+func BenchmarkWrite(b *testing.B) {
+	onEachClient(b, func(b *testing.B, w *workload) {
+		w.compare(b, "set", "evalsha", w.set, func(ctx context.Context, i int) error {
+			_, err := w.Write(ctx, w.ids[i], w.data, time.Hour)
+			return err
+		})
+	})
+}
+
+// BenchmarkWrite_Limit is not a Write but a script that does nothing but SET: no script that writes can be faster.
+func BenchmarkWrite_Limit(b *testing.B) {
+	sum := sha1.Sum([]byte(onlySet))
+	limit := script{onlySet, hex.EncodeToString(sum[:])}
+	onEachClient(b, func(b *testing.B, w *workload) {
+		w.compare(b, "set", "evalsha", w.set, func(ctx context.Context, i int) error {
+			res, _ := w.run(ctx, &limit, []string{w.keys[i]}, w.record, "3600000")
+			return res.Error()
+		})
+	})
+}
+
+const onlySet = "return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
+
+func BenchmarkTouch(b *testing.B) {
+	onEachClient(b, func(b *testing.B, w *workload) {
+		w.compare(b, "get", "evalsha", w.get, func(ctx context.Context, i int) error {
+			return w.Touch(ctx, w.ids[i], time.Hour)
+		})
+	})
+}
+
+// Each Invalidate finds a live session, which the SET before has put there.
+func BenchmarkInvalidate(b *testing.B) {
+	onEachClient(b, func(b *testing.B, w *workload) {
+		w.compare(b, "set", "evalsha", w.set, func(ctx context.Context, i int) error {
+			return w.Invalidate(ctx, w.ids[i])
+		})
+	})
+}
+
+// BenchmarkMemory measures what a session of 300 bytes takes on the server, all in, and what it would take as the plain value
+// of a key that ends in its id.
+func BenchmarkMemory(b *testing.B) {
+	data := []byte(strings.Repeat("0123456789", 30))
+	memory := func(client rueidis.Client) float64 {
+		bytes, err := strconv.ParseFloat(redistest.Info(b, client, "used_memory"), 64)
+		require.NoError(b, err)
+		return bytes
+	}
+	perKey := func(store func(s *RedisStore, id string) error) float64 {
+		const keys = 100_000
+		client := redistest.Dial(b, redistest.Start(b).URL)
+		s, err := New(client)
+		require.NoError(b, err)
+		_, err = s.Write(b.Context(), NewID(), data, time.Hour) // what the first command takes is not the session's
+		require.NoError(b, err)
+		require.NoError(b, s.Invalidate(b.Context(), NewID()))
+		before := memory(client)
+		run(b, b.Context(), 64, keys, func(context.Context, int) error { return store(s, NewID()) })
+		return (memory(client) - before) / keys
+	}
+	for b.Loop() {
+		live := perKey(func(s *RedisStore, id string) error {
+			_, err := s.Write(b.Context(), id, data, time.Hour)
+			return err
+		})
+		plain := perKey(func(s *RedisStore, id string) error {
+			set := s.client.B().Set().Key("scs:session:" + id).Value(string(data)).PxMilliseconds(3_600_000).Build()
+			return s.client.Do(b.Context(), set).Error()
+		})
+		tombstone := perKey(func(s *RedisStore, id string) error { return s.Invalidate(b.Context(), id) })
+		b.ReportMetric(live, "B/live")
+		b.ReportMetric(plain, "B/plain")
+		b.ReportMetric(live/plain, "x-plain")
+		b.ReportMetric(tombstone, "B/tombstone")
+	}
+	b.ReportMetric(0, "ns/op")
+}
