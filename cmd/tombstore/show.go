@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+)
+
+// show is a run of the demonstration.
+type show struct {
+	screen
+	contenders []contender
+	failed     bool // a safe store let an ended session live again
+}
+
+func (s *show) timelines(ctx context.Context) error {
+	for _, c := range s.contenders {
+		s.heading("Step by step: sessions kept with " + c.name)
+		revived, err := timeline(ctx, s.screen, c.late[0])
+		if err != nil {
+			return fmt.Errorf("with %s: %w", c.name, err)
+		}
+		outcome := "alice is logged out for good; the late request kept its answer and got no cookie"
+		if revived {
+			outcome = "alice logged out, and cookie A logs in again, her browser and a thief alike"
+		}
+		fmt.Fprintln(s)
+		s.verdict(c, revived, outcome)
+	}
+	return nil
+}
+
+func (s *show) rounds(ctx context.Context, n int) error {
+	s.heading("Random timing over HTTP: does cookie A work when both the request and the logout are over?")
+	for _, c := range s.contenders {
+		revived, err := rounds(ctx, c.late[0], n)
+		if err != nil {
+			return fmt.Errorf("with %s: %w", c.name, err)
+		}
+		s.verdict(c, revived > 0, c.count(revived, n))
+	}
+	return nil
+}
+
+func (s *show) forced(ctx context.Context, n, workers int) error {
+	s.heading(fmt.Sprintf("Forced races, %d at a time: load, end by another client, save, load again", workers))
+	for _, c := range s.contenders {
+		n, note := n, ""
+		if !c.safe && n > maxForcedPlain {
+			n, note = maxForcedPlain, " (no more run)"
+		}
+		start := time.Now()
+		revived, accepted, err := forced(ctx, c.late, c.ender, n, workers)
+		if err != nil {
+			return fmt.Errorf("with %s: %w", c.name, err)
+		}
+		rate := int(float64(n) / time.Since(start).Seconds())
+		s.verdict(c, revived+accepted > 0, c.count(revived, n)+note)
+		fmt.Fprintf(s, "%30s%9s late saves accepted; %s races/s, %s ops/s\n",
+			"", thousands(accepted), thousands(rate), thousands(opsPerRace*rate))
+	}
+	return nil
+}
+
+func (c contender) count(revived, n int) string {
+	return fmt.Sprintf("%-15s%9s of %s sessions live again after logout", c.name, thousands(revived), thousands(n))
+}
+
+// verdict prints how c did, and keeps in mind if it had to do better.
+func (s *show) verdict(c contender, revived bool, text string) {
+	word := s.paint(green, "HELD       ")
+	if revived {
+		word = s.paint(red, "RESURRECTED")
+		s.failed = s.failed || c.safe
+	}
+	fmt.Fprintf(s, "  %s  %s\n", word, text)
+}
+
+// Colours, as the terminal's SGR parameters.
+const (
+	bold  = "1"
+	red   = "1;31"
+	green = "32"
+)
+
+// screen is where the demonstration is shown.
+type screen struct {
+	io.Writer
+	colours bool
+}
+
+// newScreen uses colours on a terminal, unless the user wants none (https://no-color.org).
+func newScreen(w io.Writer) screen {
+	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+		info, err := f.Stat()
+		return screen{w, err == nil && info.Mode()&os.ModeCharDevice != 0}
+	}
+	return screen{w, false}
+}
+
+func (s screen) paint(colour, text string) string {
+	if !s.colours {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+func (s screen) heading(text string) { fmt.Fprintf(s, "\n%s\n\n", s.paint(bold, text)) }
+
+// thousands writes n with separators.
+func thousands(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
+}
