@@ -61,11 +61,17 @@ func isNoScript(err error) bool {
 // send sends the command that build returns until there is an answer or ctx ends. lost reports whether an attempt before the
 // last may have been executed although no reply came.
 func (s *RedisStore) send(ctx context.Context, build func() rueidis.Completed) (res rueidis.RedisResult, lost bool) {
+	return s.sendTo(ctx, s.client, build)
+}
+
+func (s *RedisStore) sendTo(
+	ctx context.Context, client rueidis.Client, build func() rueidis.Completed,
+) (res rueidis.RedisResult, lost bool) {
 	if err := ctx.Err(); err != nil {
 		return rueidis.NewErrorResult(notSent{err}), false
 	}
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		res = s.client.Do(ctx, build())
+		res = client.Do(ctx, build())
 		err := res.Error()
 		if !transient(err) || !sleep(ctx, pause) {
 			return res, lost
@@ -106,7 +112,7 @@ func (s *RedisStore) confirm(ctx context.Context, verb, key string, reason Reaso
 			return err
 		}
 		// This connection knows no redirections and no retries, so put the tombstone on the primary in the usual way first.
-		if err := s.invalidate(ctx, verb, key, reason); err != nil {
+		if err := s.invalidate(ctx, verb, key, InvalidateOptions{Reason: reason}); err != nil {
 			return err
 		}
 		if !sleep(ctx, pause) {

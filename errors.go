@@ -50,6 +50,9 @@ func (e *InvalidatedError) Error() string { return ErrInvalidated.Error() + ": "
 // Is reports whether target is ErrInvalidated.
 func (e *InvalidatedError) Is(target error) bool { return target == ErrInvalidated }
 
+// isGone reports whether err says that there is no live session.
+func isGone(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalidated) }
+
 func wrap(verb string, err error) error { return fmt.Errorf("tombstore: %s: %w", verb, err) }
 
 // unknown reports an operation that may have been applied.

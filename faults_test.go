@@ -339,6 +339,13 @@ func TestLostReply(t *testing.T) {
 		require.NoError(t, b.Invalidate(ctx, id))
 		almost(t, 25*time.Hour, b.requireTombstone(id, Logout))
 	})
+	check("Invalidate IfLive", func(t *testing.T) {
+		id := NewID()
+		b.write(id, "x", time.Hour)
+		lose(nothing)
+		require.ErrorIs(t, b.Invalidate(ctx, id, IfLive()), ErrUnknownOutcome)
+		b.requireTombstone(id, Logout)
+	})
 	check("SET of a rotation in a cluster", func(t *testing.T) {
 		key, record := b.keyOf(NewID()), newVersion().head()+strings.Repeat("\x00", 12)
 		lose(nothing)

@@ -160,18 +160,24 @@ func (m *MemoryStore) Rotate(ctx context.Context, oldID, newID string, opts ...R
 // Invalidate implements [Store].
 func (m *MemoryStore) Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error {
 	const verb = "invalidate"
-	o := collect(opts)
-	if o.Reason == 0 {
-		o.Reason = Logout
-	}
 	key, err := m.key(id)
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return wrap(verb, err)
+	}
+	return m.invalidate(verb, key, collect(opts))
+}
+
+func (m *MemoryStore) invalidate(verb, key string, o InvalidateOptions) error {
+	if o.Reason == 0 {
+		o.Reason = Logout
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.dropExpired(now)
+	if _, err := m.live(key, now); o.Live && err != nil {
+		return wrap(verb, err)
+	}
 	m.end(key, o.Reason, now)
 	return nil
 }

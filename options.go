@@ -143,16 +143,21 @@ func WithData(data []byte, ttl time.Duration) RotateOption {
 	return func(o *RotateOptions) { *o = RotateOptions{Replace: true, Data: data, TTL: ttl} }
 }
 
-// InvalidateOption is an option of Invalidate: WithReason.
+// InvalidateOption is an option of Invalidate: WithReason or IfLive.
 type InvalidateOption func(*InvalidateOptions)
 
 // InvalidateOptions is what the options of one Invalidate add up to.
 type InvalidateOptions struct {
 	Reason Reason // zero: Logout
+	Live   bool   // fail unless the session is live
 }
 
 // WithReason sets the reason that the tombstone keeps. The default is Logout.
 func WithReason(r Reason) InvalidateOption { return func(o *InvalidateOptions) { o.Reason = r } }
+
+// IfLive makes Invalidate fail with ErrNotFound or ErrInvalidated unless the session is live, so that of several who end a
+// session one knows that it was the one: for moving a session's data to another id.
+func IfLive() InvalidateOption { return func(o *InvalidateOptions) { o.Live = true } }
 
 // collect applies opts to the zero value of O.
 func collect[O any, F ~func(*O)](opts []F) O {

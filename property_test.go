@@ -56,7 +56,11 @@ func TestStoresAgree(t *testing.T) {
 			},
 			"Invalidate": func(t *rapid.T) {
 				id, reason := pair.drawID(t), Reason(rapid.IntRange(0, 4).Draw(t, "reason"))
-				pair.plain(t, func(s Store) (bool, error) { return false, s.Invalidate(t.Context(), id, WithReason(reason)) })
+				opts := []InvalidateOption{WithReason(reason)}
+				if rapid.Bool().Draw(t, "live") {
+					opts = append(opts, IfLive())
+				}
+				pair.plain(t, func(s Store) (bool, error) { return false, s.Invalidate(t.Context(), id, opts...) })
 			},
 			"Exists": func(t *rapid.T) {
 				id := pair.drawID(t)

@@ -49,7 +49,7 @@ type Store interface {
 	Rotate(ctx context.Context, oldID, newID string, opts ...RotateOption) (Session, error)
 
 	// Invalidate ends the session of id for good, whether it is live, absent or ended already; the first reason and time
-	// stay. After it has returned nil no Read returns the session, and no Write, Touch or Rotate makes it live again.
+	// stay. With [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if it is not live. After it has returned nil no Read returns the session, and no Write, Touch or Rotate makes it live again.
 	Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error
 
 	// Exists reports whether the session of id is live.
@@ -170,13 +170,10 @@ func (s *RedisStore) Exists(ctx context.Context, id string) (bool, error) {
 	if err == nil && len(header) == 0 {
 		return false, nil
 	}
-	switch _, err = s.session(verb, header, err); {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, ErrNotFound), errors.Is(err, ErrInvalidated):
+	if _, err = s.session(verb, header, err); isGone(err) {
 		return false, nil
 	}
-	return false, err
+	return err == nil, err
 }
 
 // session turns the reply of a read into what Read returns.
@@ -275,26 +272,48 @@ func (s *RedisStore) Touch(ctx context.Context, id string, ttl time.Duration) er
 func (s *RedisStore) Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error {
 	const verb = "invalidate"
 	o := collect(opts)
-	if o.Reason == 0 {
-		o.Reason = Logout
-	}
 	key, err := s.key(id)
 	if err != nil {
 		return wrap(verb, err)
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	return s.end(ctx, verb, key, o)
+}
+
+// end ends the session at key as o says, and waits for replicas if it has to.
+func (s *RedisStore) end(ctx context.Context, verb, key string, o InvalidateOptions) error {
+	if o.Reason == 0 {
+		o.Reason = Logout
+	}
+	if o.Live || s.acks == 0 {
+		if err := s.invalidate(ctx, verb, key, o); err != nil {
+			return err
+		}
+	}
 	if s.acks > 0 {
 		return s.confirm(ctx, verb, key, o.Reason)
 	}
-	return s.invalidate(ctx, verb, key, o.Reason)
+	return nil
 }
 
-func (s *RedisStore) invalidate(ctx context.Context, verb, key string, reason Reason) error {
-	_, err := s.change(ctx, verb, &invalidateScript, []string{key}, string([]byte{byte(reason)}), s.argTombstoneTTL)
-	var reply *replyError
-	if errors.As(err, &reply) && !errors.Is(err, ErrUnknownOutcome) {
-		return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrNotInvalidated, reply)
+func (s *RedisStore) invalidate(ctx context.Context, verb, key string, o InvalidateOptions) error {
+	args := []string{string([]byte{byte(o.Reason)}), s.argTombstoneTTL}
+	if o.Live {
+		args = append(args, "live")
+	}
+	res, lost := s.run(ctx, &invalidateScript, []string{key}, args...)
+	reply, err := res.ToString()
+	if err == nil {
+		if _, err = outcome(verb, reply, lost); lost && errors.Is(err, ErrInvalidated) {
+			err = unknown(verb, err) // the lost run may be who has ended it
+		}
+		return err
+	}
+	err = failed(verb, err, lost)
+	var refusal *replyError
+	if errors.As(err, &refusal) && !errors.Is(err, ErrUnknownOutcome) {
+		return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrNotInvalidated, refusal)
 	}
 	return err
 }

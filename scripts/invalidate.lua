@@ -3,13 +3,18 @@
 -- KEYS[1]  key of the session
 -- ARGV[1]  reason, one byte
 -- ARGV[2]  tombstone TTL, ms
+-- ARGV[3]  "live" to end it only if it is live; left out to end it in any case
 --
 -- Returns  D           ended, now or before
+--          A           absent, and it had to be live
+--          E tombstone ended before, and it had to be live
 --          F           the key holds something else
 local head = redis.call('GETRANGE', KEYS[1], '0', '21')
 local kind, flags = string.byte(head, 1, 2)
 local ended = kind == 192 and #head == 8
 if kind and not ended and (kind ~= 193 or flags ~= 0 or #head < 22) then return 'F' end
+if ARGV[3] and not kind then return 'A' end
+if ARGV[3] and ended then return 'E' .. head end
 
 local tombstone, keep, left = head, tonumber(ARGV[2]), kind and redis.call('PTTL', KEYS[1]) or 0
 if ended then

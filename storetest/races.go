@@ -59,6 +59,22 @@ var races = []rule{
 			require.EqualValues(c, 1, won.Load())
 		}
 	}},
+	{"Race/one session, many endings IfLive: one wins", func(c *check) {
+		for range 20 {
+			id := tombstore.NewID()
+			c.write(id, "x", hour)
+			var won atomic.Int64
+			together(8, func(int) {
+				err := c.store.Invalidate(c, id, tombstore.IfLive())
+				if err == nil {
+					won.Add(1)
+				} else {
+					assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+				}
+			})
+			require.EqualValues(c, 1, won.Load())
+		}
+	}},
 	{"Race/one session, many rotations: one wins", func(c *check) {
 		for range 20 {
 			id := tombstore.NewID()

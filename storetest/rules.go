@@ -228,6 +228,16 @@ var rules = []rule{
 			c.ended(id, tombstore.Logout)
 		}
 	}},
+	{"Invalidate/IfLive", func(c *check) {
+		id := tombstore.NewID()
+		require.ErrorIs(c, c.store.Invalidate(c, id, tombstore.IfLive()), tombstore.ErrNotFound)
+		c.absent(id)
+		c.write(id, "x", hour)
+		c.invalidate(id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
+		c.ended(id, tombstore.Revoked)
+		require.ErrorIs(c, c.store.Invalidate(c, id, tombstore.IfLive()), tombstore.ErrInvalidated)
+		c.ended(id, tombstore.Revoked)
+	}},
 
 	{"Exists", func(c *check) {
 		id := tombstore.NewID()

@@ -187,6 +187,20 @@ var mutants = map[string]struct {
 			return s.Invalidate(ctx, id, opts...)
 		}}
 	}},
+	"ending ignores its condition": {"Invalidate/IfLive", func(s tombstore.Store) tombstore.Store {
+		return &broken{Store: s, invalidate: func(ctx context.Context, id string, _ ...tombstore.InvalidateOption) error {
+			return s.Invalidate(ctx, id, tombstore.WithReason(tombstore.Revoked))
+		}}
+	}},
+	"many have ended it": {"Race/one session, many endings", func(s tombstore.Store) tombstore.Store {
+		return &broken{Store: s, invalidate: func(ctx context.Context, id string, opts ...tombstore.InvalidateOption) error {
+			if exists, err := s.Exists(ctx, id); err != nil || !exists {
+				return tombstore.ErrInvalidated
+			}
+			runtime.Gosched()
+			return s.Invalidate(ctx, id)
+		}}
+	}},
 	"the last reason counts": {"Invalidate/again", func(s tombstore.Store) tombstore.Store {
 		r := newReborn(s)
 		return &broken{Store: r, invalidate: func(ctx context.Context, id string, opts ...tombstore.InvalidateOption) error {

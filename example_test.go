@@ -1,0 +1,160 @@
+package tombstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/tombstore/tombstore"
+)
+
+func Example() {
+	ctx := context.Background()
+	store, err := tombstore.NewMemory() // on a server: tombstore.Open("redis://127.0.0.1:6379")
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// Login: a new session under a new id, which goes into the cookie.
+	id := tombstore.NewID()
+	if _, err = store.Write(ctx, id, []byte("alice"), time.Hour, tombstore.IfAbsent()); err != nil {
+		log.Fatal(err)
+	}
+
+	// Request B loads the session and takes its time.
+	session, err := store.Read(ctx, id)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// Request A logs out meanwhile.
+	if err = store.Invalidate(ctx, id); err != nil {
+		log.Fatal(err)
+	}
+
+	// Request B saves what it loaded, too late.
+	data := append(session.Data, ", 1 item"...)
+	_, err = store.Write(ctx, id, data, time.Hour, tombstore.IfPresent())
+	fmt.Println(errors.Is(err, tombstore.ErrInvalidated), err)
+
+	_, err = store.Read(ctx, id)
+	fmt.Println(errors.Is(err, tombstore.ErrInvalidated), err)
+	// Output:
+	// true tombstore: write: session was ended: logout
+	// true tombstore: read: session was ended: logout
+}
+
+func ExampleOpen() {
+	store, err := tombstore.Open("redis://127.0.0.1:6379",
+		tombstore.WithAbsoluteTimeout(12*time.Hour),
+		tombstore.WithReplicaAcks(1, 100*time.Millisecond))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+}
+
+func newMemory() *tombstore.MemoryStore {
+	store, err := tombstore.NewMemory()
+	if err != nil {
+		log.Fatal(err)
+	}
+	return store
+}
+
+func ExampleMemoryStore_Read() {
+	ctx, store := context.Background(), newMemory()
+	_, err := store.Read(ctx, "nobody's")
+	fmt.Println(errors.Is(err, tombstore.ErrNotFound))
+
+	_, err = store.Write(ctx, "alice's", []byte("alice"), time.Minute)
+	fmt.Println(err)
+
+	// Each request restarts the idle timeout of the session that it reads.
+	session, err := store.Read(ctx, "alice's", tombstore.Slide(time.Hour))
+	fmt.Println(string(session.Data), err)
+	// Output:
+	// true
+	// <nil>
+	// alice <nil>
+}
+
+// Write has a condition for a session that is new, one for a session that was read before, and one for a session that must not
+// have changed since it was read.
+func ExampleMemoryStore_Write() {
+	ctx, store := context.Background(), newMemory()
+	first, err := store.Write(ctx, "id", []byte("1 item"), time.Hour, tombstore.IfAbsent())
+	fmt.Println(err)
+	_, err = store.Write(ctx, "id", []byte("2 items"), time.Hour, tombstore.IfPresent())
+	fmt.Println(err)
+
+	// Somebody has changed the session since: read it again.
+	_, err = store.Write(ctx, "id", []byte("1 item, paid"), time.Hour, tombstore.IfVersion(first.Version))
+	fmt.Println(errors.Is(err, tombstore.ErrConflict))
+	// Output:
+	// <nil>
+	// <nil>
+	// true
+}
+
+func ExampleMemoryStore_Touch() {
+	ctx, store := context.Background(), newMemory()
+	_, err := store.Write(ctx, "id", nil, time.Minute)
+	fmt.Println(err)
+	fmt.Println(store.Touch(ctx, "id", time.Hour))
+	fmt.Println(errors.Is(store.Touch(ctx, "another", time.Hour), tombstore.ErrNotFound))
+	// Output:
+	// <nil>
+	// <nil>
+	// true
+}
+
+// A login gives the session a new id, so that an id from before it is of no use.
+func ExampleMemoryStore_Rotate() {
+	ctx, store := context.Background(), newMemory()
+	oldID, newID := tombstore.NewID(), tombstore.NewID()
+	_, err := store.Write(ctx, oldID, []byte("anonymous, 1 item"), time.Hour)
+	fmt.Println(err)
+	session, err := store.Rotate(ctx, oldID, newID, tombstore.WithData([]byte("alice, 1 item"), time.Hour))
+	fmt.Println(string(session.Data), err)
+
+	_, err = store.Read(ctx, oldID)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// alice, 1 item <nil>
+	// tombstore: read: session was ended: rotated
+}
+
+// An id can be ended whether it has a session or not, and more than once. The first reason stays.
+func ExampleMemoryStore_Invalidate() {
+	ctx, store := context.Background(), newMemory()
+	fmt.Println(store.Invalidate(ctx, "id", tombstore.WithReason(tombstore.Revoked)))
+	fmt.Println(store.Invalidate(ctx, "id"))
+
+	_, err := store.Write(ctx, "id", []byte("alice"), time.Hour)
+	var ended *tombstore.InvalidatedError
+	if errors.As(err, &ended) {
+		fmt.Println(ended.Reason, time.Since(ended.At) < time.Minute)
+	}
+	// Output:
+	// <nil>
+	// <nil>
+	// revoked true
+}
+
+func ExampleMemoryStore_Exists() {
+	ctx, store := context.Background(), newMemory()
+	_, err := store.Write(ctx, "id", nil, time.Hour)
+	fmt.Println(err)
+	fmt.Println(store.Exists(ctx, "id"))
+	fmt.Println(store.Invalidate(ctx, "id"))
+	fmt.Println(store.Exists(ctx, "id"))
+	// Output:
+	// <nil>
+	// true <nil>
+	// <nil>
+	// false <nil>
+}

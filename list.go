@@ -1,0 +1,178 @@
+package tombstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Lister is a Store that can show what it holds, for pages that list sessions and for logging a user out everywhere. Both
+// stores of this package implement it. It is safe for concurrent use.
+type Lister interface {
+	Store
+
+	// List returns the live sessions, in no order. One that is live from beginning to end is returned at least once; one that
+	// comes or goes meanwhile may be missing. After an error it goes on only if that is an [ErrCorrupt]. On a server it walks through all keys (SCAN), so it
+	// takes time in proportion to all that the server holds.
+	List(ctx context.Context) iter.Seq2[Entry, error]
+
+	// InvalidateRef is Invalidate for the session that List returned with ref. It must return an error wrapping
+	// [ErrInvalidID] if ref is none.
+	InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error
+}
+
+var (
+	_ Lister = (*RedisStore)(nil)
+	_ Lister = (*MemoryStore)(nil)
+)
+
+// Entry is a live session in a list.
+type Entry struct {
+	// Ref stands for the session and is of no use as a cookie: it can be logged, and shown to an administrator. With
+	// WithPlainIDs it is the id itself.
+	Ref string
+	Session
+}
+
+// Ref returns the digest of id that the session's key carries, unless WithPlainIDs is set. It can be logged.
+func Ref(id string) string {
+	digest := sha256.Sum256([]byte(id))
+	return base64.RawURLEncoding.EncodeToString(digest[:refEntropy])
+}
+
+// refKey returns the key of the session with this ref.
+func (c *config) refKey(ref string) (string, error) {
+	raw, err := base64.RawURLEncoding.DecodeString(ref)
+	switch {
+	case c.plainIDs && ref != "" && len(ref) <= maxIDLength:
+	case c.plainIDs, err != nil, len(raw) != refEntropy:
+		return "", ErrInvalidID
+	}
+	return c.prefix + ref, nil
+}
+
+// List implements [Lister].
+func (s *RedisStore) List(ctx context.Context) iter.Seq2[Entry, error] {
+	const verb = "list"
+	return func(yield func(Entry, error) bool) {
+		nodes, err := s.primaries(ctx)
+		if err != nil {
+			yield(Entry{}, wrap(verb, explain(err)))
+			return
+		}
+		for _, node := range nodes {
+			for cursor := uint64(0); ; {
+				page, err := s.scan(ctx, node, cursor)
+				if err != nil {
+					yield(Entry{}, wrap(verb, explain(err)))
+					return
+				}
+				for _, key := range page.Elements {
+					value, err := s.query(ctx, "GET", key)
+					session, err := s.session(verb, value, err)
+					if isGone(err) {
+						continue
+					}
+					if !yield(Entry{Ref: strings.TrimPrefix(key, s.prefix), Session: session}, err) {
+						return
+					}
+					if err != nil && !errors.Is(err, ErrCorrupt) {
+						return
+					}
+				}
+				if cursor = page.Cursor; cursor == 0 {
+					break
+				}
+			}
+		}
+	}
+}
+
+// primaries returns a client for each node that holds keys of its own.
+func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
+	if s.client.Mode() != rueidis.ClientModeCluster {
+		return []rueidis.Client{s.client}, nil
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var primaries []rueidis.Client
+	for _, node := range s.client.Nodes() {
+		role, err := node.Do(ctx, node.B().Role().Build()).ToArray()
+		if err != nil || len(role) == 0 {
+			return nil, fmt.Errorf("a node of the cluster does not tell its role: %w", err)
+		}
+		if name, err := role[0].ToString(); err == nil && name == "master" {
+			primaries = append(primaries, node)
+		}
+	}
+	return primaries, nil
+}
+
+func (s *RedisStore) scan(ctx context.Context, node rueidis.Client, cursor uint64) (rueidis.ScanEntry, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	glob := strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `\`, `\\`).Replace(s.prefix) + "*"
+	res, _ := s.sendTo(ctx, node, func() rueidis.Completed { // not the typed command, which may be sent to a replica
+		return node.B().Arbitrary("SCAN", strconv.FormatUint(cursor, 10), "MATCH", glob, "COUNT", "1000").Build()
+	})
+	return res.AsScanEntry()
+}
+
+// InvalidateRef implements [Lister].
+func (s *RedisStore) InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error {
+	const verb = "invalidate"
+	key, err := s.refKey(ref)
+	if err != nil {
+		return wrap(verb, err)
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.end(ctx, verb, key, collect(opts))
+}
+
+// List implements [Lister]. It returns what was live when the iteration began.
+func (m *MemoryStore) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for _, e := range m.snapshot(time.Now()) {
+			if err := ctx.Err(); err != nil {
+				yield(Entry{}, wrap("list", err))
+				return
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (m *MemoryStore) snapshot(now time.Time) (live []Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key := range m.entries {
+		if e, err := m.live(key, now); err == nil {
+			live = append(live, Entry{Ref: strings.TrimPrefix(key, m.prefix), Session: e.copied()})
+		}
+	}
+	return live
+}
+
+// InvalidateRef implements [Lister].
+func (m *MemoryStore) InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error {
+	const verb = "invalidate"
+	key, err := m.refKey(ref)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return wrap(verb, err)
+	}
+	return m.invalidate(verb, key, collect(opts))
+}

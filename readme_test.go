@@ -1,0 +1,142 @@
+package tombstore_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/storetest"
+)
+
+func text(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return string(b)
+}
+
+var (
+	goBlock  = regexp.MustCompile("(?s)```go\n(.*?)```")
+	mainBody = regexp.MustCompile(`(?s)\nfunc main\(\) \{\n(.*?)\n\}\n`)
+)
+
+// Every Go program of the README compiles, and what a main function does is the body of an Example.
+func TestREADME_Programs(t *testing.T) {
+	t.Parallel()
+	blocks := goBlock.FindAllStringSubmatch(text(t, "README.md"), -1)
+	require.NotEmpty(t, blocks)
+	examples := text(t, "example_test.go")
+	for i, block := range blocks {
+		if body := mainBody.FindStringSubmatch(block[1]); body != nil {
+			require.Contains(t, examples, body[1], "example_test.go lacks the program of README.md")
+		}
+		output, err := compile(t, fmt.Sprintf("readme%d", i), block[1])
+		require.NoError(t, err, output)
+	}
+}
+
+func TestREADME_CompileFails(t *testing.T) {
+	t.Parallel()
+	output, err := compile(t, "broken", "package main\n\nfunc main() { tombstore.Open() }\n")
+	require.Error(t, err)
+	require.Contains(t, output, "undefined: tombstore")
+}
+
+// compile compiles a file as a package of its own in this module, where the compiler sees it although it is not there. It needs
+// no network. A package whose name ends in _test is compiled as a test.
+func compile(t *testing.T, name, source string) (string, error) {
+	t.Helper()
+	file, command := name+".go", []string{"build"}
+	if regexp.MustCompile(`(?m)^package \w+_test$`).MatchString(source) {
+		file, command = name+"_test.go", []string{"test", "-c"}
+	}
+	dir := t.TempDir()
+	root, err := filepath.Abs(".")
+	require.NoError(t, err)
+	real := filepath.Join(dir, file)
+	require.NoError(t, os.WriteFile(real, []byte(source), 0o600))
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "testdata", name, file): real}})
+	require.NoError(t, err)
+	overlayFile := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(overlayFile, overlay, 0o600))
+	command = append(command, "-overlay", overlayFile, "-o", os.DevNull, "./testdata/"+name)
+	cmd := exec.CommandContext(t.Context(), "go", command...)
+	cmd.Env = append(os.Environ(), "GOPROXY=off")
+	output, err := cmd.CombinedOutput()
+	return string(output), err
+}
+
+func TestREADME_IsShort(t *testing.T) {
+	t.Parallel()
+	require.LessOrEqual(t, strings.Count(text(t, "README.md"), "\n"), 200)
+}
+
+var (
+	testName   = regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w*`)
+	ruleName   = regexp.MustCompile("`([A-Z][A-Za-z]*(?:/[^`]+)?)`")
+	mutantName = regexp.MustCompile(`"([^"]+)"`)
+)
+
+// Every test, every rule of storetest (in backquotes, with a slash) and every broken store (in double quotes) that
+// docs/guarantees.md names is there.
+func TestGuaranteesNameTests(t *testing.T) {
+	t.Parallel()
+	doc := text(t, "docs/guarantees.md")
+
+	var sources strings.Builder
+	for _, pattern := range []string{"*_test.go", "cmd/tombstore/*_test.go", "storetest/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			sources.WriteString(text(t, file))
+		}
+	}
+	tests := testName.FindAllString(doc, -1)
+	require.NotEmpty(t, tests)
+	for _, name := range tests {
+		require.Contains(t, sources.String(), "\nfunc "+name+"(", "docs/guarantees.md names a test that does not exist")
+	}
+
+	rules := ruleNames(t)
+	named := 0
+	for _, match := range ruleName.FindAllStringSubmatch(doc, -1) {
+		if name := match[1]; strings.Contains(name, "/") {
+			require.Contains(t, rules, strings.ReplaceAll(name, " ", "_"), "docs/guarantees.md names a rule that does not exist")
+			named++
+		}
+	}
+	require.NotZero(t, named)
+
+	mutants := mutantName.FindAllStringSubmatch(doc, -1)
+	require.NotEmpty(t, mutants)
+	for _, match := range mutants {
+		require.Contains(t, text(t, "storetest/storetest_test.go"), "\t"+match[0]+": {",
+			"docs/guarantees.md names a broken store that does not exist")
+	}
+}
+
+// ruleNames returns the names of the rules of storetest as go test prints them.
+func ruleNames(t *testing.T) map[string]bool {
+	t.Helper()
+	var mu sync.Mutex
+	names := map[string]bool{}
+	t.Run("rules", func(t *testing.T) {
+		parent := t.Name() + "/"
+		storetest.Run(t, func(t *testing.T) tombstore.Store {
+			mu.Lock()
+			defer mu.Unlock()
+			names[strings.TrimPrefix(t.Name(), parent)] = true
+			return newMemory()
+		})
+	})
+	return names
+}
