@@ -1,0 +1,275 @@
+package adapter
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+)
+
+// bed is a browser with a live session "x" and the request B that has loaded it.
+type bed struct {
+	*testing.T
+	*Adapter
+	id     string
+	b      *Request
+	events []Event
+}
+
+func newBed(t *testing.T, opts ...Option) *bed {
+	t.Helper()
+	t.Parallel()
+	store, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	bed := &bed{T: t, id: tombstore.NewID(), b: &Request{}}
+	hook := WithOnRefused(func(_ context.Context, e Event) { bed.events = append(bed.events, e) })
+	bed.Adapter = New(store, append(opts, hook)...)
+	require.NoError(t, bed.Save(t.Context(), &Request{}, bed.id, []byte("x"), time.Hour))
+	bed.load(bed.b, bed.id, "x")
+	return bed
+}
+
+// load requires a live session, or with want "" none.
+func (b *bed) load(r *Request, id, want string) {
+	b.Helper()
+	data, found, err := b.Load(b.Context(), r, id)
+	require.NoError(b, err)
+	require.Equal(b, want != "", found)
+	require.Equal(b, want, string(data))
+}
+
+func (b *bed) save(id, data string) error {
+	return b.Save(b.Context(), b.b, id, []byte(data), time.Hour)
+}
+
+// refused requires that a save was refused, reported and left nothing live.
+func (b *bed) refused(err error, verb string, reason tombstore.Reason, ids ...string) {
+	b.Helper()
+	require.ErrorIs(b, err, ErrRefused)
+	want := Event{Verb: verb, Reason: reason, Ref: tombstore.Ref(b.id)}
+	require.Equal(b, []Event{want}, b.events)
+	b.events = nil
+	for _, id := range append(ids, b.id) {
+		b.load(nil, id, "")
+	}
+}
+
+// logout ends the session in another request.
+func (b *bed) logout() {
+	b.Helper()
+	r := &Request{}
+	b.load(r, b.id, "x")
+	require.NoError(b, b.End(b.Context(), r, b.id))
+}
+
+func TestSave_Modified(t *testing.T) {
+	b := newBed(t)
+	require.NoError(t, b.save(b.id, "y"))
+	require.NoError(t, b.save(b.id, "z"))
+	b.load(nil, b.id, "z")
+}
+
+func TestSave_AfterLogout(t *testing.T) {
+	b := newBed(t)
+	b.logout()
+	b.refused(b.save(b.id, "y"), "write", tombstore.Logout)
+	b.refused(b.save(b.id, "z"), "write", tombstore.Logout)
+}
+
+func TestSave_UnchangedAfterLogout(t *testing.T) {
+	b := newBed(t)
+	b.logout()
+	b.refused(b.save(b.id, "x"), "touch", tombstore.Logout)
+}
+
+func TestSave_AfterRevocation(t *testing.T) {
+	b := newBed(t)
+	admin := &Request{}
+	b.load(admin, tombstore.NewID(), "")
+	require.NoError(t, b.End(t.Context(), admin, b.id))
+	b.refused(b.save(b.id, "y"), "write", tombstore.Revoked)
+}
+
+// When the server has lost the tombstone, IfPresent still refuses.
+func TestSave_AfterExpiry(t *testing.T) {
+	b := newBed(t)
+	require.NoError(t, b.Store().Touch(t.Context(), b.id, time.Nanosecond))
+	require.Eventually(t, func() bool {
+		exists, err := b.Store().Exists(t.Context(), b.id)
+		return err == nil && !exists
+	}, time.Second, time.Millisecond)
+	b.refused(b.save(b.id, "y"), "write", 0)
+}
+
+func TestSave_WithoutRequest(t *testing.T) {
+	b := newBed(t)
+	b.b = nil
+	require.NoError(t, b.save(b.id, "y"))
+	require.NoError(t, b.End(t.Context(), nil, b.id))
+	b.refused(b.save(b.id, "y"), "write", tombstore.Logout)
+}
+
+// A renewal that deletes and then saves, as scs and fiber do.
+func TestRenew(t *testing.T) {
+	b := newBed(t)
+	next := tombstore.NewID()
+	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	require.NoError(t, b.save(next, "y"))
+	b.load(nil, b.id, "")
+	b.load(nil, next, "y")
+	require.NoError(t, b.save(next, "z"))
+	b.load(nil, next, "z")
+}
+
+func TestRenew_AfterLogout(t *testing.T) {
+	b := newBed(t)
+	b.logout()
+	next := tombstore.NewID()
+	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	b.refused(b.save(next, "y"), "write", tombstore.Logout, next)
+}
+
+// A renewal that only saves under a new id, as gorilla's idiom does.
+func TestRotate(t *testing.T) {
+	b := newBed(t)
+	next := tombstore.NewID()
+	require.NoError(t, b.save(next, "y"))
+	b.load(nil, b.id, "")
+	b.load(nil, next, "y")
+}
+
+func TestRotate_AfterLogout(t *testing.T) {
+	b := newBed(t)
+	b.logout()
+	next := tombstore.NewID()
+	b.refused(b.save(next, "y"), "rotate", tombstore.Logout, next)
+}
+
+func TestEnd_OfOthersDoesNotTaint(t *testing.T) {
+	b := newBed(t)
+	other := tombstore.NewID()
+	require.NoError(t, b.Save(t.Context(), &Request{}, other, []byte("o"), time.Hour))
+	b.load(b.b, other, "o")
+	require.NoError(t, b.End(t.Context(), b.b, other))
+	require.NoError(t, b.End(t.Context(), b.b, other))
+	require.NoError(t, b.save(b.id, "y"))
+	b.load(nil, b.id, "y")
+	b.load(nil, other, "")
+}
+
+func TestEnd_Twice(t *testing.T) {
+	b := newBed(t)
+	b.logout()
+	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	require.NoError(t, b.End(t.Context(), nil, b.id))
+	require.NoError(t, b.End(t.Context(), nil, ""))
+}
+
+func TestLostUpdates(t *testing.T) {
+	theirs := func(b *bed) {
+		r := &Request{}
+		b.load(r, b.id, "x")
+		require.NoError(b, b.Save(b.Context(), r, b.id, []byte("theirs"), time.Hour))
+	}
+	t.Run("last write wins", func(t *testing.T) {
+		b := newBed(t)
+		theirs(b)
+		require.NoError(t, b.save(b.id, "mine"))
+		b.load(nil, b.id, "mine")
+	})
+	t.Run("nothing to write, nothing lost", func(t *testing.T) {
+		b := newBed(t)
+		theirs(b)
+		require.NoError(t, b.save(b.id, "x"))
+		b.load(nil, b.id, "theirs")
+	})
+	t.Run("conflict", func(t *testing.T) {
+		b := newBed(t, WithLostUpdates(Conflict))
+		theirs(b)
+		err := b.save(b.id, "mine")
+		require.ErrorIs(t, err, tombstore.ErrConflict)
+		require.NotErrorIs(t, err, ErrRefused)
+		b.load(nil, b.id, "theirs")
+	})
+	t.Run("merge", func(t *testing.T) {
+		b := newBed(t, WithLostUpdates(Merge(func(base, mine, theirs []byte) ([]byte, error) {
+			return []byte(string(base) + "+" + string(mine) + "+" + string(theirs)), nil
+		})))
+		theirs(b)
+		require.NoError(t, b.save(b.id, "mine"))
+		b.load(nil, b.id, "x+mine+theirs")
+	})
+	t.Run("merge fails", func(t *testing.T) {
+		no := errors.New("cannot")
+		b := newBed(t, WithLostUpdates(Merge(func(_, _, _ []byte) ([]byte, error) { return nil, no })))
+		theirs(b)
+		require.ErrorIs(t, b.save(b.id, "mine"), no)
+		b.load(nil, b.id, "theirs")
+	})
+	t.Run("merge after logout", func(t *testing.T) {
+		b := newBed(t, WithLostUpdates(Merge(func(_, mine, _ []byte) ([]byte, error) { return mine, nil })))
+		b.logout()
+		b.refused(b.save(b.id, "mine"), "write", tombstore.Logout)
+	})
+}
+
+func TestLateRequests(t *testing.T) {
+	late := func(t *testing.T, window time.Duration, reason tombstore.Reason) (*bed, string) {
+		b := newBed(t, WithLateRequests(window))
+		require.NoError(t, b.Store().Invalidate(t.Context(), b.id, tombstore.WithReason(reason)))
+		b.b = &Request{}
+		b.load(b.b, b.id, "")
+		return b, tombstore.NewID()
+	}
+	for _, reason := range []tombstore.Reason{tombstore.Logout, tombstore.Rotated} {
+		t.Run(reason.String(), func(t *testing.T) {
+			b, next := late(t, time.Minute, reason)
+			b.refused(b.save(next, "anonymous"), "create", reason, next)
+		})
+	}
+	t.Run("revoked", func(t *testing.T) {
+		b, next := late(t, time.Minute, tombstore.Revoked)
+		require.NoError(t, b.save(next, "anonymous"))
+	})
+	t.Run("off", func(t *testing.T) {
+		b, next := late(t, 0, tombstore.Logout)
+		require.NoError(t, b.save(next, "anonymous"))
+	})
+	t.Run("a login is served", func(t *testing.T) {
+		b, next := late(t, time.Minute, tombstore.Logout)
+		require.NoError(t, b.End(t.Context(), b.b, ""))
+		require.NoError(t, b.save(next, "bob"))
+		b.load(nil, next, "bob")
+	})
+}
+
+func TestLoad_BadID(t *testing.T) {
+	b := newBed(t)
+	for _, id := range []string{"", string(make([]byte, 2000))} {
+		b.load(&Request{}, id, "")
+		require.NoError(t, b.End(t.Context(), &Request{}, id))
+	}
+}
+
+func TestLoad_FailureIsNotAbsence(t *testing.T) {
+	b := newBed(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err := b.Load(ctx, &Request{}, b.id)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestContext(t *testing.T) {
+	b := newBed(t)
+	other := New(b.Store())
+	ctx := b.NewContext(t.Context())
+	require.NotNil(t, b.FromContext(ctx))
+	require.Nil(t, other.FromContext(ctx))
+	require.Equal(t, ctx, b.NewContext(ctx))
+	require.Nil(t, b.FromContext(t.Context()))
+}
