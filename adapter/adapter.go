@@ -81,17 +81,22 @@ func WithOnRefused(f func(ctx context.Context, e Event)) Option {
 // those that renew their id, since they log in. The default is 0, off; a few seconds are enough.
 func WithLateRequests(window time.Duration) Option { return func(a *Adapter) { a.late = window } }
 
+// WithEqual sets what tells whether two encodings are of the same session, so that a session that did not change is touched and
+// not written: for encodings that differ from one time to the next, as gob's of a map do. The default is bytes.Equal.
+func WithEqual(equal func(a, b []byte) bool) Option { return func(a *Adapter) { a.equal = equal } }
+
 // Adapter saves the sessions of a session library in a Store. It is safe for concurrent use.
 type Adapter struct {
 	store     tombstore.Store
 	updates   LostUpdates
 	onRefused func(ctx context.Context, e Event)
 	late      time.Duration
+	equal     func(a, b []byte) bool
 }
 
 // New returns an adapter for store.
 func New(store tombstore.Store, opts ...Option) *Adapter {
-	a := &Adapter{store: store, onRefused: func(context.Context, Event) {}}
+	a := &Adapter{store: store, onRefused: func(context.Context, Event) {}, equal: bytes.Equal}
 	for _, opt := range opts {
 		opt(a)
 	}
@@ -174,7 +179,7 @@ func (a *Adapter) Save(ctx context.Context, r *Request, id string, data []byte, 
 	switch {
 	case r.gone != nil:
 		verb, err = "write", r.gone
-	case r.id == id && bytes.Equal(data, r.held.Data):
+	case r.id == id && a.equal(r.held.Data, data):
 		verb, s = "touch", r.held
 		err = a.store.Touch(ctx, id, ttl)
 	case r.id == id:

@@ -1,6 +1,7 @@
 package adapter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -186,6 +187,12 @@ func TestLostUpdates(t *testing.T) {
 		b := newBed(t)
 		theirs(b)
 		require.NoError(t, b.save(b.id, "x"))
+		b.load(nil, b.id, "theirs")
+	})
+	t.Run("nothing to write in other bytes", func(t *testing.T) {
+		b := newBed(t, WithEqual(bytes.EqualFold))
+		theirs(b)
+		require.NoError(t, b.save(b.id, "X"))
 		b.load(nil, b.id, "theirs")
 	})
 	t.Run("conflict", func(t *testing.T) {
