@@ -21,7 +21,8 @@ var (
 	// new id of a Rotate is in use.
 	ErrConflict = errors.New("session was changed by another writer")
 	// ErrUnknownOutcome says that no reply arrived in time, so the operation may have been applied, or not, or may yet be.
-	// The cause is wrapped too.
+	// The cause is wrapped too, unless it is that the reply to a repeated attempt does not tell whether the first one was
+	// applied.
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrInvalidID says that an id is empty, longer than 1024 bytes, or both ids of a Rotate. Nothing was sent.
 	ErrInvalidID = errors.New("invalid session id")
@@ -55,8 +56,11 @@ func isGone(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(er
 
 func wrap(verb string, err error) error { return fmt.Errorf("tombstore: %s: %w", verb, err) }
 
-// unknown reports an operation that may have been applied.
+// unknown reports an operation that may have been applied. cause is nil if the last reply does not tell.
 func unknown(verb string, cause error) error {
+	if cause == nil {
+		return wrap(verb, ErrUnknownOutcome)
+	}
 	return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnknownOutcome, cause)
 }
 
@@ -87,6 +91,9 @@ func isUnknownCommand(err *rueidis.RedisError) bool {
 // explain gives an error of the client its place in the contract: an error reply that names a wrong type is ErrCorrupt,
 // other error replies lose their text, and transport errors stay as they are.
 func explain(err error) error {
+	if err == nil {
+		return nil
+	}
 	reply, ok := rueidis.IsRedisErr(err)
 	switch {
 	case !ok:

@@ -101,11 +101,11 @@ func TestDeadServer(t *testing.T) {
 func TestSilentServer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	b := bedOn(t, redistest.Dial(t, server.URL), WithTimeout(300*time.Millisecond))
+	proxy := redistest.NewProxy(t, server.Addr)
+	b := bedOn(t, redistest.Dial(t, proxy.URL), WithTimeout(300*time.Millisecond))
 	id := NewID()
 	b.write(id, "x", time.Hour)
-	server.Pause(t)
-	defer server.Resume(t)
+	proxy.Mute()
 	err := b.Invalidate(t.Context(), id)
 	require.ErrorIs(t, err, ErrUnknownOutcome)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -246,6 +246,12 @@ func TestLostReply(t *testing.T) {
 	require.NoError(t, err)
 	ctx := t.Context()
 
+	// Every script is loaded, so that the reply that is lost is the answer and not NOSCRIPT.
+	warm := NewID()
+	b.write(warm, "x", time.Hour)
+	everyLiveVerb(b, warm)
+	require.NoError(t, b.Invalidate(ctx, warm))
+
 	// lose loses the reply of the next command, and meanwhile calls between before the command is sent again.
 	lose := func(between func()) {
 		b.RedisStore.client = &interrupted{Client: b.client, before: proxy.LoseReply, between: between}
@@ -302,6 +308,7 @@ func TestLostReply(t *testing.T) {
 		})
 		_, err := b.Write(ctx, id, []byte("2"), time.Hour, IfVersion(first.Version))
 		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.NotErrorIs(t, err, ErrConflict)
 		value, _ := b.raw(id)
 		require.Equal(t, "theirs", value[headerSize:])
 	})
@@ -332,6 +339,18 @@ func TestLostReply(t *testing.T) {
 		almost(t, time.Hour, ttl)
 		b.requireTombstone(old, Rotated)
 	})
+	check("Rotate, then changed under the new id", func(t *testing.T) {
+		old, id := NewID(), NewID()
+		b.write(old, "x", time.Hour)
+		lose(func() {
+			_, err := other.Write(ctx, id, []byte("theirs"), time.Hour)
+			require.NoError(t, err)
+		})
+		_, err := b.Rotate(ctx, old, id)
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.NotErrorIs(t, err, ErrInvalidated)
+		b.requireTombstone(old, Rotated)
+	})
 	check("Invalidate", func(t *testing.T) {
 		id := NewID()
 		b.write(id, "x", time.Hour)
@@ -343,7 +362,9 @@ func TestLostReply(t *testing.T) {
 		id := NewID()
 		b.write(id, "x", time.Hour)
 		lose(nothing)
-		require.ErrorIs(t, b.Invalidate(ctx, id, IfLive()), ErrUnknownOutcome)
+		err := b.Invalidate(ctx, id, IfLive())
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.NotErrorIs(t, err, ErrInvalidated)
 		b.requireTombstone(id, Logout)
 	})
 	check("SET of a rotation in a cluster", func(t *testing.T) {
@@ -482,12 +503,11 @@ func countAndEnd(t *testing.T, b *bed) {
 func TestReplicaAcks(t *testing.T) {
 	t.Parallel()
 	primary := redistest.Start(t, "--repl-diskless-sync-delay", "0")
-	host, port, err := net.SplitHostPort(primary.Addr)
-	require.NoError(t, err)
-	replica := redistest.Start(t, "--replicaof", host+" "+port)
+	replica := redistest.Start(t, primary.Replicaof(t)...)
 	client := redistest.Dial(t, primary.URL)
 	require.Eventually(t, func() bool {
-		return strings.Contains(redistest.Info(t, client, "slave0"), "state=online")
+		info, err := client.Do(t.Context(), client.B().Info().Section("replication").Build()).ToString()
+		return err == nil && strings.Contains(info, "state=online")
 	}, 20*time.Second, 20*time.Millisecond)
 	onReplica := redistest.Dial(t, replica.URL)
 	b := bedOn(t, client, WithReplicaAcks(1, 10*time.Second))
@@ -503,7 +523,7 @@ func TestReplicaAcks(t *testing.T) {
 	require.NoError(t, b.Invalidate(t.Context(), id))
 	require.Len(t, held(id), tombstoneSize)
 	b.write(old, "x", time.Hour)
-	_, err = b.Rotate(t.Context(), old, next)
+	_, err := b.Rotate(t.Context(), old, next)
 	require.NoError(t, err)
 	require.Len(t, held(old), tombstoneSize)
 
@@ -525,6 +545,41 @@ func TestReplicaAcks(t *testing.T) {
 	require.ErrorIs(t, many.Invalidate(t.Context(), "foreign"), ErrCorrupt)
 	many.do("CONFIG", "SET", "min-replicas-to-write", "2")
 	require.ErrorIs(t, many.Invalidate(t.Context(), NewID()), ErrNotInvalidated)
+}
+
+// A client that sends what it thinks only reads to replicas must not send reads of sessions there.
+func TestReadsStayOnThePrimary(t *testing.T) {
+	t.Parallel()
+	primary := redistest.Start(t, "--repl-diskless-sync-delay", "0")
+	replica := redistest.Start(t, primary.Replicaof(t)...)
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{primary.Addr}, DisableCache: true,
+		Standalone:     rueidis.StandaloneOption{ReplicaAddress: []string{replica.Addr}},
+		SendToReplicas: func(cmd rueidis.Completed) bool { return cmd.IsReadOnly() },
+	})
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	onReplica := redistest.Dial(t, replica.URL)
+	stats := func() string {
+		text, err := onReplica.Do(t.Context(), onReplica.B().Info().Section("commandstats").Build()).ToString()
+		require.NoError(t, err)
+		return text
+	}
+	b := bedOn(t, client)
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	_, err = b.Read(t.Context(), id)
+	require.NoError(t, err)
+	_, err = b.Read(t.Context(), id, Slide(time.Hour))
+	require.NoError(t, err)
+	_, err = b.Exists(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, listed(t, b), 1)
+	for _, command := range []string{"get", "getrange", "scan", "evalsha"} {
+		require.NotContains(t, stats(), "cmdstat_"+command+":")
+	}
+	_ = client.Do(t.Context(), client.B().Get().Key("typed").Build()).Error()
+	require.Contains(t, stats(), "cmdstat_get:", "the client would have")
 }
 
 func TestReplicaAcks_Cluster(t *testing.T) {

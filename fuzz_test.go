@@ -11,7 +11,9 @@ import (
 func FuzzDecode(f *testing.F) {
 	record := newVersion().head() + strings.Repeat("\x00", 12) + "data"
 	tombstone := string([]byte{kindTombstone, 1, 0, 0, 0, 0, 0, 1})
-	for _, seed := range []string{"", "x", record, record[:21], record[:22], tombstone, tombstone[:7], tombstone + "x", "\xc1\x01" + record[2:]} {
+	for _, seed := range []string{
+		"", "x", record, record[:21], record[:22], tombstone, tombstone[:7], tombstone + "x", "\xc1\x01" + record[2:],
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {

@@ -20,8 +20,8 @@ type Lister interface {
 	Store
 
 	// List returns the live sessions, in no order. One that is live from beginning to end is returned at least once; one that
-	// comes or goes meanwhile may be missing. After an error it goes on only if that is an [ErrCorrupt]. On a server it walks through all keys (SCAN), so it
-	// takes time in proportion to all that the server holds.
+	// comes or goes meanwhile may be missing. After an error it goes on only if that is an [ErrCorrupt]. On a server it walks
+	// through all keys (SCAN), so it takes time in proportion to all that the server holds.
 	List(ctx context.Context) iter.Seq2[Entry, error]
 
 	// InvalidateRef is Invalidate for the session that List returned with ref. It must return an error wrapping

@@ -25,7 +25,7 @@ var (
 	readScript       = script{readSource, "e4ac63400cc0f351da00d4cb1e16d48dd21b5473"}
 	writeScript      = script{writeSource, "0cdea9eeb372572fa9c453c4836f6605a66b8af9"}
 	touchScript      = script{touchSource, "e0c8ddf12d8cbea8ac30c41f85be81558044512a"}
-	invalidateScript = script{invalidateSource, "5cf5bd045762b59ad859bd8b87e4f3e15d3b5765"}
+	invalidateScript = script{invalidateSource, "9d4e9f79634423414a99fccefc392a8dfd162d83"}
 	rotateScript     = script{rotateSource, "46b159c871be8ddbf481699b2605b5a5f5bd8617"}
 )
 

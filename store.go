@@ -1,6 +1,7 @@
 package tombstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,8 @@ type Store interface {
 	Rotate(ctx context.Context, oldID, newID string, opts ...RotateOption) (Session, error)
 
 	// Invalidate ends the session of id for good, whether it is live, absent or ended already; the first reason and time
-	// stay. With [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if it is not live. After it has returned nil no Read returns the session, and no Write, Touch or Rotate makes it live again.
+	// stay. With [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if it is not live. After it
+	// has returned nil no Read returns the session, and no Write, Touch or Rotate makes it live again.
 	Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error
 
 	// Exists reports whether the session of id is live.
@@ -232,7 +234,7 @@ func (s *RedisStore) Write(
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	stamps, err := s.change(ctx, verb, &writeScript, []string{key}, args...)
+	stamps, _, err := s.change(ctx, verb, &writeScript, []string{key}, args...)
 	if err != nil {
 		return Session{}, err
 	}
@@ -263,7 +265,7 @@ func (s *RedisStore) Touch(ctx context.Context, id string, ttl time.Duration) er
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	_, err = s.change(ctx, verb, &touchScript, []string{key}, strconv.FormatInt(ms, 10), s.argThreshold)
+	_, _, err = s.change(ctx, verb, &touchScript, []string{key}, strconv.FormatInt(ms, 10), s.argThreshold)
 	return err
 }
 
@@ -302,15 +304,10 @@ func (s *RedisStore) invalidate(ctx context.Context, verb, key string, o Invalid
 	if o.Live {
 		args = append(args, "live")
 	}
-	res, lost := s.run(ctx, &invalidateScript, []string{key}, args...)
-	reply, err := res.ToString()
-	if err == nil {
-		if _, err = outcome(verb, reply, lost); lost && errors.Is(err, ErrInvalidated) {
-			err = unknown(verb, err) // the lost run may be who has ended it
-		}
-		return err
+	_, lost, err := s.change(ctx, verb, &invalidateScript, []string{key}, args...)
+	if lost && errors.Is(err, ErrInvalidated) { // the lost run may be who has ended it
+		return unknown(verb, nil)
 	}
-	err = failed(verb, err, lost)
 	var refusal *replyError
 	if errors.As(err, &refusal) && !errors.Is(err, ErrUnknownOutcome) {
 		return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrNotInvalidated, refusal)
@@ -339,12 +336,18 @@ func (s *RedisStore) Rotate(ctx context.Context, oldID, newID string, opts ...Ro
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	cluster := s.client.Mode() == rueidis.ClientModeCluster
 	keys := []string{oldKey, newKey}
+	cluster := s.client.Mode() == rueidis.ClientModeCluster
 	if cluster {
 		keys = keys[:1]
+		if taken, err := s.query(ctx, "GETRANGE", newKey, "0", "0"); err != nil || len(taken) > 0 {
+			return Session{}, wrap(verb, cmp.Or(explain(err), ErrConflict)) // before the old id is ended
+		}
 	}
-	reply, err := s.change(ctx, verb, &rotateScript, keys, args...)
+	reply, lost, err := s.change(ctx, verb, &rotateScript, keys, args...)
+	if lost && errors.Is(err, ErrInvalidated) { // the lost run may be who has ended it
+		return Session{}, unknown(verb, nil)
+	}
 	if err != nil {
 		return Session{}, err
 	}
@@ -387,14 +390,17 @@ func (s *RedisStore) create(ctx context.Context, verb, key, record string, ttl i
 	return failed(verb, err, lost)
 }
 
-// change runs a script that changes a session, and returns what follows codeDone in its reply.
-func (s *RedisStore) change(ctx context.Context, verb string, sc *script, keys []string, args ...string) (string, error) {
+// change runs a script that changes a session, and returns what follows codeDone in its reply. lost is that of send.
+func (s *RedisStore) change(
+	ctx context.Context, verb string, sc *script, keys []string, args ...string,
+) (detail string, lost bool, err error) {
 	res, lost := s.run(ctx, sc, keys, args...)
 	reply, err := res.ToString()
 	if err != nil {
-		return "", failed(verb, err, lost)
+		return "", lost, failed(verb, err, lost)
 	}
-	return outcome(verb, reply, lost)
+	detail, err = outcome(verb, reply, lost)
+	return detail, lost, err
 }
 
 // failed reports a change that got no reply, or an error for one.
@@ -422,7 +428,7 @@ func outcome(verb, reply string, lost bool) (string, error) {
 		return "", wrap(verb, err)
 	case codeConflict:
 		if lost { // the other version may have replaced the one that the lost run stored
-			return "", unknown(verb, ErrConflict)
+			return "", unknown(verb, nil)
 		}
 		return "", wrap(verb, ErrConflict)
 	case codeForeign:

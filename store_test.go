@@ -196,6 +196,7 @@ func TestAbsoluteTimeout_PastDeadlineIsAbsent(t *testing.T) {
 	for verb, err := range everyLiveVerb(b, id) {
 		require.ErrorIs(t, err, ErrNotFound, verb)
 	}
+	require.ErrorIs(t, b.Invalidate(t.Context(), id, IfLive()), ErrNotFound)
 	exists, err := b.Exists(t.Context(), id)
 	require.NoError(t, err)
 	require.False(t, exists)
@@ -302,7 +303,10 @@ func TestRotate_Stored(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		url  func(t *testing.T) string
-	}{{"standalone", func(t *testing.T) string { return redistest.URL(t) }}, {"cluster", func(t *testing.T) string { return redistest.StartCluster(t).URL }}} {
+	}{
+		{"standalone", func(t *testing.T) string { return redistest.URL(t) }},
+		{"cluster", func(t *testing.T) string { return redistest.StartCluster(t).URL }},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := bedOn(t, redistest.Dial(t, c.url(t)), WithAbsoluteTimeout(24*time.Hour))

@@ -22,6 +22,9 @@ if ended then
 else
   local time, floor = redis.call('TIME'), math.floor
   local now = time[1] * 1000 + floor(time[2] / 1000)
+  local a, b, c, d, e, f = string.byte(head, 17, 22)
+  local deadline = a and ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f or 0
+  if ARGV[3] and deadline > 0 and deadline <= now then return 'A' end
   tombstone = '\192' .. ARGV[1] .. string.char(floor(now / 2^40), floor(now / 2^32) % 256,
     floor(now / 2^24) % 256, floor(now / 65536) % 256, floor(now / 256) % 256, now % 256)
   keep = keep + math.max(left, 0)

@@ -194,6 +194,7 @@ var rules = []rule{
 			c.write(old, "mine", hour)
 			_, err := c.store.Rotate(c, old, id)
 			require.ErrorIs(c, err, tombstore.ErrConflict)
+			c.holds(old, "mine")
 		}
 		c.holds(live, "theirs")
 		c.ended(dead, tombstore.Logout)

@@ -18,6 +18,7 @@ type Proxy struct {
 	listener net.Listener
 	lose     atomic.Bool
 	lost     atomic.Int64
+	mute     atomic.Bool
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -45,6 +46,9 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 // LoseReply makes the proxy swallow what the server sends next and break that connection: the server has executed a command,
 // and the client cannot know.
 func (p *Proxy) LoseReply() { p.lose.Store(true) }
+
+// Mute makes the proxy swallow everything that the server sends from now on, and keep the connections.
+func (p *Proxy) Mute() { p.mute.Store(true) }
 
 // Lost returns how many replies were swallowed.
 func (p *Proxy) Lost() int64 { return p.lost.Load() }
@@ -100,6 +104,9 @@ func (p *Proxy) pump(to, from net.Conn, replies bool) {
 		n, err := from.Read(buf)
 		if err != nil {
 			return
+		}
+		if replies && p.mute.Load() {
+			continue
 		}
 		if replies && p.lose.CompareAndSwap(true, false) {
 			p.lost.Add(1)

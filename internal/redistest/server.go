@@ -94,18 +94,15 @@ func (s *Server) Restart(t testing.TB) {
 	require.NoError(t, s.await())
 }
 
-// Pause stops the server from answering, and Resume lets it go on. Both need a server that runs as a process.
-func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
-
-// Resume undoes Pause.
-func (s *Server) Resume(t testing.TB) { s.signal(t, syscall.SIGCONT) }
-
-func (s *Server) signal(t testing.TB, sig syscall.Signal) {
+// Replicaof returns the arguments that make another server a replica of s.
+func (s *Server) Replicaof(t testing.TB) []string {
 	t.Helper()
-	if s.process == nil {
-		t.Skip("a server in a container cannot be paused from here")
+	if s.process != nil {
+		return []string{"--replicaof", "127.0.0.1 " + strconv.Itoa(s.port)}
 	}
-	require.NoError(t, s.process.server.Process.Signal(sig))
+	ip, err := s.container.ContainerIP(t.Context()) // the loopback of a container is its own
+	require.NoError(t, err)
+	return []string{"--replicaof", ip + " 6379"}
 }
 
 func start(args ...string) (*Server, error) {
@@ -169,6 +166,7 @@ func newServer(args []string) *Server {
 func (s *Server) arguments(bind string, port int) []string {
 	return append([]string{
 		"--bind", bind, "--port", strconv.Itoa(port), "--protected-mode", "no", "--save", "", "--loglevel", "warning",
+		"--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", strconv.Itoa(s.port), // which clients can reach
 	}, s.args...)
 }
 
