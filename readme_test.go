@@ -57,14 +57,14 @@ func compile(t *testing.T, name, source string) (string, error) {
 	t.Helper()
 	file, command := name+".go", []string{"build"}
 	if regexp.MustCompile(`(?m)^package \w+_test$`).MatchString(source) {
-		file, command = name+"_test.go", []string{"test", "-c"}
+		file, command = name+"_test.go", []string{"test", "-c", "-vet=off"}
 	}
 	dir := t.TempDir()
 	root, err := filepath.Abs(".")
 	require.NoError(t, err)
-	real := filepath.Join(dir, file)
-	require.NoError(t, os.WriteFile(real, []byte(source), 0o600))
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "testdata", name, file): real}})
+	place := filepath.Join(dir, file)
+	require.NoError(t, os.WriteFile(place, []byte(source), 0o600))
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "testdata", name, file): place}})
 	require.NoError(t, err)
 	overlayFile := filepath.Join(dir, "overlay.json")
 	require.NoError(t, os.WriteFile(overlayFile, overlay, 0o600))
@@ -78,6 +78,22 @@ func compile(t *testing.T, name, source string) (string, error) {
 func TestREADME_IsShort(t *testing.T) {
 	t.Parallel()
 	require.LessOrEqual(t, strings.Count(text(t, "README.md"), "\n"), 200)
+}
+
+// The README's tables have every option and every error.
+func TestREADME_Tables(t *testing.T) {
+	t.Parallel()
+	readme := text(t, "README.md")
+	for file, pattern := range map[string]string{
+		"options.go": `(?m)^func ([A-Z]\w*)\(.*\) \w*Option \{`,
+		"errors.go":  `(?m)^\t(Err\w+) += errors\.New`,
+	} {
+		names := regexp.MustCompile(pattern).FindAllStringSubmatch(text(t, file), -1)
+		require.GreaterOrEqual(t, len(names), 10, file)
+		for _, name := range names {
+			require.Regexp(t, "(?m)^\\|.*`"+name[1]+"\\b", readme, "README.md lacks "+name[1])
+		}
+	}
 }
 
 var (
