@@ -2,11 +2,14 @@
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
+# The adapters import their frameworks, so each is a module of its own.
+MODULES     := . scsstore gorillastore gorillastore/gin fiberstore integration examples/twotabs
+each         = for module in $(MODULES); do (cd $$module && $(1)) || exit; done
 # Each test must hold in any order and under the race detector.
 TESTFLAGS   ?= -race -shuffle=on
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint bench demo matrix container fuzz cover tidy server
+.PHONY: help build test race lint bench demo matrix container fuzz cover tidy server races e2e
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,24 +18,30 @@ demo: ## play the logout race on an in-process Redis
 	go run ./cmd/tombstore demo
 
 build: ## compile everything
-	go build ./...
+	@$(call each,go build ./...)
 
 test: server ## run the tests on a real server, which is found, or installed (Debian, as root)
-	go test $(TESTFLAGS) ./...
+	@$(call each,go test $(TESTFLAGS) ./...)
 
 race: server ## run the tests ten times in random order under the race detector
-	go test -race -shuffle=on -count=10 ./...
+	@$(call each,go test -race -shuffle=on -count=10 ./...)
 
 lint: ## vet, staticcheck, gofmt, go mod tidy, and luacheck if it is installed
-	go vet ./...
-	go run $(STATICCHECK) ./...
+	@$(call each,go vet ./... && go run $(STATICCHECK) ./... && go mod tidy -diff)
 	@test -z "$$(gofmt -l .)" || { gofmt -l . && exit 1; }
-	go mod tidy -diff
 	@if command -v luacheck >/dev/null; then luacheck -q scripts; \
 	else echo "luacheck is not installed (Debian: lua-check): the scripts were not linted"; fi
 
 bench: server ## compare with plain commands on one server, in one run
 	go test -run '^$$' -bench . -benchmem -timeout 30m .
+
+races: server ## play every race of every framework 1,000 times with random timing (ROUNDS)
+	cd integration && ROUNDS=$(or $(ROUNDS),1000) go test -count=1 -timeout 30m -run 'TestMatrix|TestRandom' .
+
+e2e: server ## play the race in a real browser, with two tabs (needs Chromium)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	{ apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends chromium >/dev/null; }
+	cd examples/twotabs && go test -tags e2e -count=1 .
 
 matrix: ## run the tests on each server of TOMBSTORE_SERVERS (lines of name=command line), or on images with Docker
 	@internal/redistest/matrix go test $(TESTFLAGS) -count=1 ./...
@@ -49,7 +58,7 @@ cover: server ## measure the coverage of the package: at least 90 %
 	@go tool cover -func=coverage.out | awk '/^total:/ { print "coverage " $$3; exit ($$3 + 0 < 90) }'
 
 tidy: ## tidy go.mod and format
-	go mod tidy
+	@$(call each,go mod tidy)
 	gofmt -w .
 
 server:

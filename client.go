@@ -2,7 +2,7 @@ package tombstore
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -19,7 +19,7 @@ func (s *RedisStore) bounded(ctx context.Context) (context.Context, context.Canc
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, s.timeout+s.acksTimeout)
+	return context.WithTimeout(ctx, max(s.timeout, s.timeout+s.acksTimeout)) // the sum may overflow
 }
 
 // query runs a command that only reads. It is built without the read-only flag that the typed commands carry, so that a
@@ -30,7 +30,14 @@ func (s *RedisStore) query(ctx context.Context, command, key string, args ...str
 	res, _ := s.send(ctx, func() rueidis.Completed {
 		return s.client.B().Arbitrary(command).Keys(key).Args(args...).Build()
 	})
-	return res.AsBytes()
+	m, err := res.ToMessage()
+	if err != nil {
+		return nil, err
+	}
+	if !m.IsString() {
+		return nil, errUnexpected
+	}
+	return m.AsBytes()
 }
 
 // run runs a script. lost is that of send.
@@ -100,40 +107,69 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// confirm ends the session at key and waits until enough replicas have its tombstone. Script and WAIT travel on one
-// connection of their own, because WAIT answers for the writes of its connection and blocks it.
+// confirm ends the session at key and waits until enough replicas have its tombstone.
 func (s *RedisStore) confirm(ctx context.Context, verb, key string, reason Reason) error {
+	if err := ctx.Err(); err != nil {
+		return wrap(verb, err)
+	}
+	ended := false // on the primary
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		reply, acks, err := s.invalidateAndWait(ctx, key, reason)
-		if err == nil {
-			if _, err = outcome(verb, reply, false); err == nil && acks < int64(s.acks) {
-				err = wrap(verb, ErrUnacknowledged)
+		if reply != "" {
+			if _, err := outcome(verb, reply, false); err != nil {
+				return err
 			}
-			return err
+			ended = true
 		}
-		// This connection knows no redirections and no retries, so put the tombstone on the primary in the usual way first.
-		if err := s.invalidate(ctx, verb, key, InvalidateOptions{Reason: reason}); err != nil {
+		_, answered := rueidis.IsRedisErr(err)
+		switch {
+		case err == nil && acks >= int64(s.acks):
+			return nil
+		case err == nil:
+			return wrap(verb, ErrUnacknowledged)
+		case reply != "" && answered: // the server does not WAIT
+			return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnacknowledged, explain(err))
+		}
+		// That connection follows no redirections, loads no script and is not tried again: first end the session in the usual way.
+		if !ended && ctx.Err() != nil {
+			return failed(verb, err, false)
+		}
+		if err := s.invalidate(ctx, verb, key, InvalidateOptions{Reason: reason}); err == nil {
+			ended = true
+		} else if !ended {
 			return err
 		}
 		if !sleep(ctx, pause) {
-			return wrap(verb, errors.Join(ErrUnacknowledged, explain(err)))
+			return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnacknowledged, explain(err))
 		}
 	}
 }
 
+// invalidateAndWait sends script and WAIT on one connection of their own, because WAIT answers for the writes of its connection and
+// blocks it. reply is empty if the script did not answer.
 func (s *RedisStore) invalidateAndWait(ctx context.Context, key string, reason Reason) (reply string, acks int64, err error) {
-	err = s.client.Dedicated(func(c rueidis.DedicatedClient) error {
-		args := []string{string([]byte{byte(reason)}), s.argTombstoneTTL}
-		res := c.Do(ctx, c.B().Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(key).Arg(args...).Build())
-		if isNoScript(res.Error()) {
-			res = c.Do(ctx, c.B().Eval().Script(invalidateScript.source).Numkeys(1).Key(key).Arg(args...).Build())
-		}
-		var err error
-		if reply, err = res.ToString(); err != nil {
-			return err
-		}
-		acks, err = c.Do(ctx, c.B().Wait().Numreplicas(int64(s.acks)).Timeout(s.acksTimeout.Milliseconds()).Build()).AsInt64()
-		return err
-	})
+	b := s.client.B()
+	end := b.Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(key).Arg(string([]byte{byte(reason)}), s.argTombstoneTTL).Build()
+	patience := s.acksTimeout
+	if deadline, ok := ctx.Deadline(); ok { // the number is of use only if it comes before that
+		patience = max(time.Millisecond, min(patience, time.Until(deadline)*9/10))
+	}
+	wait := b.Wait().Numreplicas(int64(s.acks)).Timeout(patience.Milliseconds()).Build()
+	var results []rueidis.RedisResult
+	if s.client.Mode() == rueidis.ClientModeCluster { // which would follow a redirection with the script alone
+		err = s.client.Dedicated(func(c rueidis.DedicatedClient) error {
+			results = c.DoMulti(ctx, end, wait.SetSlot(key))
+			return nil
+		})
+	} else {
+		results = s.client.DoMulti(ctx, end, wait)
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	if reply, err = results[0].ToString(); err != nil {
+		return "", 0, err
+	}
+	acks, err = results[1].AsInt64()
 	return reply, acks, err
 }

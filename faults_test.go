@@ -196,8 +196,9 @@ func TestOldServer(t *testing.T) {
 		evals.Add(1)
 		return "+OK\r\n"
 	})
-	s, err := New(client)
+	s, err := New(client, WithReplicaAcks(1, time.Second))
 	require.NoError(t, err)
+	require.ErrorContains(t, s.Invalidate(t.Context(), NewID()), "Redis 7.0")
 	_, err = s.Write(t.Context(), NewID(), nil, time.Minute)
 	require.ErrorContains(t, err, "Redis 7.0")
 	require.ErrorContains(t, err, "Valkey 7.2")
@@ -588,6 +589,45 @@ func TestReplicaAcks_Cluster(t *testing.T) {
 	id := NewID()
 	b.write(id, "x", time.Hour)
 	require.ErrorIs(t, b.Invalidate(t.Context(), id), ErrUnacknowledged)
+	b.requireTombstone(id, Logout)
+}
+
+// The deadline of the caller ends the wait for replicas, and says what is known by then.
+func TestReplicaAcks_Deadline(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	proxy := redistest.NewProxy(t, server.Addr)
+	b := bedOn(t, redistest.Dial(t, server.URL), WithReplicaAcks(1, time.Minute))
+	far := bedOn(t, redistest.Dial(t, proxy.URL), WithReplicaAcks(1, time.Minute))
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, b.Invalidate(ctx, id), ErrUnacknowledged)
+	b.requireTombstone(id, Logout)
+	<-ctx.Done()
+	err := b.Invalidate(ctx, id)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, ErrUnknownOutcome, "nothing was sent")
+
+	proxy.Mute()
+	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err = far.Invalidate(ctx, NewID())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, ErrUnacknowledged, "nobody knows that it was ended")
+	require.ErrorIs(t, err, ErrUnknownOutcome)
+}
+
+// A server that does not let the client WAIT says so once.
+func TestReplicaAcks_NotPermitted(t *testing.T) {
+	t.Parallel()
+	b := bedOn(t, redistest.Dial(t, redistest.Start(t).URL), WithReplicaAcks(1, time.Minute))
+	b.do("ACL", "SETUSER", "default", "-wait")
+	id := NewID()
+	err := b.Invalidate(t.Context(), id)
+	require.ErrorIs(t, err, ErrUnacknowledged)
+	require.ErrorContains(t, err, "NOPERM")
 	b.requireTombstone(id, Logout)
 }
 

@@ -50,10 +50,12 @@ func Ref(id string) string {
 
 // refKey returns the key of the session with this ref.
 func (c *config) refKey(ref string) (string, error) {
-	raw, err := base64.RawURLEncoding.DecodeString(ref)
-	switch {
-	case c.plainIDs && ref != "" && len(ref) <= maxIDLength:
-	case c.plainIDs, err != nil, len(raw) != refEntropy:
+	valid := ref != "" && len(ref) <= maxIDLength
+	if !c.plainIDs { // one spelling only, because the text becomes the key
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(ref)
+		valid = err == nil && len(raw) == refEntropy && len(ref) == base64.RawURLEncoding.EncodedLen(refEntropy)
+	}
+	if !valid {
 		return "", ErrInvalidID
 	}
 	return c.prefix + ref, nil
@@ -76,12 +78,16 @@ func (s *RedisStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 					return
 				}
 				for _, key := range page.Elements {
+					ref := strings.TrimPrefix(key, s.prefix)
+					if _, err := s.refKey(ref); err != nil { // of a store whose prefix begins with this one
+						continue
+					}
 					value, err := s.query(ctx, "GET", key)
 					session, err := s.session(verb, value, err)
 					if isGone(err) {
 						continue
 					}
-					if !yield(Entry{Ref: strings.TrimPrefix(key, s.prefix), Session: session}, err) {
+					if !yield(Entry{Ref: ref, Session: session}, err) {
 						return
 					}
 					if err != nil && !errors.Is(err, ErrCorrupt) {
@@ -123,7 +129,11 @@ func (s *RedisStore) scan(ctx context.Context, node rueidis.Client, cursor uint6
 	res, _ := s.sendTo(ctx, node, func() rueidis.Completed { // not the typed command, which may be sent to a replica
 		return node.B().Arbitrary("SCAN", strconv.FormatUint(cursor, 10), "MATCH", glob, "COUNT", "1000").Build()
 	})
-	return res.AsScanEntry()
+	page, err := res.AsScanEntry()
+	if errors.As(err, new(*strconv.NumError)) { // its text quotes the reply
+		err = errUnexpected
+	}
+	return page, err
 }
 
 // InvalidateRef implements [Lister].

@@ -53,7 +53,10 @@ func TestList(t *testing.T) {
 			require.ErrorAs(t, err, &ended)
 			require.Equal(t, Revoked, ended.Reason)
 
-			for _, bad := range []string{"", "x", ids[1], Ref(ids[1]) + "x", "../" + Ref(ids[1])} {
+			for _, bad := range []string{
+				"", "x", ids[1], Ref(ids[1]) + "x", "../" + Ref(ids[1]), Ref(ids[1]) + "\n", Ref(ids[1])[:3] + "\r\n" + Ref(ids[1])[3:],
+				Ref(ids[1])[:21] + "_",
+			} {
 				require.ErrorIs(t, s.InvalidateRef(ctx, bad), ErrInvalidID)
 			}
 			_, err = s.Read(ctx, Ref(ids[1]))
@@ -84,13 +87,15 @@ func TestList_PlainIDs(t *testing.T) {
 func TestList_ForeignValue(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.do("SET", b.prefix+"x", "foreign")
+	ref := Ref("x")
+	b.do("SET", b.prefix+ref, "foreign")
+	b.do("SET", b.prefix+"other:"+ref, "of a store with a longer prefix")
 	b.write(NewID(), "mine", time.Hour)
 	found, faults := 0, 0
 	for e, err := range b.List(t.Context()) {
 		if err != nil {
 			require.ErrorIs(t, err, ErrCorrupt)
-			require.Equal(t, "x", e.Ref)
+			require.Equal(t, ref, e.Ref)
 			faults++
 			continue
 		}

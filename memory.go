@@ -217,6 +217,9 @@ func (m *MemoryStore) end(key string, reason Reason, now time.Time) {
 		if expires := now.Add(m.tombstoneTTL); expires.After(e.expires) {
 			e.expires = expires
 		}
+		if e.ended.Reason == Rotated && reason != Rotated {
+			e.ended = &InvalidatedError{Reason: reason, At: now.Truncate(time.Millisecond)}
+		}
 		return
 	default:
 		outlive = e.expires

@@ -41,7 +41,7 @@ func newConfig(opts []Option) (config, error) {
 	must(c.prefix != "", "key prefix is empty")
 	must(c.timeout > 0, "timeout %v is not positive", c.timeout)
 	must(c.tombstoneTTL >= time.Second, "tombstone TTL %v is below one second", c.tombstoneTTL)
-	must(c.absolute >= 0, "absolute timeout %v is negative", c.absolute)
+	must(c.absolute == 0 || c.absolute >= time.Millisecond, "absolute timeout %v is below one millisecond", c.absolute)
 	must(c.maxData > 0 && c.maxData <= 512<<20-headerSize, "maximum data size %d is not within 1 byte and 512 MiB", c.maxData)
 	must(c.touchThreshold >= 0 && c.touchThreshold < 1, "touch threshold %v is not within [0, 1)", c.touchThreshold)
 	must(c.acks >= 0, "number of replica acknowledgements %d is negative", c.acks)
@@ -50,7 +50,8 @@ func newConfig(opts []Option) (config, error) {
 	return c, errors.Join(errs...)
 }
 
-// WithKeyPrefix sets what every key begins with. Stores with different prefixes do not see each other's sessions.
+// WithKeyPrefix sets what every key begins with. Stores with different prefixes do not see each other's sessions; with
+// WithPlainIDs neither prefix may begin with the other.
 // The default is "tombstore:".
 func WithKeyPrefix(prefix string) Option { return func(c *config) { c.prefix = prefix } }
 
@@ -66,8 +67,10 @@ func WithTimeout(d time.Duration) Option { return func(c *config) { c.timeout = 
 // may still hold a copy of the session, and at least one second. The default is 24 hours.
 func WithTombstoneTTL(d time.Duration) Option { return func(c *config) { c.tombstoneTTL = d } }
 
-// WithAbsoluteTimeout ends every session d after it was created, however often it is written or touched (OWASP Session
-// Management Cheat Sheet, "Absolute Timeout"). It applies to sessions created from then on. The default is 0, none.
+// WithAbsoluteTimeout makes every session expire d after it was created, however often it is written or touched (OWASP Session
+// Management Cheat Sheet, "Absolute Timeout"), and at least one millisecond. Rotate keeps the creation time. Like every
+// expiry it leaves no tombstone: a write without IfPresent or IfVersion may begin a new session of the same id. It applies to
+// sessions created from then on. The default is 0, none.
 func WithAbsoluteTimeout(d time.Duration) Option { return func(c *config) { c.absolute = d } }
 
 // WithMaxDataSize sets the largest data that Write and Rotate accept, in bytes, up to 512 MiB. The default is 1 MiB.

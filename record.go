@@ -79,26 +79,30 @@ func (v Version) head() string {
 	return string(b[:])
 }
 
-// decode returns the live session that value holds. It returns ErrNotFound if the session is past its
-// absolute deadline, ErrCorrupt, or an *InvalidatedError. Session.Data is a part of value.
-//
-// The deadline is checked here although the server expires the key, because the clock of a server that was promoted may be
-// behind.
-func decode(value []byte) (Session, error) {
+// parse returns the live session that value holds and its absolute deadline in milliseconds, 0 for none. It returns ErrCorrupt
+// or an *InvalidatedError. Session.Data is a part of value.
+func parse(value []byte) (s Session, deadline int64, err error) {
 	switch {
 	case len(value) == tombstoneSize && value[0] == kindTombstone:
-		return Session{}, &InvalidatedError{Reason: Reason(value[1]), At: time.UnixMilli(milli48(value[2:]))}
+		return s, 0, &InvalidatedError{Reason: Reason(value[1]), At: time.UnixMilli(milli48(value[2:]))}
 	case len(value) < headerSize || value[0] != kindLive || value[1] != 0:
-		return Session{}, ErrCorrupt
-	}
-	if deadline := milli48(value[offsetDeadline:]); deadline != 0 && deadline <= time.Now().UnixMilli() {
-		return Session{}, ErrNotFound
+		return s, 0, ErrCorrupt
 	}
 	return Session{
 		Data:      value[headerSize:],
 		Version:   Version(binary.BigEndian.Uint64(value[offsetVersion:])),
 		CreatedAt: time.UnixMilli(milli48(value[offsetCreated:])),
-	}, nil
+	}, milli48(value[offsetDeadline:]), nil
+}
+
+// decode is parse for a reader: it returns ErrNotFound for a session that is past its deadline. The reader checks that although
+// the server expires the key, because the clock of a server that was promoted may be behind.
+func decode(value []byte) (Session, error) {
+	s, deadline, err := parse(value)
+	if err == nil && deadline != 0 && deadline <= time.Now().UnixMilli() {
+		return Session{}, ErrNotFound
+	}
+	return s, err
 }
 
 // milli48 reads six bytes.

@@ -25,8 +25,8 @@ var (
 	readScript       = script{readSource, "e4ac63400cc0f351da00d4cb1e16d48dd21b5473"}
 	writeScript      = script{writeSource, "0cdea9eeb372572fa9c453c4836f6605a66b8af9"}
 	touchScript      = script{touchSource, "e0c8ddf12d8cbea8ac30c41f85be81558044512a"}
-	invalidateScript = script{invalidateSource, "9d4e9f79634423414a99fccefc392a8dfd162d83"}
-	rotateScript     = script{rotateSource, "46b159c871be8ddbf481699b2605b5a5f5bd8617"}
+	invalidateScript = script{invalidateSource, "d385d9bf7baed89a5417472f1c4626278b74fcc6"}
+	rotateScript     = script{rotateSource, "f453b9f99aeeede53d4fa9fbaca7648338262c71"}
 )
 
 // A script's reply is one string: a code, then what the code's meaning in the script's header says. read.lua alone returns

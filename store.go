@@ -1,7 +1,6 @@
 package tombstore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +49,7 @@ type Store interface {
 	Rotate(ctx context.Context, oldID, newID string, opts ...RotateOption) (Session, error)
 
 	// Invalidate ends the session of id for good, whether it is live, absent or ended already; the first reason and time
-	// stay. With [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if it is not live. After it
+	// stay, but Rotated gives way to any other reason, so that who has moved the session can see that it was to end. With [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if it is not live. After it
 	// has returned nil no Read returns the session, and no Write, Touch or Rotate makes it live again.
 	Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error
 
@@ -70,7 +69,7 @@ type Session struct {
 // Lua script, run by EVALSHA and loaded again by EVAL whenever the server does not know it.
 //
 // It is safe for concurrent use. It starts no goroutine, reads nothing but the primary, and prints nothing. When a connection
-// breaks or a server is loading or failing over, operations are tried again until their context or WithTimeout ends them;
+// breaks, or a server is loading its data or has no primary, operations are tried again until their context or WithTimeout ends them;
 // then the last cause is returned, wrapped in ErrUnknownOutcome if the operation may have been applied.
 type RedisStore struct {
 	client rueidis.Client
@@ -340,8 +339,8 @@ func (s *RedisStore) Rotate(ctx context.Context, oldID, newID string, opts ...Ro
 	cluster := s.client.Mode() == rueidis.ClientModeCluster
 	if cluster {
 		keys = keys[:1]
-		if taken, err := s.query(ctx, "GETRANGE", newKey, "0", "0"); err != nil || len(taken) > 0 {
-			return Session{}, wrap(verb, cmp.Or(explain(err), ErrConflict)) // before the old id is ended
+		if err := s.rotatable(ctx, verb, oldKey, newKey); err != nil {
+			return Session{}, err
 		}
 	}
 	reply, lost, err := s.change(ctx, verb, &rotateScript, keys, args...)
@@ -360,7 +359,7 @@ func (s *RedisStore) Rotate(ctx context.Context, oldID, newID string, opts ...Ro
 			return Session{}, err
 		}
 	}
-	session, err := decode([]byte(record))
+	session, _, err := parse([]byte(record)) // whatever the clock here says, it has been moved
 	if err != nil {
 		return Session{}, wrap(verb, err)
 	}
@@ -372,6 +371,23 @@ func (s *RedisStore) Rotate(ctx context.Context, oldID, newID string, opts ...Ro
 		return session, s.confirm(ctx, verb, oldKey, Rotated)
 	}
 	return session, nil
+}
+
+// rotatable looks, before the old id is ended, whether the new one is taken. What is found can change at once; it saves a
+// mistaken caller from losing the session.
+func (s *RedisStore) rotatable(ctx context.Context, verb, oldKey, newKey string) error {
+	taken, err := s.query(ctx, "GETRANGE", newKey, "0", "0")
+	if err != nil {
+		return wrap(verb, explain(err))
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	value, err := s.query(ctx, "GET", oldKey)
+	if _, err = s.session(verb, value, err); err != nil {
+		return err
+	}
+	return wrap(verb, ErrConflict)
 }
 
 // create stores record under key, which must be unused. With GET the reply is what was there before, so that a second run
@@ -424,7 +440,7 @@ func outcome(verb, reply string, lost bool) (string, error) {
 	case codeAbsent:
 		return "", wrap(verb, ErrNotFound)
 	case codeEnded:
-		_, err := decode([]byte(detail))
+		_, _, err := parse([]byte(detail))
 		return "", wrap(verb, err)
 	case codeConflict:
 		if lost { // the other version may have replaced the one that the lost run stored
@@ -437,4 +453,6 @@ func outcome(verb, reply string, lost bool) (string, error) {
 	return "", unexpected(verb)
 }
 
-func unexpected(verb string) error { return wrap(verb, errors.New("unexpected reply of a script")) }
+var errUnexpected = errors.New("unexpected reply")
+
+func unexpected(verb string) error { return wrap(verb, errUnexpected) }

@@ -64,7 +64,7 @@ func (b *bed) logout() {
 	b.Helper()
 	r := &Request{}
 	b.load(r, b.id, "x")
-	require.NoError(b, b.End(b.Context(), r, b.id))
+	require.NoError(b, b.End(b.Context(), r, b.id, tombstore.Logout))
 }
 
 func TestSave_Modified(t *testing.T) {
@@ -91,7 +91,7 @@ func TestSave_AfterRevocation(t *testing.T) {
 	b := newBed(t)
 	admin := &Request{}
 	b.load(admin, tombstore.NewID(), "")
-	require.NoError(t, b.End(t.Context(), admin, b.id))
+	require.NoError(t, b.End(t.Context(), admin, b.id, tombstore.Logout))
 	b.refused(b.save(b.id, "y"), "write", tombstore.Revoked)
 }
 
@@ -110,7 +110,7 @@ func TestSave_WithoutRequest(t *testing.T) {
 	b := newBed(t)
 	b.b = nil
 	require.NoError(t, b.save(b.id, "y"))
-	require.NoError(t, b.End(t.Context(), nil, b.id))
+	require.NoError(t, b.End(t.Context(), nil, b.id, tombstore.Logout))
 	b.refused(b.save(b.id, "y"), "write", tombstore.Logout)
 }
 
@@ -118,7 +118,7 @@ func TestSave_WithoutRequest(t *testing.T) {
 func TestRenew(t *testing.T) {
 	b := newBed(t)
 	next := tombstore.NewID()
-	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
 	require.NoError(t, b.save(next, "y"))
 	b.load(nil, b.id, "")
 	b.load(nil, next, "y")
@@ -130,24 +130,151 @@ func TestRenew_AfterLogout(t *testing.T) {
 	b := newBed(t)
 	b.logout()
 	next := tombstore.NewID()
-	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
 	b.refused(b.save(next, "y"), "write", tombstore.Logout, next)
 }
 
-// A renewal that only saves under a new id, as gorilla's idiom does.
+// A logout, or a revocation, that comes between the two halves of a renewal counts.
+func TestRenew_EndedInBetween(t *testing.T) {
+	for name, end := range map[string]func(b *bed, a *Request) error{
+		"logout of a request that had loaded it": func(b *bed, a *Request) error {
+			return b.End(b.Context(), a, b.id, tombstore.Logout)
+		},
+		"renewal of a request that had loaded it": func(b *bed, a *Request) error {
+			return b.End(b.Context(), a, b.id, tombstore.Rotated)
+		},
+		"logout of a request that came too late": func(b *bed, _ *Request) error {
+			a := &Request{}
+			b.load(a, b.id, "")
+			return b.End(b.Context(), a, b.id, tombstore.Logout)
+		},
+		"revocation": func(b *bed, _ *Request) error {
+			return b.Store().Invalidate(b.Context(), b.id, tombstore.WithReason(tombstore.Revoked))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			a, next := &Request{}, tombstore.NewID()
+			b.load(a, b.id, "x")
+			require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+			require.NoError(t, end(b, a))
+			require.ErrorIs(t, b.save(next, "y"), ErrRefused)
+			b.load(nil, b.id, "")
+			b.load(nil, next, "")
+			require.ErrorIs(t, b.save(next, "z"), ErrRefused)
+		})
+	}
+}
+
+// A renewal of which the first half may not have worked.
+func TestRenew_EndFails(t *testing.T) {
+	b := newBed(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, b.End(ctx, b.b, b.id, tombstore.Rotated), context.Canceled)
+	next := tombstore.NewID()
+	err := b.save(next, "y")
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, ErrRefused)
+	b.load(nil, next, "")
+}
+
+func TestFinish(t *testing.T) {
+	b := newBed(t)
+	reason := func() tombstore.Reason {
+		_, err := b.Store().Read(t.Context(), b.id)
+		var ended *tombstore.InvalidatedError
+		require.ErrorAs(t, err, &ended)
+		return ended.Reason
+	}
+	require.NoError(t, b.Finish(t.Context(), b.b))
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.Equal(t, tombstore.Rotated, reason())
+	require.NoError(t, b.Finish(t.Context(), b.b))
+	require.Equal(t, tombstore.Logout, reason())
+}
+
+func TestFinish_AfterRenewal(t *testing.T) {
+	b := newBed(t)
+	next := tombstore.NewID()
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.save(next, "y"))
+	require.NoError(t, b.Finish(t.Context(), b.b))
+	b.load(nil, next, "y")
+	_, err := b.Store().Read(t.Context(), b.id)
+	require.ErrorContains(t, err, "rotated")
+}
+
+func (b *bed) rotate(id, data string) error {
+	return b.Rotate(b.Context(), b.b, id, []byte(data), time.Hour)
+}
+
 func TestRotate(t *testing.T) {
 	b := newBed(t)
 	next := tombstore.NewID()
-	require.NoError(t, b.save(next, "y"))
+	require.NoError(t, b.rotate(next, "y"))
 	b.load(nil, b.id, "")
 	b.load(nil, next, "y")
+	require.NoError(t, b.save(next, "z"))
+	b.load(nil, next, "z")
 }
 
 func TestRotate_AfterLogout(t *testing.T) {
 	b := newBed(t)
 	b.logout()
 	next := tombstore.NewID()
-	b.refused(b.save(next, "y"), "rotate", tombstore.Logout, next)
+	b.refused(b.rotate(next, "y"), "rotate", tombstore.Logout, next)
+	b.refused(b.rotate(next, "y"), "write", tombstore.Logout, next)
+}
+
+func TestRotate_New(t *testing.T) {
+	b := newBed(t)
+	b.b = &Request{}
+	next := tombstore.NewID()
+	require.NoError(t, b.rotate(next, "y"))
+	b.load(nil, next, "y")
+	b.load(nil, b.id, "x")
+}
+
+// A second session in one request, new or loaded, takes nothing from the first one.
+func TestSave_SecondSession(t *testing.T) {
+	b := newBed(t)
+	other, flash := tombstore.NewID(), tombstore.NewID()
+	require.NoError(t, b.Save(t.Context(), &Request{}, other, []byte("o"), time.Hour))
+	b.load(b.b, other, "o")
+	require.NoError(t, b.save(flash, "f"))
+	require.NoError(t, b.save(other, "p"))
+	require.NoError(t, b.save(b.id, "y"))
+	b.load(nil, b.id, "y")
+	b.load(nil, other, "p")
+	b.load(nil, flash, "f")
+
+	require.NoError(t, b.Store().Invalidate(t.Context(), other))
+	require.ErrorIs(t, b.save(other, "q"), ErrRefused)
+	require.NoError(t, b.save(b.id, "z"))
+}
+
+func TestGone(t *testing.T) {
+	b := newBed(t)
+	require.NoError(t, b.b.Gone())
+	b.logout()
+	require.NoError(t, b.b.Gone())
+	require.ErrorIs(t, b.save(b.id, "y"), ErrRefused)
+	require.ErrorIs(t, b.b.Gone(), tombstore.ErrInvalidated)
+	late := &Request{}
+	b.load(late, b.id, "")
+	require.ErrorIs(t, late.Gone(), tombstore.ErrInvalidated)
+}
+
+// An id that never was leaves nothing on the server, or strangers could fill it.
+func TestEnd_UnknownID(t *testing.T) {
+	b := newBed(t)
+	id, r := tombstore.NewID(), &Request{}
+	b.load(r, id, "")
+	require.NoError(t, b.End(t.Context(), r, id, tombstore.Logout))
+	require.NoError(t, b.End(t.Context(), &Request{}, id, tombstore.Logout))
+	_, err := b.Store().Read(t.Context(), id)
+	require.ErrorIs(t, err, tombstore.ErrNotFound)
 }
 
 func TestEnd_OfOthersDoesNotTaint(t *testing.T) {
@@ -155,8 +282,8 @@ func TestEnd_OfOthersDoesNotTaint(t *testing.T) {
 	other := tombstore.NewID()
 	require.NoError(t, b.Save(t.Context(), &Request{}, other, []byte("o"), time.Hour))
 	b.load(b.b, other, "o")
-	require.NoError(t, b.End(t.Context(), b.b, other))
-	require.NoError(t, b.End(t.Context(), b.b, other))
+	require.NoError(t, b.End(t.Context(), b.b, other, tombstore.Rotated))
+	require.NoError(t, b.End(t.Context(), b.b, other, tombstore.Rotated))
 	require.NoError(t, b.save(b.id, "y"))
 	b.load(nil, b.id, "y")
 	b.load(nil, other, "")
@@ -165,10 +292,10 @@ func TestEnd_OfOthersDoesNotTaint(t *testing.T) {
 func TestEnd_Twice(t *testing.T) {
 	b := newBed(t)
 	b.logout()
-	require.NoError(t, b.End(t.Context(), b.b, b.id))
-	require.NoError(t, b.End(t.Context(), b.b, b.id))
-	require.NoError(t, b.End(t.Context(), nil, b.id))
-	require.NoError(t, b.End(t.Context(), nil, ""))
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.End(t.Context(), nil, b.id, tombstore.Logout))
+	require.NoError(t, b.End(t.Context(), nil, "", tombstore.Logout))
 }
 
 func TestLostUpdates(t *testing.T) {
@@ -210,6 +337,10 @@ func TestLostUpdates(t *testing.T) {
 		theirs(b)
 		require.NoError(t, b.save(b.id, "mine"))
 		b.load(nil, b.id, "x+mine+theirs")
+		require.NoError(t, b.save(b.id, "mine")) // nothing new
+		b.load(nil, b.id, "x+mine+theirs")
+		require.NoError(t, b.save(b.id, "more"))
+		b.load(nil, b.id, "mine+more+x+mine+theirs")
 	})
 	t.Run("merge fails", func(t *testing.T) {
 		no := errors.New("cannot")
@@ -249,7 +380,7 @@ func TestLateRequests(t *testing.T) {
 	})
 	t.Run("a login is served", func(t *testing.T) {
 		b, next := late(t, time.Minute, tombstore.Logout)
-		require.NoError(t, b.End(t.Context(), b.b, ""))
+		require.NoError(t, b.End(t.Context(), b.b, "", tombstore.Rotated))
 		require.NoError(t, b.save(next, "bob"))
 		b.load(nil, next, "bob")
 	})
@@ -259,7 +390,7 @@ func TestLoad_BadID(t *testing.T) {
 	b := newBed(t)
 	for _, id := range []string{"", string(make([]byte, 2000))} {
 		b.load(&Request{}, id, "")
-		require.NoError(t, b.End(t.Context(), &Request{}, id))
+		require.NoError(t, b.End(t.Context(), &Request{}, id, tombstore.Logout))
 	}
 }
 

@@ -28,6 +28,7 @@ if kind ~= 193 or flags ~= 0 or #old < 22 then return 'F' end
 if new then return 'C' end
 
 local time, left = redis.call('TIME'), redis.call('PTTL', KEYS[1])
+if left < 0 then left = tonumber(ARGV[2]) end -- somebody has taken the TTL away
 local now, ttl = time[1] * 1000 + floor(time[2] / 1000), tonumber(ARGV[3]) or left
 local a, b, c, d, e, f = string.byte(old, 17, 22)
 local deadline = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
@@ -36,5 +37,5 @@ if ttl <= 0 then return 'A' end
 
 local record = ARGV[1] .. string.sub(old, 11, 22) .. (ARGV[4] or string.sub(old, 23))
 if new == false then redis.call('SET', KEYS[2], record, 'PX', ttl) end
-redis.call('SET', KEYS[1], '\192\2' .. ms48(now), 'PX', math.max(left, 0) + ARGV[2])
+redis.call('SET', KEYS[1], '\192\2' .. ms48(now), 'PX', left + ARGV[2])
 return 'D' .. ms48(ttl) .. record

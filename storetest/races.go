@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -103,6 +104,50 @@ var races = []rule{
 			c.ended(id, tombstore.Rotated)
 		}
 	}},
+	{"Race/many sessions, one new id: one wins", func(c *check) {
+		for range 20 {
+			id, old := tombstore.NewID(), make([]string, 8)
+			for i := range old {
+				old[i] = tombstore.NewID()
+				c.write(old[i], old[i], hour)
+			}
+			var winner atomic.Pointer[string]
+			together(len(old), func(i int) {
+				_, err := c.store.Rotate(c, old[i], id)
+				if err == nil {
+					assert.True(c, winner.CompareAndSwap(nil, &old[i]), "a second one won")
+				} else {
+					assert.ErrorIs(c, err, tombstore.ErrConflict)
+				}
+			})
+			require.NotNil(c, winner.Load())
+			c.holds(id, *winner.Load())
+		}
+	}},
+	{"Race/Rotate against writers: nothing accepted is lost", func(c *check) {
+		for range 20 {
+			old, id := tombstore.NewID(), tombstore.NewID()
+			read := c.write(old, "0", hour)
+			last := "0"
+			together(2, func(i int) {
+				if i == 0 {
+					_, err := c.store.Rotate(c, old, id)
+					assert.NoError(c, err)
+					return
+				}
+				for n := 1; ; n++ {
+					data := strconv.Itoa(n)
+					next, err := c.store.Write(c, old, []byte(data), hour, tombstore.IfVersion(read.Version))
+					if err != nil {
+						assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+						return
+					}
+					read, last = next, data
+				}
+			})
+			c.holds(id, last)
+		}
+	}},
 	{"Race/Rotate against Invalidate: the user is out", func(c *check) {
 		for range 50 {
 			id, next := tombstore.NewID(), tombstore.NewID()
@@ -119,12 +164,11 @@ var races = []rule{
 			require.NoError(c, err)
 			if rotated == nil { // the rotation came first, and what was ended had moved on
 				require.True(c, exists)
-				c.ended(id, tombstore.Rotated)
 			} else {
 				require.ErrorIs(c, rotated, tombstore.ErrInvalidated)
 				require.False(c, exists)
-				c.ended(id, tombstore.Logout)
 			}
+			c.ended(id, tombstore.Logout)
 		}
 	}},
 	{"Race/Invalidate against a crowd of writers", func(c *check) {

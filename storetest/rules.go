@@ -43,6 +43,13 @@ var rules = []rule{
 		c.outlast()
 		c.holds(id, "x")
 	}},
+	{"Read/Slide shortens too", func(c *check) {
+		id := tombstore.NewID()
+		c.write(id, "x", hour)
+		_, err := c.store.Read(c, id, tombstore.Slide(instant))
+		require.NoError(c, err)
+		c.expires(id)
+	}},
 	{"Read/Slide does not revive", func(c *check) {
 		id := tombstore.NewID()
 		c.invalidate(id)
@@ -94,6 +101,40 @@ var rules = []rule{
 		c.invalidate(id)
 		c.ended(id, tombstore.Logout)
 	}},
+	{"Write/conditions restart the idle timeout", func(c *check) {
+		absent, present, version := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
+		c.write(absent, "a", instant, tombstore.IfAbsent())
+		c.write(present, "a", instant)
+		c.write(present, "b", hour, tombstore.IfPresent())
+		read := c.write(version, "a", instant)
+		c.write(version, "b", hour, tombstore.IfVersion(read.Version))
+		c.expires(absent)
+		c.holds(present, "b")
+		c.holds(version, "b")
+	}},
+	{"Write/the same data is another version", func(c *check) {
+		id := tombstore.NewID()
+		first := c.write(id, "a", hour)
+		c.write(id, "b", hour)
+		third := c.write(id, "a", hour)
+		require.NotEqual(c, first.Version, third.Version)
+		_, err := c.store.Write(c, id, []byte("c"), hour, tombstore.IfVersion(first.Version))
+		require.ErrorIs(c, err, tombstore.ErrConflict)
+		c.holds(id, "a")
+	}},
+	{"Write/refused, leaves the tombstone alone", func(c *check) {
+		id := tombstore.NewID()
+		read := c.write(id, "x", hour)
+		c.invalidate(id)
+		for _, opts := range [][]tombstore.WriteOption{
+			nil, {tombstore.IfAbsent()}, {tombstore.IfPresent()}, {tombstore.IfVersion(read.Version)},
+		} {
+			_, err := c.store.Write(c, id, []byte("y"), instant, opts...)
+			require.ErrorIs(c, err, tombstore.ErrInvalidated)
+		}
+		c.outlast()
+		c.ended(id, tombstore.Logout)
+	}},
 	{"Write/IfAbsent", func(c *check) {
 		id := tombstore.NewID()
 		c.write(id, "a", hour, tombstore.IfAbsent())
@@ -133,6 +174,13 @@ var rules = []rule{
 		require.NoError(c, c.store.Touch(c, id, instant))
 		c.expires(id)
 	}},
+	{"Touch/leaves a tombstone alone", func(c *check) {
+		id := tombstore.NewID()
+		c.invalidate(id)
+		require.ErrorIs(c, c.store.Touch(c, id, instant), tombstore.ErrInvalidated)
+		c.outlast()
+		c.ended(id, tombstore.Logout)
+	}},
 	{"Touch/absent", func(c *check) {
 		id := tombstore.NewID()
 		require.ErrorIs(c, c.store.Touch(c, id, hour), tombstore.ErrNotFound)
@@ -157,6 +205,25 @@ var rules = []rule{
 		require.NoError(c, err)
 		c.expires(id)
 		c.ended(old, tombstore.Rotated)
+		old, id = tombstore.NewID(), tombstore.NewID()
+		c.write(old, "y", hour)
+		_, err = c.store.Rotate(c, old, id)
+		require.NoError(c, err)
+		c.outlast()
+		c.holds(id, "y")
+	}},
+	{"Rotate/data belongs to the caller", func(c *check) {
+		old, id, last := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
+		c.write(old, "mine", hour)
+		moved, err := c.store.Rotate(c, old, id)
+		require.NoError(c, err)
+		copy(moved.Data, "****")
+		c.holds(id, "mine")
+		data := []byte("ours")
+		_, err = c.store.Rotate(c, id, last, tombstore.WithData(data, hour))
+		require.NoError(c, err)
+		copy(data, "####")
+		c.holds(last, "ours")
 	}},
 	{"Rotate/WithData", func(c *check) {
 		old, id := tombstore.NewID(), tombstore.NewID()
@@ -219,6 +286,23 @@ var rules = []rule{
 		c.outlast()
 		c.invalidate(id)
 		require.Equal(c, first, c.ended(id, tombstore.Revoked))
+	}},
+	{"Invalidate/any reason", func(c *check) {
+		for _, reason := range []tombstore.Reason{tombstore.Logout, tombstore.Rotated, tombstore.Revoked, 9} {
+			id := tombstore.NewID()
+			c.invalidate(id, tombstore.WithReason(reason))
+			c.ended(id, reason)
+		}
+	}},
+	{"Invalidate/another reason takes the place of Rotated", func(c *check) {
+		old, id := tombstore.NewID(), tombstore.NewID()
+		c.write(old, "x", hour)
+		_, err := c.store.Rotate(c, old, id)
+		require.NoError(c, err)
+		c.invalidate(old, tombstore.WithReason(tombstore.Revoked))
+		c.ended(old, tombstore.Revoked)
+		c.invalidate(old, tombstore.WithReason(tombstore.Rotated))
+		c.ended(old, tombstore.Revoked)
 	}},
 	{"Invalidate/outlives the session", func(c *check) {
 		for _, ttl := range []time.Duration{instant, hour} {

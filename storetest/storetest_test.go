@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -266,6 +267,47 @@ var mutants = map[string]struct {
 			return session, err
 		}}
 	}},
+	"two ids win one": {"Race/many sessions", func(s tombstore.Store) tombstore.Store {
+		return &broken{Store: s, rotate: func(
+			ctx context.Context, oldID, newID string, opts ...tombstore.RotateOption,
+		) (tombstore.Session, error) {
+			session, err := s.Rotate(ctx, oldID, newID, opts...)
+			if errors.Is(err, tombstore.ErrConflict) {
+				err = s.Invalidate(ctx, oldID)
+			}
+			return session, err
+		}}
+	}},
+	"rotating is reading and writing": {"Race/Rotate against writers", func(s tombstore.Store) tombstore.Store {
+		return &broken{Store: s, rotate: func(
+			ctx context.Context, oldID, newID string, _ ...tombstore.RotateOption,
+		) (tombstore.Session, error) {
+			session, err := s.Read(ctx, oldID)
+			if err != nil {
+				return session, err
+			}
+			time.Sleep(time.Millisecond)
+			if session, err = s.Write(ctx, newID, session.Data, hour); err == nil {
+				err = s.Invalidate(ctx, oldID)
+			}
+			return session, err
+		}}
+	}},
+	"all reasons are one": {"Invalidate/any reason", func(s tombstore.Store) tombstore.Store {
+		return &broken{Store: s, invalidate: func(ctx context.Context, id string, _ ...tombstore.InvalidateOption) error {
+			return s.Invalidate(ctx, id)
+		}}
+	}},
+	"conditions ignore the TTL": {"Write/conditions restart", func(s tombstore.Store) tombstore.Store {
+		return &broken{Store: s, write: func(
+			ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
+		) (tombstore.Session, error) {
+			if len(opts) > 0 {
+				ttl = instant
+			}
+			return s.Write(ctx, id, data, ttl, opts...)
+		}}
+	}},
 	"touching does nothing": {"Touch/restarts", func(s tombstore.Store) tombstore.Store {
 		return &broken{Store: s, touch: func(context.Context, string, time.Duration) error { return nil }}
 	}},
@@ -277,7 +319,7 @@ var mutants = map[string]struct {
 			return err
 		}}
 	}},
-	"sliding does nothing": {"Read/Slide", func(s tombstore.Store) tombstore.Store {
+	"sliding does nothing": {"Read/Slide restarts", func(s tombstore.Store) tombstore.Store {
 		return &broken{Store: s, read: func(
 			ctx context.Context, id string, _ ...tombstore.ReadOption,
 		) (tombstore.Session, error) {
