@@ -1,0 +1,41 @@
+package ginstore_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+
+	"github.com/gin-contrib/sessions"
+	"github.com/gin-gonic/gin"
+
+	"github.com/tombstore/tombstore"
+	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
+)
+
+// The first lines of main are all that changes in an existing program, and Renew at the login is new: gin has nothing for
+// it.
+func Example() {
+	backend, err := tombstore.NewMemory() // or tombstore.Open("redis://127.0.0.1:6379")
+	if err != nil {
+		panic(err)
+	}
+	store := ginstore.New(backend, []byte("an authentication key, 32 bytes."))
+
+	router := gin.New()
+	router.Use(sessions.Sessions("session", store))
+	router.POST("/login", func(c *gin.Context) {
+		session := sessions.Default(c)
+		session.Set("user", "alice")
+		store.Renew(session)
+		if err := session.Save(); err != nil {
+			c.String(http.StatusServiceUnavailable, "try again later")
+			return
+		}
+		c.String(http.StatusOK, "welcome")
+	})
+
+	w := httptest.NewRecorder()
+	router.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/login", nil))
+	fmt.Println(w.Body, len(w.Result().Cookies()))
+	// Output: welcome 1
+}

@@ -1,0 +1,59 @@
+// Package ginstore is a store for gin-contrib/sessions whose ended sessions stay ended. It is [gorillastore.Store] with what
+// gin adds; the package is not called gin because whoever uses it imports that too.
+//
+// In an existing program it replaces the call that makes the store:
+//
+//	backend, err := tombstore.Open("redis://127.0.0.1:6379")
+//	…
+//	store := ginstore.New(backend, []byte(authenticationKey))
+//	router.Use(sessions.Sessions("session", store))
+package ginstore
+
+import (
+	"github.com/gin-contrib/sessions"
+	gorilla "github.com/gorilla/sessions"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/gorillastore"
+)
+
+// Store is a sessions.Store of gin-contrib.
+type Store struct{ *gorillastore.Store }
+
+var _ sessions.Store = (*Store)(nil)
+
+// New returns a store that keeps sessions in store; see [gorillastore.New]. EndWhenEmpty is set, since programs with gin log
+// out by Clear and Save. Without it that leaves a live session, which a request that is under way would fill with what it
+// had loaded.
+func New(store tombstore.Store, keyPairs ...[]byte) *Store {
+	s := &Store{gorillastore.New(store, keyPairs...)}
+	s.EndWhenEmpty = true
+	return s
+}
+
+// With applies options of the adapter and returns s; see [gorillastore.Store.With].
+func (s *Store) With(opts ...adapter.Option) *Store {
+	s.Store.With(opts...)
+	return s
+}
+
+// Options sets what new sessions get, and replaces the defaults as a whole: set HttpOnly and SameSite too.
+func (s *Store) Options(options sessions.Options) {
+	s.Store.Options = options.ToGorillaOptions()
+	s.MaxAge(options.MaxAge)
+}
+
+// Renew makes the next Save of session give it a new id and end the old one. Every login must do that.
+func (s *Store) Renew(session sessions.Session) {
+	s.Store.Renew(underlying(session))
+	session.Delete(nil) // a Save without a change would do nothing
+}
+
+// Refused reports whether the last Save of session was refused, because the session had been ended by another request.
+func (s *Store) Refused(session sessions.Session) bool { return s.Store.Refused(underlying(session)) }
+
+// underlying returns the session of gorilla that every session of gin-contrib wraps.
+func underlying(session sessions.Session) *gorilla.Session {
+	return session.(interface{ Session() *gorilla.Session }).Session()
+}
