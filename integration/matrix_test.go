@@ -1,0 +1,217 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/adapter"
+)
+
+// site is an application on a session store.
+type site struct {
+	url  string
+	race *race
+	// live returns how many sessions are live, and revoke ends them all as an administrator would.
+	live   func() int
+	revoke func()
+}
+
+// browser keeps the session cookie in the order in which answers arrive.
+type browser struct {
+	testing.TB
+	site   *site
+	cookie string
+}
+
+type answer struct {
+	status int
+	body   string
+	cookie *http.Cookie // that was set, or nil
+}
+
+// send sends a request with this cookie. Nothing is kept until the answer is applied.
+func (b *browser) send(action, cookie, race string) answer {
+	q, err := http.NewRequestWithContext(context.Background(), http.MethodPost, b.site.url+"/"+action, nil)
+	require.NoError(b, err)
+	q.Header.Set(raceHeader, race)
+	if cookie != "" {
+		q.AddCookie(&http.Cookie{Name: cookieName, Value: cookie})
+	}
+	res, err := http.DefaultClient.Do(q)
+	require.NoError(b, err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	require.NoError(b, err)
+	a := answer{status: res.StatusCode, body: string(body)}
+	for _, c := range res.Cookies() {
+		if c.Name == cookieName {
+			a.cookie = c
+		}
+	}
+	return a
+}
+
+// apply keeps the cookie of an answer.
+func (b *browser) apply(a answer) answer {
+	if a.cookie != nil {
+		b.cookie = a.cookie.Value
+		if a.cookie.MaxAge < 0 {
+			b.cookie = ""
+		}
+	}
+	return a
+}
+
+func (b *browser) do(action string) answer { return b.apply(b.send(action, b.cookie, "")) }
+
+// What A does to the session that B has loaded, and what B does.
+var (
+	endings  = []string{"logout", "login", "revocation"}
+	requests = []string{"modifies", "only reads", "renews", "finishes first", "starts late", "logs out too"}
+)
+
+var actions = map[string]string{
+	"modifies": "add", "only reads": "read", "renews": "renew", "finishes first": "add", "starts late": "add", "logs out too": "logout",
+}
+
+var bodies = map[string]string{"add": "added", "read": "seen", "renew": "renewed", "logout": "bye"}
+
+// outcome is how a race ended.
+type outcome struct {
+	B      string // status and body
+	Cookie string // that B was given: "", "new", "old" or "deleted"
+	Next   string // who the browser is, at its next request
+	Thief  string // who holds a copy of the old cookie
+	Live   int    // sessions on the server
+}
+
+func (o outcome) String() string {
+	return fmt.Sprintf("B %s, cookie %q, next %s, thief %s, %d live", o.B, o.Cookie, o.Next, o.Thief, o.Live)
+}
+
+// play plays one cell of the matrix, with barriers.
+func play(t testing.TB, s *site, ending, request string) outcome {
+	alice := &browser{TB: t, site: s}
+	if ending == "login" {
+		alice.do("add")
+	} else {
+		alice.do("login")
+	}
+	old := alice.cookie
+	require.NotEmpty(t, old, "the browser has a session")
+	act := actions[request]
+
+	end := func(race string) answer {
+		if ending == "revocation" {
+			s.revoke()
+			return answer{}
+		}
+		return alice.send(ending, old, race)
+	}
+
+	var b answer
+	switch {
+	case request == "starts late":
+		alice.apply(end(""))
+		b = alice.apply(alice.send(act, old, ""))
+	case request == "finishes first" && ending == "revocation":
+		b = alice.do(act)
+		end("")
+	default:
+		late := make(chan answer, 1)
+		go func() { late <- alice.send(act, old, "wait") }()
+		<-s.race.loaded
+		if request == "finishes first" {
+			first := make(chan answer, 1)
+			go func() { first <- end("hold") }()
+			<-s.race.answered
+			close(s.race.goOn)
+			b = alice.apply(<-late)
+			close(s.race.arrive)
+			alice.apply(<-first)
+		} else {
+			alice.apply(end(""))
+			close(s.race.goOn)
+			b = alice.apply(<-late)
+		}
+	}
+
+	o := outcome{B: fmt.Sprintf("%d %s", b.status, b.body)}
+	switch {
+	case b.cookie == nil:
+	case b.cookie.MaxAge < 0 && ending != "login": // there is no session to take it from
+	case b.cookie.MaxAge < 0:
+		o.Cookie = "deleted"
+	case b.cookie.Value == old:
+		o.Cookie = "old"
+	default:
+		o.Cookie = "new"
+	}
+	o.Live = s.live()
+	o.Next = strings.TrimSpace(alice.send("whoami", alice.cookie, "").body)
+	o.Thief = strings.TrimSpace(alice.send("whoami", old, "").body)
+	return o
+}
+
+// wanted says how a race has to end: A wins, B keeps its own answer and gets no cookie, and nothing of the old session lives.
+func wanted(s setup, ending, request string, lateOption bool) outcome {
+	o := outcome{B: "200 " + bodies[actions[request]], Next: anonymous, Thief: anonymous}
+	if ending == "login" {
+		o.Next, o.Live = "alice", 1
+	}
+	switch request {
+	case "starts late": // B knows nothing of the old session: it gets a new one, unless that is held back
+		if ending == "revocation" || !lateOption {
+			o.Cookie, o.Next = "new", anonymous
+			o.Live++
+		}
+	case "logs out too":
+		if ending == "login" && s.deletesAnyway() {
+			o.Cookie, o.Next = "deleted", anonymous
+		}
+	case "finishes first":
+		if ending == "revocation" {
+			o.Cookie = "old" // it was live then
+		}
+	}
+	return o
+}
+
+// TestMatrix plays every race on every framework with tombstore, with and without the option for late requests.
+func TestMatrix(t *testing.T) {
+	t.Parallel()
+	for _, s := range setups {
+		for _, ending := range endings {
+			for _, request := range requests {
+				t.Run(s.name+"/"+ending+"/"+request, func(t *testing.T) {
+					t.Parallel()
+					site, _ := ourSite(t, s)
+					require.Equal(t, wanted(s, ending, request, false), play(t, site, ending, request))
+					if request == "starts late" {
+						site, _ = ourSite(t, s, adapter.WithLateRequests(time.Minute))
+						require.Equal(t, wanted(s, ending, request, true), play(t, site, ending, request))
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestMatrix_Usual plays the same races on the usual backends. Each framework must lose some, or TestMatrix shows nothing.
+func TestMatrix_Usual(t *testing.T) {
+	t.Parallel()
+	for _, s := range setups {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			require.NotEqual(t, wanted(s, "logout", "modifies", false), play(t, usualSite(t, s), "logout", "modifies"))
+			require.NotEqual(t, wanted(s, "login", "modifies", false), play(t, usualSite(t, s), "login", "modifies"))
+		})
+	}
+}
