@@ -1,0 +1,25 @@
+"use strict";
+const store = new URLSearchParams(location.search).get("store") === "plain" ? "plain" : "tombstore";
+const $ = (id) => document.getElementById(id);
+document.querySelector(`[data-store=${store}]`).setAttribute("aria-current", "true");
+for (const n of [1, 2]) $("tab" + n).src = `/${store}/tab/${n}`;
+$("finish").onclick = () => fetch(`/${store}/finish`, { method: "POST" });
+
+const cell = (kind, text, className) => {
+  const e = document.createElement(kind);
+  e.textContent = text;
+  if (className) e.className = className;
+  return e;
+};
+
+new EventSource(`/${store}/events`).onmessage = (message) => {
+  const view = JSON.parse(message.data);
+  $("finish").disabled = !view.Waiting;
+  $("log").replaceChildren(...view.Log.map((e) => {
+    const row = document.createElement("tr");
+    row.append(cell("td", e.Who), cell("td", e.What), cell("td", e.Answer), cell("td", e.Cookie));
+    return row;
+  }).reverse());
+  if (view.Sessions.length) $("sessions").replaceChildren(...view.Sessions.map((s) =>
+    cell("li", `session ${s.Name}: ${s.State}`, s.State.replace(" ", "-"))));
+};
