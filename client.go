@@ -107,12 +107,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// confirm ends the session at key and waits until enough replicas have its tombstone.
-func (s *RedisStore) confirm(ctx context.Context, verb, key string, reason Reason) error {
-	if err := ctx.Err(); err != nil {
+// confirm ends the session at key and waits until enough replicas have its tombstone. ended says that the primary has it already.
+func (s *RedisStore) confirm(ctx context.Context, verb, key string, reason Reason, ended bool) error {
+	if err := ctx.Err(); err != nil && !ended {
 		return wrap(verb, err)
 	}
-	ended := false // on the primary
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		reply, acks, err := s.invalidateAndWait(ctx, key, reason)
 		if reply != "" {

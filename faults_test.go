@@ -210,7 +210,7 @@ func TestNonsense(t *testing.T) {
 	t.Parallel()
 	for _, reply := range []string{
 		"+OK\r\n", ":1\r\n", "*0\r\n", "*2\r\n:1\r\n$1\r\nD\r\n", "$0\r\n\r\n", "$1\r\nD\r\n", "$1\r\nZ\r\n", "$1\r\nE\r\n",
-		"$3\r\nDxx\r\n", "-ERR something about an-id\r\n", "-weird\r\n", "$9\r\nEabcdefgh\r\n",
+		"$3\r\nDxx\r\n", "$23\r\nE\xc1\x00" + strings.Repeat("x", 20) + "\r\n", "-ERR something about an-id\r\n", "-weird\r\n", "$9\r\nEabcdefgh\r\n",
 	} {
 		t.Run(reply, func(t *testing.T) {
 			t.Parallel()
@@ -609,6 +609,7 @@ func TestReplicaAcks_Deadline(t *testing.T) {
 	err := b.Invalidate(ctx, id)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotErrorIs(t, err, ErrUnknownOutcome, "nothing was sent")
+	require.ErrorIs(t, b.confirm(ctx, "rotate", b.keyOf(id), Rotated, true), ErrUnacknowledged)
 
 	proxy.Mute()
 	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)

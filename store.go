@@ -293,7 +293,7 @@ func (s *RedisStore) end(ctx context.Context, verb, key string, o InvalidateOpti
 		}
 	}
 	if s.acks > 0 {
-		return s.confirm(ctx, verb, key, o.Reason)
+		return s.confirm(ctx, verb, key, o.Reason, o.Live)
 	}
 	return nil
 }
@@ -368,7 +368,7 @@ func (s *RedisStore) Rotate(ctx context.Context, oldID, newID string, opts ...Ro
 		session.Data = o.Data
 	}
 	if s.acks > 0 {
-		return session, s.confirm(ctx, verb, oldKey, Rotated)
+		return session, s.confirm(ctx, verb, oldKey, Rotated, true)
 	}
 	return session, nil
 }
@@ -440,8 +440,9 @@ func outcome(verb, reply string, lost bool) (string, error) {
 	case codeAbsent:
 		return "", wrap(verb, ErrNotFound)
 	case codeEnded:
-		_, _, err := parse([]byte(detail))
-		return "", wrap(verb, err)
+		if _, _, err := parse([]byte(detail)); err != nil {
+			return "", wrap(verb, err)
+		}
 	case codeConflict:
 		if lost { // the other version may have replaced the one that the lost run stored
 			return "", unknown(verb, nil)
