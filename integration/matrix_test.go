@@ -192,10 +192,10 @@ func TestMatrix(t *testing.T) {
 			for _, request := range requests {
 				t.Run(s.name+"/"+ending+"/"+request, func(t *testing.T) {
 					t.Parallel()
-					site, _ := ourSite(t, s)
+					site := ourSite(t, s)
 					require.Equal(t, wanted(s, ending, request, false), play(t, site, ending, request))
 					if request == "starts late" {
-						site, _ = ourSite(t, s, adapter.WithLateRequests(time.Minute))
+						site = ourSite(t, s, adapter.WithLateRequests(time.Minute))
 						require.Equal(t, wanted(s, ending, request, true), play(t, site, ending, request))
 					}
 				})

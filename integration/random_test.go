@@ -32,7 +32,7 @@ func TestRandom(t *testing.T) {
 			for _, request := range []string{"modifies", "only reads", "logs out too"} {
 				t.Run(s.name+"/"+ending+"/"+request, func(t *testing.T) {
 					t.Parallel()
-					site, _ := ourSite(t, s)
+					site := ourSite(t, s)
 					for range rounds(t) {
 						chance(t, site, ending, request)
 					}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -140,11 +141,50 @@ func del(t testing.TB, client rueidis.Client, keys []string) {
 	}
 }
 
+// recorder remembers the ids of the sessions that were stored, so that they can be revoked without walking through all keys.
+type recorder struct {
+	*tombstore.RedisStore
+	mu  sync.Mutex
+	ids []string
+}
+
+func (r *recorder) record(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids = append(r.ids, id)
+}
+
+func (r *recorder) Write(
+	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
+) (tombstore.Session, error) {
+	r.record(id)
+	return r.RedisStore.Write(ctx, id, data, ttl, opts...)
+}
+
+func (r *recorder) Rotate(
+	ctx context.Context, oldID, newID string, opts ...tombstore.RotateOption,
+) (tombstore.Session, error) {
+	r.record(newID)
+	return r.RedisStore.Rotate(ctx, oldID, newID, opts...)
+}
+
+// revoke ends all sessions that were stored so far.
+func (r *recorder) revoke(t testing.TB) {
+	r.mu.Lock()
+	ids := r.ids
+	r.ids = nil
+	r.mu.Unlock()
+	for _, id := range ids {
+		require.NoError(t, r.Invalidate(context.Background(), id, tombstore.WithReason(tombstore.Revoked)))
+	}
+}
+
 // ourSite starts a framework on tombstore.
-func ourSite(t testing.TB, s setup, opts ...adapter.Option) (*site, *tombstore.RedisStore) {
+func ourSite(t testing.TB, s setup, opts ...adapter.Option) *site {
 	client := redistest.Client(t)
-	store, err := tombstore.New(client, tombstore.WithKeyPrefix(redistest.Prefix(t, client)))
+	redis, err := tombstore.New(client, tombstore.WithKeyPrefix(redistest.Prefix(t, client)))
 	require.NoError(t, err)
+	store := &recorder{RedisStore: redis}
 	r := newRace()
 	return &site{
 		url: s.ours(t, store, r, opts...), race: r,
@@ -155,11 +195,6 @@ func ourSite(t testing.TB, s setup, opts ...adapter.Option) (*site, *tombstore.R
 			}
 			return n
 		},
-		revoke: func() {
-			for e, err := range store.List(t.Context()) {
-				require.NoError(t, err)
-				require.NoError(t, store.InvalidateRef(t.Context(), e.Ref, tombstore.WithReason(tombstore.Revoked)))
-			}
-		},
-	}, store
+		revoke: func() { store.revoke(t) },
+	}
 }
