@@ -117,7 +117,7 @@ type Request struct {
 	absent error             // why that was not live, if it was not
 	id     string            // the session that it holds, which was live when it was loaded or saved
 	held   tombstore.Session // with a copy of the data
-	left   string            // the session that it has ended itself to go on under another id
+	left   string            // the session that it has ended, perhaps to go on under another id
 	gone   error             // why nothing may be saved any more: somebody else has ended the session, or nobody knows
 	renews bool              // it wants a new id
 	others map[string]bool   // further ids that it has loaded live
@@ -206,6 +206,7 @@ func (a *Adapter) save(
 	var s tombstore.Session
 	switch {
 	case r.gone != nil:
+		r.left = ""
 		return "write", of, r.gone
 	case r.id == id && a.equal(r.held.Data, data):
 		verb, s = "touch", r.held
@@ -336,12 +337,17 @@ func (a *Adapter) endHeld(ctx context.Context, r *Request, reason tombstore.Reas
 		}
 		r.gone = err
 	}
+	if reason == tombstore.Rotated {
+		r.left = r.id
+		return nil
+	}
 	// Whoever moves the session elsewhere at this moment can tell from the reason that it was to end.
 	return a.store.Invalidate(ctx, r.id)
 }
 
-// Finish ends the request. If it has ended its session with the reason Rotated and saved no other one in its place, it has
-// logged out, and the tombstone is told so.
+// Finish ends the request, before its response leaves. If it has ended its session with the reason Rotated and then saved
+// nothing in its place, it has logged out, and the tombstone is told so: whoever moves the session elsewhere at this moment can
+// tell that it was to end.
 func (a *Adapter) Finish(ctx context.Context, r *Request) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

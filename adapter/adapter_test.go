@@ -140,8 +140,11 @@ func TestRenew_EndedInBetween(t *testing.T) {
 		"logout of a request that had loaded it": func(b *bed, a *Request) error {
 			return b.End(b.Context(), a, b.id, tombstore.Logout)
 		},
-		"renewal of a request that had loaded it": func(b *bed, a *Request) error {
-			return b.End(b.Context(), a, b.id, tombstore.Rotated)
+		"logout of a request that was told to say Rotated": func(b *bed, a *Request) error {
+			if err := b.End(b.Context(), a, b.id, tombstore.Rotated); err != nil {
+				return err
+			}
+			return b.Finish(b.Context(), a)
 		},
 		"logout of a request that came too late": func(b *bed, _ *Request) error {
 			a := &Request{}
@@ -164,6 +167,20 @@ func TestRenew_EndedInBetween(t *testing.T) {
 			require.ErrorIs(t, b.save(next, "z"), ErrRefused)
 		})
 	}
+}
+
+// Of two renewals at the same moment the first one goes on.
+func TestRenew_Twice(t *testing.T) {
+	b := newBed(t)
+	a, first, second := &Request{}, tombstore.NewID(), tombstore.NewID()
+	b.load(a, b.id, "x")
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.End(t.Context(), a, b.id, tombstore.Rotated))
+	require.ErrorIs(t, b.Save(t.Context(), a, second, []byte("a"), time.Hour), ErrRefused)
+	require.NoError(t, b.Finish(t.Context(), a))
+	require.NoError(t, b.save(first, "y"))
+	b.load(nil, first, "y")
+	b.load(nil, second, "")
 }
 
 // A renewal of which the first half may not have worked.

@@ -192,7 +192,10 @@ func (s *Storage) DeleteWithContext(ctx context.Context, key string) error {
 		return err
 	}
 	r.next = h
-	return nil
+	if h.Gone() == nil {
+		return nil
+	}
+	return s.adapter.Finish(ctx, &h.Request) // it may be a logout, so a renewal of another request must not go on
 }
 
 // Reset is ResetWithContext without a request.
