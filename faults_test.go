@@ -601,7 +601,7 @@ func TestReplicaAcks_Deadline(t *testing.T) {
 	far := bedOn(t, redistest.Dial(t, proxy.URL), WithReplicaAcks(1, time.Minute))
 	id := NewID()
 	b.write(id, "x", time.Hour)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	require.ErrorIs(t, b.Invalidate(ctx, id), ErrUnacknowledged)
 	b.requireTombstone(id, Logout)
