@@ -4,7 +4,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 # The adapters import their frameworks, so each is a module of its own.
 MODULES     := . scsstore gorillastore gorillastore/gin fiberstore integration examples/twotabs
-each         = for module in $(MODULES); do (cd $$module && $(1)) || exit; done
+each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || failed="$$failed $$module"; done; \
+               [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 # Each test must hold in any order and under the race detector.
 TESTFLAGS   ?= -race -shuffle=on
 
@@ -12,13 +13,13 @@ TESTFLAGS   ?= -race -shuffle=on
 .PHONY: help build test race lint bench demo matrix container fuzz cover tidy server races e2e
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## play the logout race on an in-process Redis
 	go run ./cmd/tombstore demo
 
 build: ## compile everything
-	@$(call each,go build ./...)
+	@$(call each,go build -o /dev/null ./...)
 
 test: server ## run the tests on a real server, which is found, or installed (Debian, as root)
 	@$(call each,go test $(TESTFLAGS) ./...)

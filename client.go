@@ -107,46 +107,39 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// confirm ends the session at key and waits until enough replicas have its tombstone. ended says that the primary has it already.
-func (s *RedisStore) confirm(ctx context.Context, verb, key string, reason Reason, ended bool) error {
-	if err := ctx.Err(); err != nil && !ended {
-		return wrap(verb, err)
-	}
+// confirm waits until enough replicas have the tombstone at key, which the primary has.
+func (s *RedisStore) confirm(ctx context.Context, verb, key string, reason Reason) error {
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		reply, acks, err := s.invalidateAndWait(ctx, key, reason)
-		if reply != "" {
-			if _, err := outcome(verb, reply, false); err != nil {
-				return err
-			}
-			ended = true
-		}
-		_, answered := rueidis.IsRedisErr(err)
-		switch {
+		acks, err := s.invalidateAndWait(ctx, key, reason)
+		switch _, answered := rueidis.IsRedisErr(err); {
 		case err == nil && acks >= int64(s.acks):
 			return nil
 		case err == nil:
 			return wrap(verb, ErrUnacknowledged)
-		case reply != "" && answered: // the server does not WAIT
+		case answered && !isNoScript(err) && !isRedirection(err) && !transient(err): // the server does not WAIT
 			return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnacknowledged, explain(err))
-		}
-		// That connection follows no redirections, loads no script and is not tried again: first end the session in the usual way.
-		if !ended && ctx.Err() != nil {
-			return failed(verb, err, false)
-		}
-		if err := s.invalidate(ctx, verb, key, InvalidateOptions{Reason: reason}); err == nil {
-			ended = true
-		} else if !ended {
-			return err
 		}
 		if !sleep(ctx, pause) {
 			return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnacknowledged, explain(err))
 		}
+		// That connection follows no redirections and loads no scripts. The usual way does both.
+		_ = s.invalidate(ctx, verb, key, InvalidateOptions{Reason: reason})
 	}
 }
 
-// invalidateAndWait sends script and WAIT on one connection of their own, because WAIT answers for the writes of its connection and
-// blocks it. reply is empty if the script did not answer.
-func (s *RedisStore) invalidateAndWait(ctx context.Context, key string, reason Reason) (reply string, acks int64, err error) {
+func isRedirection(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	if !ok {
+		return false
+	}
+	_, moved := reply.IsMoved()
+	_, ask := reply.IsAsk()
+	return moved || ask
+}
+
+// invalidateAndWait writes the tombstone again and counts the replicas that have it. Script and WAIT travel on one connection of their
+// own, because WAIT answers for the writes of its connection and blocks it.
+func (s *RedisStore) invalidateAndWait(ctx context.Context, key string, reason Reason) (acks int64, err error) {
 	b := s.client.B()
 	end := b.Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(key).Arg(string([]byte{byte(reason)}), s.argTombstoneTTL).Build()
 	patience := s.acksTimeout
@@ -164,11 +157,14 @@ func (s *RedisStore) invalidateAndWait(ctx context.Context, key string, reason R
 		results = s.client.DoMulti(ctx, end, wait)
 	}
 	if err != nil {
-		return "", 0, err
+		return 0, err
 	}
-	if reply, err = results[0].ToString(); err != nil {
-		return "", 0, err
+	reply, err := results[0].ToString()
+	if err != nil {
+		return 0, err
 	}
-	acks, err = results[1].AsInt64()
-	return reply, acks, err
+	if reply != string(codeDone) {
+		return 0, errUnexpected
+	}
+	return results[1].AsInt64()
 }

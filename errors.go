@@ -19,12 +19,13 @@ var (
 	ErrInvalidated = errors.New("session was ended")
 	// ErrConflict says that a condition did not hold: IfVersion met another version, IfAbsent met a live session, or the
 	// new id of a Rotate is in use.
-	ErrConflict = errors.New("session was changed by another writer")
+	ErrConflict = errors.New("session was changed, or its id is in use")
 	// ErrUnknownOutcome says that no reply arrived in time, so the operation may have been applied, or not, or may yet be.
 	// The cause is wrapped too, unless it is that the reply to a repeated attempt does not tell whether the first one was
 	// applied.
 	ErrUnknownOutcome = errors.New("outcome unknown")
-	// ErrInvalidID says that an id is empty, longer than 1024 bytes, or both ids of a Rotate. Nothing was sent.
+	// ErrInvalidID says that an id is empty, longer than 1024 bytes, or both ids of a Rotate, or that a ref is none. Nothing was
+	// sent.
 	ErrInvalidID = errors.New("invalid session id")
 	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")

@@ -601,7 +601,8 @@ func TestReplicaAcks_Deadline(t *testing.T) {
 	far := bedOn(t, redistest.Dial(t, proxy.URL), WithReplicaAcks(1, time.Minute))
 	id := NewID()
 	b.write(id, "x", time.Hour)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	b.do("SCRIPT", "FLUSH") // the session is ended before anybody waits
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, b.Invalidate(ctx, id), ErrUnacknowledged)
 	b.requireTombstone(id, Logout)
@@ -609,7 +610,6 @@ func TestReplicaAcks_Deadline(t *testing.T) {
 	err := b.Invalidate(ctx, id)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotErrorIs(t, err, ErrUnknownOutcome, "nothing was sent")
-	require.ErrorIs(t, b.confirm(ctx, "rotate", b.keyOf(id), Rotated, true), ErrUnacknowledged)
 
 	proxy.Mute()
 	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)

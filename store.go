@@ -48,9 +48,10 @@ type Store interface {
 	// [ErrConflict] if newID is in use or was ended, and [ErrInvalidID] if both are the same.
 	Rotate(ctx context.Context, oldID, newID string, opts ...RotateOption) (Session, error)
 
-	// Invalidate ends the session of id for good, whether it is live, absent or ended already; the first reason and time
-	// stay, but Rotated gives way to any other reason, so that who has moved the session can see that it was to end. With [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if it is not live. After it
-	// has returned nil no Read returns the session, and no Write, Touch or Rotate makes it live again.
+	// Invalidate ends the session of id for good, whether it is live, absent or ended already. The first reason and time are
+	// kept, except that any other reason replaces Rotated: so whoever has moved the session can see that it was meant to end.
+	// With [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if the session is not live. After
+	// it has returned nil no Read returns the session, and no Write, Touch or Rotate makes it live again.
 	Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error
 
 	// Exists reports whether the session of id is live.
@@ -110,7 +111,7 @@ func Open(url string, opts ...Option) (*RedisStore, error) {
 	}
 	o, err := rueidis.ParseURL(url)
 	if err != nil {
-		return nil, errors.New("tombstore: open: malformed URL") // the cause would show the password
+		return nil, errors.New("tombstore: open: malformed URL, want redis://host:port") // the cause would show the password
 	}
 	o.DisableCache = true                                // nothing is cached, so nothing has to be tracked
 	o.PipelineMultiplex = -1                             // one connection for all goroutines fills its batches best
@@ -287,15 +288,10 @@ func (s *RedisStore) end(ctx context.Context, verb, key string, o InvalidateOpti
 	if o.Reason == 0 {
 		o.Reason = Logout
 	}
-	if o.Live || s.acks == 0 {
-		if err := s.invalidate(ctx, verb, key, o); err != nil {
-			return err
-		}
+	if err := s.invalidate(ctx, verb, key, o); err != nil || s.acks == 0 {
+		return err
 	}
-	if s.acks > 0 {
-		return s.confirm(ctx, verb, key, o.Reason, o.Live)
-	}
-	return nil
+	return s.confirm(ctx, verb, key, o.Reason)
 }
 
 func (s *RedisStore) invalidate(ctx context.Context, verb, key string, o InvalidateOptions) error {
@@ -368,7 +364,7 @@ func (s *RedisStore) Rotate(ctx context.Context, oldID, newID string, opts ...Ro
 		session.Data = o.Data
 	}
 	if s.acks > 0 {
-		return session, s.confirm(ctx, verb, oldKey, Rotated, true)
+		return session, s.confirm(ctx, verb, oldKey, Rotated)
 	}
 	return session, nil
 }

@@ -15,7 +15,7 @@ import (
 )
 
 func Example() {
-	store, err := tombstore.NewMemory() // tombstore.Open("redis://localhost:6379") in a program of several processes
+	store, err := tombstore.NewMemory() // tombstore.Open("redis://127.0.0.1:6379") in a program of several processes
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -13,7 +13,7 @@
 //	)
 //
 //	func main() {
-//		store, err := tombstore.Open("redis://localhost:6379")
+//		store, err := tombstore.Open("redis://127.0.0.1:6379")
 //		if err != nil {
 //			log.Fatal(err)
 //		}
