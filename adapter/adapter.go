@@ -312,7 +312,10 @@ func (a *Adapter) End(ctx context.Context, r *Request, id string, reason tombsto
 		if errors.Is(r.absent, tombstore.ErrNotFound) || errors.Is(r.absent, tombstore.ErrInvalidID) {
 			return nil // a stranger's cookie shall not fill the server with tombstones
 		}
-		return a.store.Invalidate(ctx, id)
+		if err := a.store.Invalidate(ctx, id); !errors.Is(err, tombstore.ErrInvalidID) {
+			return err
+		}
+		return nil
 	}
 	err := a.store.Invalidate(ctx, id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
 	if gone(err) || errors.Is(err, tombstore.ErrInvalidID) {

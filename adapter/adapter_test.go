@@ -408,6 +408,7 @@ func TestLoad_BadID(t *testing.T) {
 	for _, id := range []string{"", string(make([]byte, 2000))} {
 		b.load(&Request{}, id, "")
 		require.NoError(t, b.End(t.Context(), &Request{}, id, tombstore.Logout))
+		require.NoError(t, b.End(t.Context(), nil, id, tombstore.Logout))
 	}
 }
 

@@ -169,6 +169,17 @@ func (r *reborn) Exists(ctx context.Context, id string) (bool, error) {
 
 func newReborn(s tombstore.Store) *reborn { return &reborn{Store: s, lives: map[string]int{}} }
 
+// rebirth forgets what there was at every write.
+func rebirth(s tombstore.Store) tombstore.Store {
+	r := newReborn(s)
+	return &broken{Store: r, write: func(
+		ctx context.Context, id string, data []byte, ttl time.Duration, _ ...tombstore.WriteOption,
+	) (tombstore.Session, error) {
+		r.forget(id)
+		return r.Write(ctx, id, data, ttl)
+	}}
+}
+
 var mutants = map[string]struct {
 	rule   string
 	breaks func(s tombstore.Store) tombstore.Store
@@ -216,15 +227,7 @@ var mutants = map[string]struct {
 			return r.Invalidate(ctx, id, opts...)
 		}}
 	}},
-	"writing ignores tombstones": {"Race/read, Rotate, Write", func(s tombstore.Store) tombstore.Store {
-		r := newReborn(s)
-		return &broken{Store: r, write: func(
-			ctx context.Context, id string, data []byte, ttl time.Duration, _ ...tombstore.WriteOption,
-		) (tombstore.Session, error) {
-			r.forget(id)
-			return r.Write(ctx, id, data, ttl)
-		}}
-	}},
+	"writing ignores tombstones": {"Race/read, Rotate, Write", rebirth},
 	"writing ignores conditions": {"Write/If", func(s tombstore.Store) tombstore.Store {
 		return &broken{Store: s, write: func(
 			ctx context.Context, id string, data []byte, ttl time.Duration, _ ...tombstore.WriteOption,
@@ -247,15 +250,7 @@ var mutants = map[string]struct {
 			return s.Write(ctx, id, data, ttl)
 		}}
 	}},
-	"writing starts a new life": {"Write/replaces", func(s tombstore.Store) tombstore.Store {
-		r := newReborn(s)
-		return &broken{Store: r, write: func(
-			ctx context.Context, id string, data []byte, ttl time.Duration, _ ...tombstore.WriteOption,
-		) (tombstore.Session, error) {
-			r.forget(id)
-			return r.Write(ctx, id, data, ttl)
-		}}
-	}},
+	"writing starts a new life": {"Write/replaces", rebirth},
 	"reading lends its memory": {"Read/data belongs", func(s tombstore.Store) tombstore.Store {
 		var lent sync.Map
 		return &broken{Store: s, read: func(
