@@ -81,6 +81,19 @@ func (s *Server) Kill(t testing.TB) {
 	require.NoError(t, s.container.Stop(context.Background(), &now))
 }
 
+// Pause stops the server's process (SIGSTOP): its connections stay open, and nothing answers. Only for a server that is a process.
+func (s *Server) Pause(t testing.TB) {
+	t.Helper()
+	require.NotNil(t, s.process, "a container cannot be paused")
+	require.NoError(t, s.process.server.Process.Signal(syscall.SIGSTOP))
+}
+
+// Resume lets a paused server go on.
+func (s *Server) Resume(t testing.TB) {
+	t.Helper()
+	require.NoError(t, s.process.server.Process.Signal(syscall.SIGCONT))
+}
+
 // Restart starts a killed server again: same address, same arguments, same directory.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
