@@ -164,6 +164,31 @@ func BenchmarkRead_NoDeadline(b *testing.B) {
 	})
 }
 
+// BenchmarkRead_Cached compares a Read that memory answers with the same client's DoCache of a GET, which hands out its own memory.
+func BenchmarkRead_Cached(b *testing.B) {
+	s, err := Open(redistest.URL(b), WithKeyPrefix(redistest.Prefix(b, redistest.Client(b))), WithClientCache(time.Hour))
+	require.NoError(b, err)
+	b.Cleanup(s.Close)
+	w := newWorkload(b, s)
+	get := func(ctx context.Context, i int) error {
+		_, err := w.client.DoCache(ctx, w.client.B().Get().Key(w.keys[i]).Cache(), time.Hour).AsBytes()
+		return err
+	}
+	read := func(ctx context.Context, i int) error {
+		_, err := w.Read(ctx, w.ids[i])
+		return err
+	}
+	for i := range w.ids { // both answer from memory from then on
+		require.NoError(b, get(b.Context(), i))
+		require.NoError(b, read(b.Context(), i))
+		require.NoError(b, read(b.Context(), i))
+	}
+	b.Run("deadline", func(b *testing.B) { w.compare(b, "get", "evalsha_ro", get, read) })
+	b.Run("none", func(b *testing.B) {
+		w.compare(b, "get", "evalsha_ro", get, func(_ context.Context, i int) error { return read(context.Background(), i) })
+	})
+}
+
 func BenchmarkRead_Slide(b *testing.B) {
 	onEachClient(b, func(b *testing.B, w *workload) {
 		w.compare(b, "get", "evalsha", w.get, func(ctx context.Context, i int) error {

@@ -144,9 +144,10 @@ func (s *RedisStore) invalidateAndWait(ctx context.Context, key string, reason R
 	end := b.Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(key).Arg(string([]byte{byte(reason)}), s.argTombstoneTTL).Build()
 	patience := s.acksTimeout
 	if deadline, ok := ctx.Deadline(); ok { // the number is of use only if it comes before that
-		patience = max(time.Millisecond, min(patience, time.Until(deadline)*9/10))
+		patience = max(time.Millisecond, min(patience, time.Until(deadline)/10*9)) // in this order it cannot overflow
 	}
 	wait := b.Wait().Numreplicas(int64(s.acks)).Timeout(patience.Milliseconds()).Build()
+	defer moveEpoch(key)
 	var results []rueidis.RedisResult
 	if s.client.Mode() == rueidis.ClientModeCluster { // which would follow a redirection with the script alone
 		err = s.client.Dedicated(func(c rueidis.DedicatedClient) error {

@@ -46,6 +46,25 @@ func TestRedisStore(t *testing.T) {
 			return newStore(t, client, tombstore.WithPlainIDs(), tombstore.WithAbsoluteTimeout(24*time.Hour))
 		})
 	})
+	t.Run("cached", func(t *testing.T) {
+		t.Parallel()
+		option, err := rueidis.ParseURL(redistest.URL(t))
+		require.NoError(t, err)
+		option.DisableRetry = true
+		client, err := rueidis.NewClient(option)
+		require.NoError(t, err)
+		t.Cleanup(client.Close)
+		storetest.Run(t, func(t *testing.T) tombstore.Store { return newStore(t, client, tombstore.WithClientCache(time.Minute)) })
+		storetest.Run(t, func(t *testing.T) tombstore.Store {
+			return sliding{newStore(t, client, tombstore.WithClientCache(time.Minute))}
+		})
+	})
+	t.Run("strict", func(t *testing.T) {
+		t.Parallel()
+		client := redistest.Client(t)
+		storetest.Run(t, func(t *testing.T) tombstore.Store { return newStore(t, client, tombstore.WithStrictReads()) })
+		storetest.Run(t, func(t *testing.T) tombstore.Store { return sliding{newStore(t, client, tombstore.WithStrictReads())} })
+	})
 	t.Run("cluster", func(t *testing.T) {
 		t.Parallel()
 		client := redistest.Dial(t, redistest.StartCluster(t).URL)

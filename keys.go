@@ -25,16 +25,22 @@ func NewID() string {
 // key returns the key of id. It carries a digest, so that who reads a dump, a replica, MONITOR or the slow log holds no
 // usable cookie. Half of SHA-256 is enough: to be let in one needs a preimage, not a collision.
 func (c *config) key(id string) (string, error) {
+	var buf [64]byte
+	key, err := c.appendKey(buf[:0], id)
+	return string(key), err
+}
+
+func (c *config) appendKey(buf []byte, id string) ([]byte, error) {
 	if id == "" || len(id) > maxIDLength {
-		return "", ErrInvalidID
+		return nil, ErrInvalidID
 	}
+	buf = append(buf, c.prefix...)
 	if c.plainIDs {
-		return c.prefix + id, nil
+		return append(buf, id...), nil
 	}
 	var plain [maxIDLength]byte
 	digest := sha256.Sum256(plain[:copy(plain[:], id)])
-	var buf [64]byte
-	return string(base64.RawURLEncoding.AppendEncode(append(buf[:0], c.prefix...), digest[:refEntropy])), nil
+	return base64.RawURLEncoding.AppendEncode(buf, digest[:refEntropy]), nil
 }
 
 // keyPair returns the keys of the two ids of a Rotate.

@@ -19,6 +19,8 @@ type config struct {
 	touchThreshold float64
 	acks           int
 	acksTimeout    time.Duration
+	maxAge         time.Duration
+	strict         bool
 }
 
 func newConfig(opts []Option) (config, error) {
@@ -47,6 +49,8 @@ func newConfig(opts []Option) (config, error) {
 	must(c.acks >= 0, "number of replica acknowledgements %d is negative", c.acks)
 	must(c.acks == 0 || c.acksTimeout >= time.Millisecond, "timeout of replica acknowledgements %v is below one millisecond",
 		c.acksTimeout)
+	must(c.maxAge == 0 || c.maxAge >= time.Millisecond, "maximum age of cached sessions %v is below one millisecond", c.maxAge)
+	must(c.maxAge == 0 || !c.strict, "a cache and strict reads exclude each other")
 	return c, errors.Join(errs...)
 }
 
@@ -88,6 +92,24 @@ func WithTouchThreshold(part float64) Option { return func(c *config) { c.touchT
 func WithReplicaAcks(n int, timeout time.Duration) Option {
 	return func(c *config) { c.acks, c.acksTimeout = n, timeout }
 }
+
+// WithClientCache makes Read answer from the memory of this process when it can, for at most maxAge after the server was asked, at
+// least one millisecond. The server sends a message when a session changes (Redis documentation, Client-side caching), so a session
+// ended by another process is served for as long as that message takes, and for [RedisStore.Staleness] at most when it cannot
+// arrive. In this process Read returns nothing older than the last change that has returned. Nothing is cached until it was
+// seen that such messages arrive; where they do not, Read asks the server every time, and [RedisStore.Check] says why.
+//
+// A client given to New must send every read to the primary: in a cluster SendToReplicas sends cached reads to replicas, and nothing
+// here notices. Several stores may share a client. The default is 0, no
+// cache.
+func WithClientCache(maxAge time.Duration) Option { return func(c *config) { c.maxAge = maxAge } }
+
+// WithStrictReads makes Read and Exists ask by a command that counts as a write (GETEX), so that a primary with
+// min-replicas-to-write that has lost its replicas refuses them: after a failover the old primary serves no session that was ended
+// at the new one. It needs min-replicas-to-write of more than half of the replicas, and min-replicas-max-lag below the time that a
+// failover takes. Reads then fail while too few replicas are there. A read costs what it costs without. It excludes
+// WithClientCache. The default is to read by GET.
+func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
 // ReadOption is an option of Read: Slide or Fresh.
 type ReadOption func(*ReadOptions)

@@ -22,17 +22,18 @@ var (
 	//go:embed scripts/rotate.lua
 	rotateSource string
 
-	readScript       = script{readSource, "e4ac63400cc0f351da00d4cb1e16d48dd21b5473"}
+	readScript       = script{readSource, "f8cf51e0ec41e65aa05dc56e27946e81d4cac3a6"}
 	writeScript      = script{writeSource, "0cdea9eeb372572fa9c453c4836f6605a66b8af9"}
-	touchScript      = script{touchSource, "e0c8ddf12d8cbea8ac30c41f85be81558044512a"}
+	touchScript      = script{touchSource, "565aff069207cc59e68cc8a130b9403545b7351f"}
 	invalidateScript = script{invalidateSource, "d385d9bf7baed89a5417472f1c4626278b74fcc6"}
 	rotateScript     = script{rotateSource, "f453b9f99aeeede53d4fa9fbaca7648338262c71"}
 )
 
 // A script's reply is one string: a code, then what the code's meaning in the script's header says. read.lua alone returns
-// the stored value, which has its own kinds.
+// the stored value, which has its own kinds, and its TTL.
 const (
 	codeDone     = 'D'
+	codeKept     = 'K'
 	codeAbsent   = 'A'
 	codeEnded    = 'E'
 	codeConflict = 'C'

@@ -79,12 +79,15 @@ type RedisStore struct {
 
 	// Arguments of scripts that are the same in every call.
 	argAbsolute, argTombstoneTTL, argThreshold string
+
+	cache *cache // nil without WithClientCache
 }
 
 var _ Store = (*RedisStore)(nil)
 
 // New returns a store on client. It checks the options and does no I/O, and the store never closes client. Leave the client's
-// ConnLifetime at zero: with it rueidis runs commands again that may have been applied, behind the store's back.
+// ConnLifetime at zero: with it rueidis runs commands again that may have been applied, behind the store's back. Set its DisableRetry:
+// the store tries again by itself, and a retry of rueidis shares memory with the attempt before it.
 func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -93,30 +96,40 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 	if client == nil {
 		return nil, errors.New("tombstore: new: client is nil")
 	}
-	return &RedisStore{
+	s := &RedisStore{
 		client:          client,
 		config:          c,
 		argAbsolute:     strconv.FormatInt(c.absolute.Milliseconds(), 10),
 		argTombstoneTTL: strconv.FormatInt(c.tombstoneTTL.Milliseconds(), 10),
 		argThreshold:    strconv.FormatFloat(c.touchThreshold, 'f', -1, 64),
-	}, nil
+	}
+	if c.maxAge > 0 {
+		s.cache = newCache(c.maxAge)
+	}
+	return s, nil
 }
 
 // Open connects to the server at url and returns a store that owns its connections; call Close when done. The forms of url
 // are those of rueidis.ParseURL, for example redis://user:password@host:6379/0, rediss:// for TLS, unix:///path/to/socket,
 // several nodes of a cluster as ?addr=host:port, and ?master_set=name for Sentinels.
 func Open(url string, opts ...Option) (*RedisStore, error) {
-	if _, err := newConfig(opts); err != nil {
+	c, err := newConfig(opts)
+	if err != nil {
 		return nil, err
 	}
 	o, err := rueidis.ParseURL(url)
 	if err != nil {
 		return nil, errors.New("tombstore: open: malformed URL, want redis://host:port") // the cause would show the password
 	}
-	o.DisableCache = true                                // nothing is cached, so nothing has to be tracked
+	o.DisableCache = c.maxAge == 0                       // what is not cached does not have to be tracked
+	o.DisableRetry = true                                // the store tries again by itself
+	o.ConnWriteTimeout = writeTimeout                    // also how long others wait for one who sets up a connection
 	o.PipelineMultiplex = -1                             // one connection for all goroutines fills its batches best
 	o.MaxFlushDelay = 20 * time.Microsecond              // larger batches: more throughput for less CPU on both sides
 	o.Sentinel.TopologyRefreshInterval = 5 * time.Second // finds the primary even if a switch message was missed
+	if c.maxAge > 0 {
+		o.Dialer.KeepAlive = keepAlive
+	}
 	client, err := rueidis.NewClient(o)
 	if err != nil {
 		return nil, wrap("open", explain(err))
@@ -127,6 +140,9 @@ func Open(url string, opts ...Option) (*RedisStore, error) {
 		return nil, err
 	}
 	s.owned = true
+	if s.cache != nil {
+		s.cache.bound = min(c.maxAge, 2*keepAlive+writeTimeout+lateTimers)
+	}
 	return s, nil
 }
 
@@ -137,28 +153,75 @@ func (s *RedisStore) Close() {
 	}
 }
 
-// Read implements [Store]. Without Slide it is a plain GET: a key holds the whole state of a session.
+// Read implements [Store]. Without Slide it is a plain GET: a key holds the whole state of a session. With WithClientCache it
+// answers from memory if it can; a Slide then asks the server only when the TTL is to be set.
 func (s *RedisStore) Read(ctx context.Context, id string, opts ...ReadOption) (Session, error) {
 	const verb = "read"
 	o := collect(opts)
-	key, err := s.key(id)
+	var buf [128]byte
+	key, err := s.appendKey(buf[:0], id)
 	if err != nil {
 		return Session{}, wrap(verb, err)
 	}
-	var value []byte
+	var slide int64
 	if o.Slide {
-		ms, err := millis(o.TTL)
-		if err != nil {
+		if slide, err = millis(o.TTL); err != nil {
 			return Session{}, wrap(verb, err)
 		}
-		ctx, cancel := s.bounded(ctx)
-		defer cancel()
-		res, _ := s.run(ctx, &readScript, []string{key}, strconv.FormatInt(ms, 10), s.argThreshold)
-		value, err = res.AsBytes()
+	}
+	if s.cache != nil && !o.Fresh {
+		return s.readCached(ctx, key, slide)
+	}
+	return s.readThrough(ctx, string(key), slide)
+}
+
+// readThrough asks the server. A slide of zero leaves the idle timeout alone.
+func (s *RedisStore) readThrough(ctx context.Context, key string, slide int64) (Session, error) {
+	const verb = "read"
+	if slide == 0 {
+		value, err := s.query(ctx, s.readCommand(), key)
 		return s.session(verb, value, err)
 	}
-	value, err = s.query(ctx, "GET", key)
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	res, _ := s.run(ctx, &readScript, []string{key}, strconv.FormatInt(slide, 10), s.argThreshold)
+	moveEpoch(key)
+	value, _, err := valueAndTTL(res)
+	if s.strict && err == nil { // a script that happens to write nothing is not refused
+		value, err = s.query(ctx, s.readCommand(), key)
+	}
 	return s.session(verb, value, err)
+}
+
+// readCommand returns the command that reads a key.
+func (s *RedisStore) readCommand() string {
+	if s.strict {
+		return "GETEX"
+	}
+	return "GET"
+}
+
+// valueAndTTL takes the reply of read.lua apart. The value may belong to a cache.
+func valueAndTTL(res rueidis.RedisResult) (value []byte, ttl int64, err error) {
+	reply, err := res.ToMessage()
+	if err != nil {
+		return nil, 0, err
+	}
+	if !reply.IsArray() {
+		return nil, 0, errUnexpected
+	}
+	parts, err := reply.ToArray()
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(parts) != 2 || !parts[0].IsString() || !parts[1].IsInt64() {
+		return nil, 0, errUnexpected
+	}
+	if value, err = parts[0].AsBytes(); err != nil {
+		return nil, 0, err
+	}
+	ttl, err = parts[1].AsInt64()
+	return value, ttl, err
 }
 
 // Exists implements [Store].
@@ -168,7 +231,12 @@ func (s *RedisStore) Exists(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, wrap(verb, err)
 	}
-	header, err := s.query(ctx, "GETRANGE", key, "0", strconv.Itoa(headerSize-1))
+	var header []byte
+	if s.strict {
+		header, err = s.query(ctx, s.readCommand(), key)
+	} else {
+		header, err = s.query(ctx, "GETRANGE", key, "0", strconv.Itoa(headerSize-1))
+	}
 	if err == nil && len(header) == 0 {
 		return false, nil
 	}
@@ -392,6 +460,7 @@ func (s *RedisStore) create(ctx context.Context, verb, key, record string, ttl i
 	res, lost := s.send(ctx, func() rueidis.Completed {
 		return s.client.B().Set().Key(key).Value(record).Nx().Get().PxMilliseconds(ttl).Build()
 	})
+	moveEpoch(key)
 	before, err := res.ToString()
 	switch {
 	case rueidis.IsRedisNil(err), err == nil && before == record:
@@ -408,6 +477,11 @@ func (s *RedisStore) change(
 ) (detail string, lost bool, err error) {
 	res, lost := s.run(ctx, sc, keys, args...)
 	reply, err := res.ToString()
+	if reply != string(codeKept) || lost {
+		for _, key := range keys {
+			moveEpoch(key)
+		}
+	}
 	if err != nil {
 		return "", lost, failed(verb, err, lost)
 	}
@@ -431,7 +505,7 @@ func outcome(verb, reply string, lost bool) (string, error) {
 	}
 	detail := reply[1:]
 	switch reply[0] {
-	case codeDone:
+	case codeDone, codeKept:
 		return detail, nil
 	case codeAbsent:
 		return "", wrap(verb, ErrNotFound)

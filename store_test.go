@@ -457,6 +457,8 @@ func TestOptions(t *testing.T) {
 		"touch threshold":   WithTouchThreshold(1),
 		"number of replica": WithReplicaAcks(-1, time.Second),
 		"timeout of":        WithReplicaAcks(1, 0),
+		"maximum age":       WithClientCache(-1),
+		"exclude each":      func(c *config) { WithClientCache(time.Second)(c); WithStrictReads()(c) },
 	} {
 		_, err := New(untouchable{}, opt)
 		require.ErrorContains(t, err, name)

@@ -161,7 +161,7 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, err := a.store.Read(ctx, id)
-	first := r.came == ""
+	first := r.came == "" || id == r.came && r.absent != nil && !known(r.absent)
 	if first {
 		r.came, r.absent = id, err
 	}
@@ -179,7 +179,7 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 	switch {
 	case err == nil:
 		return s.Data, true, nil
-	case gone(err), errors.Is(err, tombstore.ErrInvalidID): // nobody got such an id from here
+	case known(err):
 		return nil, false, nil
 	}
 	return nil, false, err
@@ -274,6 +274,9 @@ func (a *Adapter) create(
 
 // Rotate is Save under a new id, and ends the session that the request holds, in one step. If it holds none, it is Save.
 func (a *Adapter) Rotate(ctx context.Context, r *Request, newID string, data []byte, ttl time.Duration) error {
+	if r == nil {
+		return a.Save(ctx, r, newID, data, ttl)
+	}
 	r.mu.Lock()
 	if r.id == "" || r.gone != nil {
 		r.mu.Unlock()
@@ -325,14 +328,14 @@ func (a *Adapter) End(ctx context.Context, r *Request, id string, reason tombsto
 }
 
 func (a *Adapter) endHeld(ctx context.Context, r *Request, reason tombstore.Reason) error {
-	if r.gone == nil {
+	if !gone(r.gone) { // nil, or an end that failed and is tried again
 		err := a.store.Invalidate(ctx, r.id, tombstore.IfLive(), tombstore.WithReason(reason))
 		switch {
 		case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
 			if reason == tombstore.Rotated {
 				r.left = r.id
 			}
-			r.id, r.held, r.renews = "", tombstore.Session{}, true
+			r.id, r.held, r.renews, r.gone = "", tombstore.Session{}, true, nil
 			return err
 		case !gone(err):
 			r.gone = err
@@ -352,6 +355,9 @@ func (a *Adapter) endHeld(ctx context.Context, r *Request, reason tombstore.Reas
 // nothing in its place, it has logged out, and the tombstone is told so: whoever moves the session elsewhere at this moment can
 // tell that it was to end.
 func (a *Adapter) Finish(ctx context.Context, r *Request) error {
+	if r == nil {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.left == "" {
@@ -379,6 +385,9 @@ func (a *Adapter) refuse(ctx context.Context, verb, id string, err error) error 
 func gone(err error) bool {
 	return errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated)
 }
+
+// known reports whether err says that an id names no live session: ended, expired, or one that nobody got from here.
+func known(err error) bool { return gone(err) || errors.Is(err, tombstore.ErrInvalidID) }
 
 // tooLate reports whether err is an end so recent that the request may have been on its way.
 func (a *Adapter) tooLate(err error) bool {

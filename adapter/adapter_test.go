@@ -429,3 +429,42 @@ func TestContext(t *testing.T) {
 	require.Equal(t, ctx, b.NewContext(ctx))
 	require.Nil(t, b.FromContext(t.Context()))
 }
+
+// The server has refused to end the session, or has not answered. Asked again in the same request, it must be asked again.
+func TestEnd_TriedAgain(t *testing.T) {
+	for _, reason := range []tombstore.Reason{tombstore.Logout, tombstore.Rotated} {
+		t.Run(reason.String(), func(t *testing.T) {
+			b := newBed(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			for range 2 {
+				require.ErrorIs(t, b.End(ctx, b.b, b.id, reason), context.Canceled)
+			}
+			b.load(nil, b.id, "x")
+			require.NoError(t, b.End(t.Context(), b.b, b.id, reason))
+			b.load(nil, b.id, "")
+			require.NoError(t, b.save(tombstore.NewID(), "y"), "it has ended the session itself")
+		})
+	}
+}
+
+// A request whose first load has failed holds its session from the next one on.
+func TestLoad_AgainAfterFailure(t *testing.T) {
+	b := newBed(t)
+	b.b = &Request{}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err := b.Load(ctx, b.b, b.id)
+	require.ErrorIs(t, err, context.Canceled)
+	b.load(b.b, b.id, "x")
+	b.logout()
+	b.refused(b.save(b.id, "y"), "write", tombstore.Logout)
+}
+
+func TestNilRequest(t *testing.T) {
+	b := newBed(t)
+	next := tombstore.NewID()
+	require.NoError(t, b.Rotate(t.Context(), nil, next, []byte("y"), time.Hour))
+	b.load(nil, next, "y")
+	require.NoError(t, b.Finish(t.Context(), nil))
+}

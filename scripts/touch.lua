@@ -4,7 +4,8 @@
 -- ARGV[1]  idle timeout, ms
 -- ARGV[2]  part of the idle timeout that the TTL must be off by before it is set, 0 to 1
 --
--- Returns  D           live; the TTL was set, or was close enough
+-- Returns  D           live; the TTL was set
+--          K           live; the TTL was close enough and nothing was changed
 --          A           absent
 --          E tombstone the session was ended
 --          F           the key holds something else
@@ -24,5 +25,6 @@ end
 
 if math.abs(ttl - redis.call('PTTL', KEYS[1])) >= ttl * ARGV[2] then
   redis.call('PEXPIRE', KEYS[1], ttl)
+  return 'D'
 end
-return 'D'
+return 'K'

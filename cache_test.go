@@ -1,0 +1,475 @@
+package tombstore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// watched counts the commands that are sent, and the cached reads that memory has answered.
+type watched struct {
+	rueidis.Client
+	sent, hits atomic.Int64
+}
+
+func (w *watched) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	w.sent.Add(1)
+	return w.Client.Do(ctx, cmd)
+}
+
+func (w *watched) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	res := w.Client.DoCache(ctx, cmd, ttl)
+	if res.IsCacheHit() {
+		w.hits.Add(1)
+	} else {
+		w.sent.Add(1)
+	}
+	return res
+}
+
+// sentBy returns how many commands do has sent.
+func (w *watched) sentBy(do func()) int64 {
+	before := w.sent.Load()
+	do()
+	return w.sent.Load() - before
+}
+
+func cachingClient(t testing.TB, url string, adjust ...func(*rueidis.ClientOption)) *watched {
+	t.Helper()
+	option, err := rueidis.ParseURL(url)
+	require.NoError(t, err)
+	option.DisableRetry = true
+	for _, f := range adjust {
+		f(&option)
+	}
+	client, err := rueidis.NewClient(option)
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	return &watched{Client: client}
+}
+
+// cachedBed is a bed whose store has been seen to cache.
+func cachedBed(t *testing.T, url string, opts ...Option) (*bed, *watched) {
+	t.Helper()
+	client := cachingClient(t, url)
+	b := bedOn(t, client, append([]Option{WithClientCache(time.Hour)}, opts...)...)
+	report, err := b.Check(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, report.Uncached)
+	require.True(t, report.Cached)
+	return b, client
+}
+
+func (b *bed) reads(id, data string, opts ...ReadOption) {
+	b.t.Helper()
+	s, err := b.Read(b.t.Context(), id, opts...)
+	require.NoError(b.t, err)
+	require.Equal(b.t, data, string(s.Data))
+}
+
+// until waits for something that the server's message brings about.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !done(); {
+		require.True(t, time.Now().Before(end), what)
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestCache_AnswersFromMemory(t *testing.T) {
+	t.Parallel()
+	b, client := cachedBed(t, redistest.URL(t))
+	live, absent, ended, rotated := NewID(), NewID(), NewID(), NewID()
+	b.write(live, "x", time.Hour)
+	require.NoError(t, b.Invalidate(t.Context(), ended))
+	require.NoError(t, b.Invalidate(t.Context(), rotated, WithReason(Rotated)))
+	all := func() {
+		b.reads(live, "x")
+		_, err := b.Read(t.Context(), absent)
+		require.ErrorIs(t, err, ErrNotFound)
+		_, err = b.Read(t.Context(), ended)
+		require.EqualError(t, err, "tombstore: read: session was ended: logout")
+		_, err = b.Read(t.Context(), rotated)
+		require.EqualError(t, err, "tombstore: read: session was ended: rotated")
+	}
+	all()
+	require.Zero(t, client.sentBy(all))
+	require.EqualValues(t, 1, client.sentBy(func() { b.reads(live, "x", Fresh()) }))
+	require.Zero(t, client.sentBy(func() { b.reads(live, "x") }))
+
+	before := client.hits.Load()
+	_, err := b.Read(t.Context(), ended)
+	require.ErrorIs(t, err, ErrInvalidated)
+	require.Equal(t, before, client.hits.Load(), "an end is remembered without rueidis' cache")
+}
+
+func TestCache_DataIsACopy(t *testing.T) {
+	t.Parallel()
+	b, _ := cachedBed(t, redistest.URL(t))
+	id := NewID()
+	b.write(id, "data", time.Hour)
+	b.reads(id, "data")
+	s, err := b.Read(t.Context(), id)
+	require.NoError(t, err)
+	copy(s.Data, "DATA")
+	b.reads(id, "data")
+}
+
+// The answer to a write may overtake the message that it sends. CHECKS sets the number of checks, 5,000 by default.
+func TestCache_ReadYourWrites(t *testing.T) {
+	t.Parallel()
+	checks := 5000
+	if text := os.Getenv("CHECKS"); text != "" {
+		var err error
+		checks, err = strconv.Atoi(text)
+		require.NoError(t, err)
+	}
+	for connections, multiplex := range map[int]int{1: -1, 2: 1, 4: 2} {
+		t.Run(fmt.Sprintf("connections=%d", connections), func(t *testing.T) {
+			t.Parallel()
+			client := cachingClient(t, redistest.URL(t), func(o *rueidis.ClientOption) { o.PipelineMultiplex = multiplex })
+			b := bedOn(t, client, WithClientCache(time.Hour), WithTimeout(time.Minute))
+			_, err := b.Check(t.Context())
+			require.NoError(t, err)
+			stale, twice := readYourWrites(t, b, checks/3+1)
+			require.Zero(t, stale)
+			require.Positive(t, twice)
+			t.Logf("%d checks, %d of them read twice, %d answers from memory", checks/3+1, twice, client.hits.Load())
+		})
+	}
+}
+
+func readYourWrites(t *testing.T, b *bed, checks int) (stale, twice int64) {
+	const goroutines = 64
+	ctx := t.Context()
+	var shared [goroutines]atomic.Pointer[string]
+	var left, old, again atomic.Int64
+	left.Store(int64(checks))
+	stop := make(chan struct{})
+	var writers, readers sync.WaitGroup
+	for g := range goroutines {
+		id := NewID()
+		share := func(id string) { shared[g].Store(&id) }
+		share(id)
+		writers.Go(func() {
+			data := make([]byte, 0, 20)
+			for i := 0; left.Add(-1) >= 0; i++ {
+				if i%16 == 15 {
+					if !assert.NoError(t, b.Invalidate(ctx, id)) {
+						return
+					}
+					if _, err := b.Read(ctx, id); !assert.ErrorIs(t, err, ErrInvalidated) {
+						old.Add(1)
+					}
+					id = NewID()
+					share(id)
+					continue
+				}
+				data = strconv.AppendInt(data[:0], int64(i), 10)
+				written, err := b.Write(ctx, id, data, time.Hour)
+				if !assert.NoError(t, err) {
+					return
+				}
+				for range 1 + i%4/3 {
+					read, err := b.Read(ctx, id)
+					if !assert.NoError(t, err) || read.Version != written.Version || string(read.Data) != string(data) {
+						old.Add(1)
+					}
+				}
+				again.Add(int64(i % 4 / 3))
+			}
+		})
+	}
+	for r := range 8 {
+		readers.Go(func() {
+			for i := r; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					_, _ = b.Read(ctx, *shared[i%goroutines].Load())
+				}
+			}
+		})
+	}
+	writers.Wait()
+	close(stop)
+	readers.Wait()
+	return old.Load(), again.Load()
+}
+
+// Every verb that changes something is seen by the next Read of this process, also when it fails.
+func TestCache_EveryChangeIsSeen(t *testing.T) {
+	t.Parallel()
+	b, client := cachedBed(t, redistest.URL(t))
+	for name, change := range map[string]func(id string) error{
+		"Write":      func(id string) error { _, err := b.Write(t.Context(), id, []byte("y"), time.Hour); return err },
+		"Touch":      func(id string) error { return b.Touch(t.Context(), id, 2*time.Hour) },
+		"Slide":      func(id string) error { _, err := b.Read(t.Context(), id, Slide(2*time.Hour)); return err },
+		"Rotate":     func(id string) error { _, err := b.Rotate(t.Context(), id, NewID()); return err },
+		"Invalidate": func(id string) error { return b.Invalidate(t.Context(), id) },
+		"lost":       func(id string) error { return b.lost(id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := NewID()
+			b.write(id, "x", time.Hour)
+			b.reads(id, "x")
+			require.Zero(t, client.sentBy(func() { b.reads(id, "x") }))
+			_ = change(id)
+			require.EqualValues(t, 1, client.sentBy(func() { _, _ = b.Read(t.Context(), id) }))
+		})
+	}
+}
+
+// lost ends a session without hearing of it.
+func (b *bed) lost(id string) error {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	other := &RedisStore{client: &interruptible{b.client, cancel}, config: b.config, argTombstoneTTL: b.argTombstoneTTL}
+	return other.Invalidate(ctx, id)
+}
+
+type interruptible struct {
+	rueidis.Client
+	cancel context.CancelFunc
+}
+
+func (i *interruptible) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	i.Client.Do(ctx, cmd)
+	i.cancel()
+	return i.Client.Do(ctx, i.Client.B().Ping().Build())
+}
+
+func TestCache_OtherProcess(t *testing.T) {
+	t.Parallel()
+	b, _ := cachedBed(t, redistest.URL(t))
+	other, err := New(redistest.Client(t), WithKeyPrefix(b.prefix))
+	require.NoError(t, err)
+	id := NewID()
+	_, err = other.Write(t.Context(), id, []byte("1"), time.Hour)
+	require.NoError(t, err)
+	b.reads(id, "1")
+	_, err = other.Write(t.Context(), id, []byte("2"), time.Hour)
+	require.NoError(t, err)
+	until(t, "the write of another process is seen", func() bool {
+		s, err := b.Read(t.Context(), id)
+		return err == nil && string(s.Data) == "2"
+	})
+	require.NoError(t, other.Invalidate(t.Context(), id))
+	until(t, "the end by another process is seen", func() bool {
+		_, err := b.Read(t.Context(), id)
+		return assert.ObjectsAreEqual("tombstore: read: session was ended: logout", fmt.Sprint(err))
+	})
+}
+
+// A server says late that a key has expired. A read that begins after the session's time must not be answered by it.
+func TestCache_Expiry(t *testing.T) {
+	t.Parallel()
+	b, client := cachedBed(t, redistest.URL(t))
+	const ttl = 300 * time.Millisecond
+	id := NewID()
+	b.write(id, "x", ttl)
+	written := time.Now() // the server has counted from before
+	for {
+		begun := time.Now()
+		_, err := b.Read(t.Context(), id)
+		if err != nil {
+			require.ErrorIs(t, err, ErrNotFound)
+			break
+		}
+		require.LessOrEqual(t, begun.Sub(written), ttl+2*time.Millisecond, "served past its expiry")
+	}
+	require.Positive(t, client.hits.Load())
+}
+
+func TestCache_AbsoluteDeadline(t *testing.T) {
+	t.Parallel()
+	b, _ := cachedBed(t, redistest.URL(t))
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	value, _ := b.raw(id)
+	past := []byte(value)
+	copy(past[offsetDeadline:], []byte{0, 0, 0, 0, 0, 1})
+	b.do("SET", b.keyOf(id), string(past), "PX", "3600000")
+	until(t, "a session past its deadline is not served", func() bool {
+		_, err := b.Read(t.Context(), id)
+		return err != nil
+	})
+	_, err := b.Read(t.Context(), id)
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
+// A Slide that would set nothing is answered from memory, and a Touch that sets nothing leaves what is cached alone.
+func TestCache_Slide(t *testing.T) {
+	t.Parallel()
+	b, client := cachedBed(t, redistest.URL(t))
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	b.reads(id, "x", Slide(time.Hour))
+	require.Zero(t, client.sentBy(func() { b.reads(id, "x", Slide(time.Hour)) }))
+	require.NoError(t, b.Touch(t.Context(), id, time.Hour))
+	require.Zero(t, client.sentBy(func() { b.reads(id, "x") }))
+	require.EqualValues(t, 1, client.sentBy(func() { b.reads(id, "x", Slide(2*time.Hour)) }))
+	_, ttl := b.raw(id)
+	almost(t, 2*time.Hour, ttl)
+
+	exact, _ := cachedBed(t, redistest.URL(t), WithKeyPrefix(b.prefix), WithTouchThreshold(0))
+	exact.reads(id, "x", Slide(3*time.Hour))
+	_, ttl = b.raw(id)
+	almost(t, 3*time.Hour, ttl)
+}
+
+func TestCache_ErrorsAreNotCached(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b, client := cachedBed(t, server.URL)
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	b.do("SCRIPT", "FLUSH")
+	b.reads(id, "x")
+	b.reads(id, "x")
+	require.Zero(t, client.sentBy(func() { b.reads(id, "x") }))
+	b.do("SET", b.keyOf("foreign"), "foreign")
+	_, err := b.Read(t.Context(), "foreign")
+	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+// Two callers wait for one reply. One of them gives up; the other must not be told so.
+func TestCache_CancellationIsTheCallersOwn(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b, _ := cachedBed(t, server.URL)
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	server.Pause(t)
+	hasty, giveUp := context.WithCancel(t.Context())
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := b.Read(hasty, id)
+		first <- err
+	}()
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		_, err := b.Read(ctx, id)
+		second <- err
+	}()
+	giveUp()
+	require.ErrorIs(t, <-first, context.Canceled)
+	server.Resume(t)
+	require.NoError(t, <-second)
+}
+
+func TestCache_Canary(t *testing.T) {
+	t.Parallel()
+	primary := redistest.Start(t)
+	admin := redistest.Dial(t, primary.URL)
+	do := func(command ...string) {
+		require.NoError(t, admin.Do(t.Context(), admin.B().Arbitrary(command...).Build()).Error())
+	}
+	do("ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "&*", "+@all", "-client|caching")
+	for name, c := range map[string]struct {
+		adjust func(*rueidis.ClientOption)
+		want   string
+	}{
+		"not permitted": {func(o *rueidis.ClientOption) { o.Username, o.Password = "deaf", "deaf" }, ""},
+		"no cache":      {func(o *rueidis.ClientOption) { o.DisableCache = true }, errNotKept.Error()},
+		"no message": {func(o *rueidis.ClientOption) {
+			o.PipelineMultiplex, o.ClientTrackingOptions = -1, []string{"OPTIN", "NOLOOP"} // what the connection changes is not told
+		}, errNoMessage.Error()},
+		"RESP2": {func(o *rueidis.ClientOption) { o.DisableCache, o.AlwaysRESP2 = true, true }, errNotKept.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := cachingClient(t, primary.URL, c.adjust)
+			s, err := New(client, WithKeyPrefix(redistest.Prefix(t, admin)), WithClientCache(time.Hour))
+			require.NoError(t, err)
+			b := &bed{s, t, admin}
+			report, err := b.Check(t.Context())
+			require.NoError(t, err)
+			require.False(t, report.Cached)
+			require.Zero(t, report.Staleness)
+			require.ErrorContains(t, report.Uncached, c.want)
+			require.Empty(t, redistest.Keys(t.Context(), admin, b.prefix), "nothing is left behind")
+
+			id, hits := NewID(), client.hits.Load()
+			other, err := New(admin, WithKeyPrefix(b.prefix))
+			require.NoError(t, err)
+			for _, data := range []string{"1", "2", "3"} {
+				_, err := other.Write(t.Context(), id, []byte(data), time.Hour)
+				require.NoError(t, err)
+				b.reads(id, data)
+				b.reads(id, data)
+			}
+			require.Equal(t, hits, client.hits.Load(), "nothing is answered from memory")
+		})
+	}
+}
+
+func TestCache_Staleness(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	require.Zero(t, b.Staleness())
+	for maxAge, want := range map[time.Duration]time.Duration{time.Hour: 3 * time.Second, time.Second: time.Second} {
+		s, err := Open(redistest.URL(t), WithKeyPrefix(b.prefix), WithClientCache(maxAge))
+		require.NoError(t, err)
+		require.Equal(t, want, s.Staleness())
+		report, err := s.Check(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, Report{Cached: true, Staleness: want}, report)
+		s.Close()
+	}
+	s, err := New(b.client, WithClientCache(time.Hour))
+	require.NoError(t, err)
+	require.Equal(t, time.Hour, s.Staleness(), "the client's settings are not known")
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for _, opts := range [][]Option{nil, {WithStrictReads()}, {WithPlainIDs()}} {
+		b := newBed(t, opts...)
+		report, err := b.Check(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, Report{}, report)
+		require.Empty(t, redistest.Keys(t.Context(), b.client, b.prefix))
+	}
+	b := newBed(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := b.Check(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// A primary that has lost its replicas may have been replaced.
+func TestStrictReads(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := redistest.Dial(t, server.URL)
+	b := bedOn(t, client, WithStrictReads())
+	usual, err := New(client, WithKeyPrefix(b.prefix))
+	require.NoError(t, err)
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	b.reads(id, "x")
+	_, ttl := b.raw(id)
+	almost(t, time.Hour, ttl)
+	b.do("CONFIG", "SET", "min-replicas-to-write", "1")
+	for _, opts := range [][]ReadOption{nil, {Slide(time.Hour)}, {Slide(2 * time.Hour)}} {
+		_, err = b.Read(t.Context(), id, opts...)
+		require.ErrorContains(t, err, "server answered NOREPLICAS")
+		require.NotErrorIs(t, err, ErrNotFound)
+	}
+	_, err = b.Exists(t.Context(), id)
+	require.ErrorContains(t, err, "server answered NOREPLICAS")
+	_, err = usual.Read(t.Context(), id)
+	require.NoError(t, err, "a GET is answered")
+}
