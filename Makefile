@@ -35,6 +35,7 @@ lint: ## vet, staticcheck, gofmt, go mod tidy, and luacheck if it is installed
 
 bench: server ## compare with plain commands on one server, in one run
 	go test -run '^$$' -bench . -benchmem -timeout 30m .
+	cd integration && go run ./bench -write ../docs
 
 races: server ## play every race of every framework 1,000 times with random timing (ROUNDS)
 	cd integration && ROUNDS=$(or $(ROUNDS),1000) go test -count=1 -timeout 30m -run 'TestMatrix|TestRandom' .

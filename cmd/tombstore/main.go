@@ -18,7 +18,10 @@ const (
 
 const usage = `Usage: tombstore <command> [flags]
 
-  demo    race a logout against a slow request, on a usual session store and on tombstore
+  demo        race a logout against a slow request, on a usual session store and on tombstore
+  doctor      look at a server's settings for what would bring ended sessions back; status 1 if there is something
+  inspect     show the state of sessions by their refs, without their data
+  invalidate  end sessions by their refs
 
 "tombstore <command> -h" lists the flags of a command.
 `
@@ -37,6 +40,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch command {
 	case "demo":
 		return demo(ctx, args[1:], stdout, stderr)
+	case "doctor":
+		return examine(ctx, args[1:], stdout, stderr)
+	case "inspect":
+		return inspect(ctx, args[1:], stdout, stderr)
+	case "invalidate":
+		return invalidate(ctx, args[1:], stdout, stderr)
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(stdout, usage)
 		return exitOK

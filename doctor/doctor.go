@@ -1,0 +1,298 @@
+// Package doctor looks at a server's settings for what would break the promise of package tombstore: that a session that was ended
+// stays ended.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/tombstore/tombstore"
+)
+
+// Level is how bad a finding is.
+type Level string
+
+// The levels, from good to bad. Unknown is what the server does not tell, for example where CONFIG and INFO are not permitted.
+const (
+	OK      Level = "ok"
+	Unknown Level = "unknown"
+	Warning Level = "warning"
+	Fail    Level = "fail"
+)
+
+// Finding is what one check has found.
+type Finding struct {
+	Name  string `json:"name"`
+	Level Level  `json:"level"`
+	Text  string `json:"text"`          // what was found, and what it means for the promise
+	Fix   string `json:"fix,omitempty"` // the command that mends it
+}
+
+// Failed reports whether a finding is a Fail.
+func Failed(findings []Finding) bool {
+	return slices.ContainsFunc(findings, func(f Finding) bool { return f.Level == Fail })
+}
+
+const (
+	pings       = 100
+	checkedTTL  = 10 * time.Second
+	failover    = 28 * time.Second // Sentinel's usual down-after of 30 s, and some room
+	clockLimit  = time.Second
+	oldestRedis = "7.0"
+)
+
+// Examine looks at the server of client. It writes, ends and removes one session of its own, and changes no setting. It needs a few
+// seconds at most; whatever ctx or the server's rights do not allow is Unknown. Clients of a cluster look at one node, and its
+// settings stand for all.
+func Examine(ctx context.Context, client rueidis.Client) []Finding {
+	e := &examination{ctx: ctx, client: client, info: map[string]string{}}
+	e.readInfo()
+	e.version()
+	e.operations()
+	e.memory()
+	e.persistence()
+	e.replication()
+	e.rights()
+	e.clock()
+	e.latency()
+	return e.findings
+}
+
+type examination struct {
+	ctx      context.Context
+	client   rueidis.Client
+	info     map[string]string // fields of INFO; empty if it is not permitted
+	findings []Finding
+}
+
+func (e *examination) found(name string, level Level, fix, text string, args ...any) {
+	e.findings = append(e.findings, Finding{Name: name, Level: level, Text: fmt.Sprintf(text, args...), Fix: fix})
+}
+
+func (e *examination) do(command ...string) rueidis.RedisResult {
+	return e.client.Do(e.ctx, e.client.B().Arbitrary(command...).Build())
+}
+
+func (e *examination) readInfo() {
+	text, err := e.do("INFO").ToString()
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			e.info[name] = value
+		}
+	}
+}
+
+func (e *examination) number(field string) int64 {
+	n, _ := strconv.ParseInt(e.info[field], 10, 64)
+	return n
+}
+
+// config returns a setting, and whether the server tells it.
+func (e *examination) config(name string) (string, bool) {
+	m, err := e.do("CONFIG", "GET", name).AsStrMap()
+	value, ok := m[name]
+	return value, err == nil && ok
+}
+
+func (e *examination) version() {
+	const name = "server"
+	product, version, oldest := "Redis", e.info["redis_version"], oldestRedis
+	if v := e.info["valkey_version"]; v != "" {
+		product, version, oldest = "Valkey", v, "7.2"
+	}
+	switch {
+	case version == "":
+		e.found(name, Unknown, "", "INFO is not permitted: the release is not known; the oldest supported are Redis 7.0 and Valkey 7.2")
+	case older(version, oldest):
+		e.found(name, Fail, "", "%s %s is older than %s: its scripts do not check rights and min-replicas-to-write", product, version, oldest)
+	default:
+		e.found(name, OK, "", "%s %s", product, version)
+	}
+}
+
+func older(version, oldest string) bool {
+	have, want := strings.Split(version, "."), strings.Split(oldest, ".")
+	for i := range want {
+		h, err := strconv.Atoi(have[min(i, len(have)-1)])
+		w, _ := strconv.Atoi(want[i])
+		if err != nil || h != w {
+			return err != nil || h < w
+		}
+	}
+	return false
+}
+
+func (e *examination) operations() {
+	s, err := tombstore.New(e.client, tombstore.WithKeyPrefix("tombstore-doctor:"), tombstore.WithClientCache(checkedTTL))
+	if err != nil {
+		e.found("operations", Fail, "", "%v", err)
+		return
+	}
+	report, err := s.Check(e.ctx)
+	if err != nil {
+		e.found("operations", Fail, "", "a session could not be written, touched, read and ended: %v", err)
+		return
+	}
+	e.found("operations", OK, "", "a session was written, touched, read and ended, and stayed ended")
+	if report.Cached {
+		e.found("cache", OK, "", "the server's messages about changed keys arrive: WithClientCache works")
+	} else {
+		e.found("cache", Warning, "ACL SETUSER <user> +client|caching +client|tracking +evalsha_ro",
+			"WithClientCache would not cache, and reads would go to the server: %v", report.Uncached)
+	}
+}
+
+func (e *examination) memory() {
+	const name = "memory"
+	policy := e.info["maxmemory_policy"]
+	switch {
+	case policy == "":
+		e.found(name, Unknown, "", "INFO is not permitted; maxmemory-policy must be noeviction")
+	case policy == "noeviction" && e.number("maxmemory") == 0:
+		e.found(name, OK, "", "noeviction, and no maxmemory: see to it that the machine has enough")
+	case policy == "noeviction":
+		e.found(name, OK, "", "noeviction: a full server refuses writes, and ends sessions all the same")
+	case e.number("maxmemory") == 0:
+		e.found(name, Warning, "CONFIG SET maxmemory-policy noeviction", "%s would drop tombstones if maxmemory were set", policy)
+	case policy == "volatile-ttl":
+		e.found(name, Warning, "CONFIG SET maxmemory-policy noeviction",
+			"volatile-ttl drops tombstones once sessions with less time left are gone: late writes without IfPresent come through then")
+	default:
+		e.found(name, Fail, "CONFIG SET maxmemory-policy noeviction",
+			"%s drops tombstones when memory is full: late writes without IfPresent bring ended sessions back", policy)
+	}
+	if n := e.number("evicted_keys"); n > 0 {
+		e.found("evictions", Warning, "CONFIG SET maxmemory-policy noeviction", "%d keys were evicted since the server started; each may have been a tombstone", n)
+	}
+}
+
+func (e *examination) persistence() {
+	const name = "persistence"
+	switch {
+	case len(e.info) == 0:
+		e.found(name, Unknown, "", "INFO is not permitted; only appendonly yes with appendfsync always keeps every end over a restart")
+	case e.info["aof_enabled"] == "1":
+		switch fsync, ok := e.config("appendfsync"); {
+		case !ok:
+			e.found(name, Unknown, "", "AOF is on, and CONFIG is not permitted; appendfsync must be always to keep every end over a crash")
+		case fsync == "always":
+			e.found(name, OK, "", "AOF, appendfsync always: ended sessions stay ended over a restart")
+		default:
+			e.found(name, Warning, "CONFIG SET appendfsync always",
+				"AOF, appendfsync %s: a crash takes the ends of about the last second, and those sessions are live again", fsync)
+		}
+	default:
+		switch save, ok := e.config("save"); {
+		case ok && save == "":
+			e.found(name, Warning, "CONFIG SET appendonly yes",
+				"nothing is persisted: a restart loses sessions and tombstones alike; late writes without IfPresent begin new sessions of ended ids")
+		case ok:
+			e.found(name, Fail, "CONFIG SET appendonly yes",
+				"snapshots only: after a crash sessions that were ended since the last snapshot are live again")
+		default:
+			e.found(name, Unknown, "CONFIG SET appendonly yes",
+				"AOF is off, and CONFIG is not permitted; with snapshots only, a crash brings back sessions that were ended since the last one")
+		}
+	}
+}
+
+func (e *examination) replication() {
+	const name = "replication"
+	if e.info["cluster_enabled"] == "1" {
+		e.found("topology", OK, "", "cluster: Rotate takes two steps")
+	}
+	switch role := e.info["role"]; role {
+	case "":
+		e.found(name, Unknown, "", "INFO is not permitted; with replicas, use WithReplicaAcks with the number of all that could be promoted")
+		return
+	case "master":
+	default:
+		e.found(name, Fail, "", "this server is a replica: connect to the primary")
+		return
+	}
+	replicas := e.number("connected_slaves")
+	if replicas == 0 {
+		e.found(name, OK, "", "no replicas: nothing can be promoted with less than this server has")
+		return
+	}
+	e.found(name, Warning, "", "%d replicas, and replication is asynchronous: only WithReplicaAcks(%d, ...) makes an end survive a failover",
+		replicas, replicas)
+	const strict = "strict reads"
+	min, ok := e.config("min-replicas-to-write")
+	lag, ok2 := e.config("min-replicas-max-lag")
+	least, _ := strconv.ParseInt(min, 10, 64)
+	seconds, _ := strconv.ParseInt(lag, 10, 64)
+	want := replicas/2 + 1
+	fix := fmt.Sprintf("CONFIG SET min-replicas-to-write %d", want)
+	switch {
+	case !ok || !ok2:
+		e.found(strict, Unknown, "", "CONFIG is not permitted; WithStrictReads needs min-replicas-to-write of %d or more", want)
+	case least < want || seconds == 0:
+		e.found(strict, Warning, fix, "min-replicas-to-write is %d of %d: after a failover the old primary goes on answering, also with WithStrictReads",
+			least, replicas)
+	case time.Duration(seconds)*time.Second > failover:
+		e.found(strict, Warning, "CONFIG SET min-replicas-max-lag 10", "min-replicas-max-lag is %d s: a failover may be faster", seconds)
+	default:
+		e.found(strict, OK, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering", least, replicas)
+	}
+}
+
+// rights tries what Check has not.
+func (e *examination) rights() {
+	const name = "rights"
+	var missing []string
+	for _, command := range [][]string{{"SCAN", "0", "MATCH", "tombstore-doctor:*", "COUNT", "1"}, {"WAIT", "0", "1"}} {
+		if reply, ok := rueidis.IsRedisErr(e.do(command...).Error()); ok && strings.HasPrefix(reply.Error(), "NOPERM") {
+			missing = append(missing, "+"+strings.ToLower(command[0]))
+		}
+	}
+	if len(missing) > 0 {
+		e.found(name, Warning, "ACL SETUSER <user> "+strings.Join(missing, " "), "List needs scan, WithReplicaAcks needs wait; not permitted: %s",
+			strings.Join(missing, " "))
+		return
+	}
+	e.found(name, OK, "", "every command that the store sends is permitted")
+}
+
+func (e *examination) clock() {
+	const name = "clock"
+	before := time.Now()
+	now, err := e.do("TIME").AsStrSlice()
+	if err != nil || len(now) != 2 {
+		e.found(name, Unknown, "", "TIME is not permitted")
+		return
+	}
+	seconds, _ := strconv.ParseInt(now[0], 10, 64)
+	micros, _ := strconv.ParseInt(now[1], 10, 64)
+	off := max(before.Sub(time.Unix(seconds, micros*1000)), time.Until(time.Unix(seconds, micros*1000)))
+	if off > clockLimit {
+		e.found(name, Warning, "timedatectl set-ntp true", "the server's clock and this one differ by %v: absolute deadlines are early or late by as much",
+			off.Round(time.Millisecond))
+		return
+	}
+	e.found(name, OK, "", "the server's clock agrees with this one")
+}
+
+func (e *examination) latency() {
+	const name = "latency"
+	var took []time.Duration
+	for range pings {
+		begun := time.Now()
+		if err := e.do("PING").Error(); err != nil {
+			e.found(name, Unknown, "", "PING failed")
+			return
+		}
+		took = append(took, time.Since(begun))
+	}
+	slices.Sort(took)
+	e.found(name, OK, "", "PING takes %v, and %v at the 99th percentile", took[pings/2].Round(time.Microsecond), took[pings-1].Round(time.Microsecond))
+}

@@ -1,0 +1,164 @@
+// Command bench compares tombstore with plain commands and with the usual Redis backends, on a server that it starts and stops itself. It
+// prints ratios from one run as Markdown tables; with -write it puts them, a plot, and the machine into the documents. From
+// integration/:
+//
+//	go run ./bench [-only single,saturate,push,cut,mixed,grow] [-quick] [-write ../docs]
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// bench is one run.
+type bench struct {
+	server *server
+	quick  bool
+	bars   []bar // of the plot
+}
+
+// table is what a section has found.
+type table struct {
+	title, note string
+	head        []string
+	rows        [][]string
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+var sections = []struct {
+	name string
+	run  func(ctx context.Context, b *bench) ([]table, error)
+}{
+	{"single", single}, {"saturate", saturate}, {"push", push}, {"cut", cut}, {"mixed", mixed}, {"grow", grow},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "worker" {
+		exit(worker(ctx, os.Args[2:]))
+	}
+	only := flag.String("only", "", "sections to run, separated by commas; all if empty")
+	quick := flag.Bool("quick", false, "run a tenth of it")
+	write := flag.String("write", "", "folder of the documents: write performance.md and performance.svg there")
+	flag.Parse()
+	exit(run(ctx, *only, *quick, *write))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func run(ctx context.Context, only string, quick bool, write string) error {
+	b := &bench{quick: quick}
+	var tables []table
+	for _, s := range sections {
+		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
+			continue
+		}
+		found, err := b.section(ctx, s.run)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		for _, t := range found {
+			fmt.Print(t)
+		}
+		tables = append(tables, found...)
+	}
+	if write == "" {
+		return nil
+	}
+	if err := publish(filepath.Join(write, "performance.md"), tables); err != nil || len(b.bars) == 0 {
+		return err
+	}
+	return os.WriteFile(filepath.Join(write, "performance.svg"), []byte(plot(b.bars)), 0o644)
+}
+
+// section gives each section a server of its own.
+func (b *bench) section(ctx context.Context, run func(context.Context, *bench) ([]table, error)) (found []table, err error) {
+	if b.server, err = startServer(); err != nil {
+		return nil, err
+	}
+	defer b.server.stop()
+	return run(ctx, b)
+}
+
+// scaled returns n, or a tenth of it in a quick run.
+func (b *bench) scaled(n int) int {
+	if b.quick {
+		return max(1, n/10)
+	}
+	return n
+}
+
+func (b *bench) time(d time.Duration) time.Duration {
+	if b.quick {
+		return d / 10
+	}
+	return d
+}
+
+func (t table) String() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "\n### %s\n\n", t.title)
+	if t.note != "" {
+		fmt.Fprintf(&s, "%s\n\n", t.note)
+	}
+	fmt.Fprintf(&s, "| %s |\n|%s\n", strings.Join(t.head, " | "), strings.Repeat("---|", len(t.head)))
+	for _, row := range t.rows {
+		fmt.Fprintf(&s, "| %s |\n", strings.Join(row, " | "))
+	}
+	return s.String()
+}
+
+const (
+	begin = "<!-- bench: begin -->\n"
+	end   = "<!-- bench: end -->\n"
+)
+
+// publish puts the tables between the marks of a file.
+func publish(path string, tables []table) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(text), begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s has no marks", path)
+	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "\nMeasured on %s, %d cores, %s, %s.\n", cpu(), runtime.NumCPU(), runtime.Version(), serverVersion())
+	for _, t := range tables {
+		s.WriteString(t.String())
+	}
+	s.WriteString("\n")
+	return os.WriteFile(path, []byte(head+begin+s.String()+end+tail), 0o644)
+}
+
+func cpu() string {
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(text)) {
+		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+func ratio(x float64) string { return fmt.Sprintf("%.2f", x) }
+
+func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tombstore/tombstore"
+)
+
+// other is the other process: for each line "w ID" it writes a session, for "i ID" it ends it, and answers with the time at which
+// that had returned.
+func other(ctx context.Context, url string) error {
+	s, err := tombstore.Open(url)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		verb, id, _ := strings.Cut(lines.Text(), " ")
+		if verb == "w" {
+			_, err = s.Write(ctx, id, []byte("x"), hour)
+		} else {
+			err = s.Invalidate(ctx, id)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Println(time.Now().UnixNano())
+	}
+	return nil
+}
+
+type otherProcess struct {
+	command *exec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Scanner
+}
+
+func startOther(ctx context.Context, url string) (*otherProcess, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	o := &otherProcess{command: exec.CommandContext(ctx, self, "worker", "other", url)}
+	o.command.Stderr = os.Stderr
+	if o.in, err = o.command.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := o.command.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	o.out = bufio.NewScanner(out)
+	return o, o.command.Start()
+}
+
+func (o *otherProcess) do(verb, id string) (returned time.Time, err error) {
+	if _, err := fmt.Fprintln(o.in, verb, id); err != nil {
+		return returned, err
+	}
+	if !o.out.Scan() {
+		return returned, fmt.Errorf("the other process has ended: %w", o.out.Err())
+	}
+	var ns int64
+	_, err = fmt.Sscan(o.out.Text(), &ns)
+	return time.Unix(0, ns), err
+}
+
+func (o *otherProcess) stop() {
+	o.in.Close()
+	_ = o.command.Wait()
+}
+
+// warm reads a session until memory answers.
+func warm(ctx context.Context, s *tombstore.RedisStore, id string) error {
+	for range 3 {
+		if _, err := s.Read(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// push measures how long this process takes a session for live that another one has ended.
+func push(ctx context.Context, b *bench) ([]table, error) {
+	t := table{title: "Ended by another process: the last answer that was still live", head: []string{"wire", "trials", "p50", "p99", "longest"},
+		note: "From the return of Invalidate there to the start of the last Read here that was answered live; 0 if there was none."}
+	for _, wire := range []struct {
+		name   string
+		delay  time.Duration
+		trials int
+	}{{"loopback", 0, b.scaled(2000)}, {"20 ms each way", 20 * time.Millisecond, b.scaled(200)}} {
+		ages, err := b.push(ctx, wire.delay, wire.trials)
+		if err != nil {
+			return nil, err
+		}
+		slices.Sort(ages)
+		t.add(wire.name, fmt.Sprint(len(ages)), millis(ages[len(ages)/2]), millis(ages[len(ages)*99/100]), millis(ages[len(ages)-1]))
+	}
+	return []table{t}, nil
+}
+
+func (b *bench) push(ctx context.Context, delay time.Duration, trials int) (ages []time.Duration, err error) {
+	r, err := newRelay(b.server.addr, delay)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	url := b.server.url
+	if delay > 0 {
+		url = r.url()
+	}
+	s, err := tombstore.Open(url, tombstore.WithClientCache(hour))
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	o, err := startOther(ctx, b.server.url)
+	if err != nil {
+		return nil, err
+	}
+	defer o.stop()
+	for range trials {
+		id := tombstore.NewID()
+		if _, err := o.do("w", id); err != nil {
+			return nil, err
+		}
+		if err := warm(ctx, s, id); err != nil {
+			return nil, err
+		}
+		last := make(chan time.Time)
+		go func() {
+			var live time.Time
+			for {
+				begun := time.Now()
+				if _, err := s.Read(ctx, id); err != nil {
+					break
+				}
+				live = begun
+			}
+			last <- live
+		}()
+		returned, err := o.do("i", id)
+		if err != nil {
+			return nil, err
+		}
+		ages = append(ages, max(0, (<-last).Sub(returned)))
+	}
+	return ages, nil
+}
+
+// cut measures the longest stale answer when messages cannot arrive.
+func cut(ctx context.Context, b *bench) ([]table, error) {
+	t := table{title: "When messages cannot arrive: the longest stale answer", head: []string{"fault", "maxAge", "longest", "Staleness"}}
+	for _, maxAge := range []time.Duration{hour, time.Second} {
+		for _, fault := range []string{"the wire is silent", "the server is stopped (SIGSTOP)"} {
+			longest, bound, err := b.cut(ctx, fault, maxAge)
+			if err != nil {
+				return nil, err
+			}
+			if longest > bound {
+				return nil, fmt.Errorf("%s: stale for %v, more than %v", fault, longest, bound)
+			}
+			t.add(fault, maxAge.String(), fmt.Sprintf("%.3f s", longest.Seconds()), bound.String())
+		}
+	}
+	return []table{t}, nil
+}
+
+func (b *bench) cut(ctx context.Context, fault string, maxAge time.Duration) (longest, bound time.Duration, err error) {
+	r, err := newRelay(b.server.addr, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer r.close()
+	s, err := tombstore.Open(r.url(), tombstore.WithClientCache(maxAge))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.Close()
+	o, err := startOther(ctx, b.server.url)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer o.stop()
+	id := tombstore.NewID()
+	if _, err := o.do("w", id); err != nil {
+		return 0, 0, err
+	}
+	if err := warm(ctx, s, id); err != nil {
+		return 0, 0, err
+	}
+	cutAt := time.Now()
+	if strings.HasPrefix(fault, "the wire") {
+		r.silent.Store(true)
+		if _, err := o.do("i", id); err != nil {
+			return 0, 0, err
+		}
+	} else {
+		if err := b.server.signal(syscall.SIGSTOP); err != nil {
+			return 0, 0, err
+		}
+		defer func() { _ = b.server.signal(syscall.SIGCONT) }()
+	}
+	for time.Since(cutAt) < s.Staleness()+2*time.Second {
+		begun := time.Now()
+		short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		_, err := s.Read(short, id)
+		cancel()
+		if err == nil {
+			longest = begun.Sub(cutAt)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return longest, s.Staleness(), nil
+}

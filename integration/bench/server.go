@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// server is a Redis or Valkey server on loopback, without persistence.
+type server struct {
+	addr, url string
+	process   *exec.Cmd
+	dir       string
+}
+
+// serverCommand returns the command line in TOMBSTORE_SERVER, or the server on PATH.
+func serverCommand() ([]string, error) {
+	if text := os.Getenv("TOMBSTORE_SERVER"); text != "" && text != "container" {
+		return strings.Fields(text), nil
+	}
+	for _, name := range []string{"redis-server", "valkey-server"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return []string{path}, nil
+		}
+	}
+	return nil, errors.New("no redis-server or valkey-server on PATH, and no TOMBSTORE_SERVER")
+}
+
+func serverVersion() string {
+	command, err := serverCommand()
+	if err != nil {
+		return "unknown server"
+	}
+	out, _ := exec.Command(command[0], append(command[1:], "--version")...).Output()
+	words := strings.Fields(string(out))
+	if len(words) < 3 {
+		return "unknown server"
+	}
+	return words[0] + " " + strings.TrimPrefix(words[2], "v=")
+}
+
+func startServer() (*server, error) {
+	command, err := serverCommand()
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	addr := l.Addr().(*net.TCPAddr)
+	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return nil, err
+	}
+	s := &server{addr: addr.String(), url: "redis://" + addr.String(), dir: dir}
+	s.process = exec.Command(command[0], append(command[1:],
+		"--bind", "127.0.0.1", "--port", fmt.Sprint(addr.Port), "--save", "", "--dir", dir, "--loglevel", "warning")...)
+	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it must not outlive the run
+	if err := s.process.Start(); err != nil {
+		return nil, err
+	}
+	for range 500 {
+		if conn, err := net.Dial("tcp", s.addr); err == nil {
+			return s, conn.Close()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	s.stop()
+	return nil, errors.New("the server does not answer")
+}
+
+func (s *server) stop() {
+	_ = s.process.Process.Kill()
+	_ = s.process.Wait()
+	_ = os.RemoveAll(s.dir)
+}
+
+func (s *server) signal(sig os.Signal) error { return s.process.Process.Signal(sig) }
+
+// ask sends one command in the inline form and returns the reply's text.
+func (s *server) ask(command string) (string, error) {
+	conn, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, command+"\r\n"); err != nil {
+		return "", err
+	}
+	return reply(bufio.NewReader(conn))
+}
+
+// reply reads a reply that is no array.
+func reply(r *bufio.Reader) (string, error) {
+	line, err := r.ReadString('\n')
+	if err != nil || line[0] != '$' {
+		return strings.TrimSpace(line), err
+	}
+	var n int
+	if _, err := fmt.Sscanf(line, "$%d", &n); err != nil || n < 0 {
+		return "", err
+	}
+	text := make([]byte, n+2)
+	_, err = io.ReadFull(r, text)
+	return string(text[:n]), err
+}
+
+// info returns a number from INFO.
+func (s *server) info(field string) (n float64, err error) {
+	text, err := s.ask("INFO everything")
+	for line := range strings.Lines(text) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); name == field {
+			_, err = fmt.Sscan(value, &n)
+		}
+	}
+	return n, err
+}
+
+// relay passes connections on, each chunk delay later, until it is told to be silent.
+type relay struct {
+	listener net.Listener
+	target   string
+	delay    time.Duration
+	silent   atomic.Bool
+}
+
+func newRelay(target string, delay time.Duration) (*relay, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	r := &relay{listener: l, target: target, delay: delay}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			upstream, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go r.pump(upstream, client)
+			go r.pump(client, upstream)
+		}
+	}()
+	return r, nil
+}
+
+func (r *relay) url() string { return "redis://" + r.listener.Addr().String() }
+
+func (r *relay) close() { r.listener.Close() }
+
+type chunk struct {
+	at   time.Time
+	data []byte
+}
+
+func (r *relay) pump(to, from net.Conn) {
+	defer to.Close()
+	chunks := make(chan chunk, 1024)
+	go func() {
+		defer close(chunks)
+		for {
+			buf := make([]byte, 32<<10)
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			chunks <- chunk{time.Now().Add(r.delay), buf[:n]}
+		}
+	}()
+	for c := range chunks {
+		time.Sleep(time.Until(c.at))
+		if r.silent.Load() {
+			continue
+		}
+		if _, err := to.Write(c.data); err != nil {
+			return
+		}
+	}
+}
