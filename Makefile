@@ -10,7 +10,7 @@ each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || fa
 TESTFLAGS   ?= -race -shuffle=on
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint bench demo matrix container fuzz cover tidy server races e2e
+.PHONY: help build test race lint bench demo matrix faults model container fuzz cover tidy server races e2e
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ e2e: server ## play the race in a real browser, with two tabs (needs Chromium)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	{ apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends chromium >/dev/null; }
 	cd examples/twotabs && go test -tags e2e -count=1 .
+
+faults: server ## break things for FAULTS_DURATION each, on each server of TOMBSTORE_SERVERS, and write the table of docs/guarantees.md
+	@internal/redistest/faults
+
+model: ## let spin go through the model of docs/model (Debian: spin)
+	@docs/model/check
 
 matrix: ## run the tests on each server of TOMBSTORE_SERVERS (lines of name=command line), or on images with Docker
 	@internal/redistest/matrix go test $(TESTFLAGS) -count=1 ./...

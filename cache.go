@@ -93,14 +93,13 @@ func (s *RedisStore) readCached(ctx context.Context, names []byte, slide int64) 
 		again := *end.err // the caller's own
 		return Session{}, wrap(verb, &again)
 	}
-	if !s.cacheProven(ctx) {
+	now := time.Now().UnixMilli() // a clock costs as much as a lookup
+	if !s.cacheProven(ctx, now) {
 		return s.readThrough(ctx, key, slide)
 	}
 
-	late := s.lateDeadline(ctx)
-	res := s.client.DoCache(late, s.cachedRead(key, name), s.cache.maxAge)
+	res := s.doCache(ctx, s.cachedRead(key, name))
 	value, ttl, err := valueAndTTL(res)
-	late.stop()
 	switch {
 	case rueidis.IsRedisNil(err):
 		return Session{}, wrap(verb, ErrNotFound)
@@ -113,7 +112,7 @@ func (s *RedisStore) readCached(ctx context.Context, names []byte, slide int64) 
 	}
 	left := int64(1<<63 - 1)
 	if ttl != -1 {
-		left = ttl - s.cache.age(res)
+		left = ttl - s.cache.age(res, now)
 	}
 	if left <= 0 || slide != 0 && !s.nearly(slide, left) && len(value) > 0 && value[0] == kindLive {
 		return s.readThrough(ctx, key, slide)
@@ -132,11 +131,21 @@ func (s *RedisStore) readCached(ctx context.Context, names []byte, slide int64) 
 }
 
 // age returns how long ago the server was asked for res, in milliseconds. rueidis counts an entry's time from before it asks.
-func (c *cache) age(res rueidis.RedisResult) int64 {
+func (c *cache) age(res rueidis.RedisResult, now int64) int64 {
 	if !res.IsCacheHit() {
 		return 0
 	}
-	return c.maxAge.Milliseconds() - res.CachePTTL() + 1 // both are cut to whole milliseconds
+	return now - res.CachePXAT() + c.maxAge.Milliseconds() + 1 // all are cut to whole milliseconds
+}
+
+// doCache is DoCache with a deadline.
+func (s *RedisStore) doCache(ctx context.Context, cmd rueidis.Cacheable) rueidis.RedisResult {
+	if _, ok := ctx.Deadline(); ok {
+		return s.client.DoCache(ctx, cmd, s.cache.maxAge)
+	}
+	late := &lateDeadline{Context: ctx, at: time.Now().Add(s.timeout)}
+	defer late.stop()
+	return s.client.DoCache(late, cmd, s.cache.maxAge)
 }
 
 // nearly reports whether a TTL of left is so near to ttl that it is not set, as the scripts decide it.
@@ -159,9 +168,9 @@ func (s *RedisStore) load(ctx context.Context, key string) {
 }
 
 // cacheProven reports whether messages of the server were seen to arrive. One caller finds out; others do not wait for it.
-func (s *RedisStore) cacheProven(ctx context.Context) bool {
+func (s *RedisStore) cacheProven(ctx context.Context, now int64) bool {
 	c := s.cache
-	if time.Now().UnixMilli() < c.again.Load() || !c.mu.TryLock() {
+	if now < c.again.Load() || !c.mu.TryLock() {
 		return c.proven.Load()
 	}
 	defer c.mu.Unlock()
@@ -300,29 +309,17 @@ func (s *RedisStore) Check(ctx context.Context) (Report, error) {
 	return Report{Cached: true, Staleness: s.Staleness()}, nil
 }
 
-// lateDeadline gives ctx a deadline if it has none, as bounded does, but starts no timer until somebody waits: a read that
-// memory answers does not.
-func (s *RedisStore) lateDeadline(ctx context.Context) *lateDeadline {
-	at, ok := ctx.Deadline()
-	if !ok {
-		at = time.Now().Add(s.timeout)
-	}
-	return &lateDeadline{Context: ctx, at: at, own: !ok}
-}
-
+// lateDeadline gives a context the deadline that it lacks, but starts no timer until somebody waits: a read that memory answers
+// does not.
 type lateDeadline struct {
 	context.Context
 	at     time.Time
-	own    bool
 	once   sync.Once
 	timed  context.Context
 	cancel context.CancelFunc
 }
 
 func (c *lateDeadline) started() context.Context {
-	if !c.own {
-		return c.Context
-	}
 	c.once.Do(func() { c.timed, c.cancel = context.WithDeadline(c.Context, c.at) })
 	if c.timed == nil { // stopped before it was started
 		return c.Context

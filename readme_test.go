@@ -109,7 +109,7 @@ func TestGuaranteesNameTests(t *testing.T) {
 	doc := text(t, "docs/guarantees.md")
 
 	var sources strings.Builder
-	for _, pattern := range []string{"*_test.go", "cmd/tombstore/*_test.go", "storetest/*_test.go"} {
+	for _, pattern := range []string{"*_test.go", "cmd/tombstore/*_test.go", "storetest/*_test.go", "integration/faults/*/*_test.go"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {

@@ -109,3 +109,9 @@ func Info(t testing.TB, client rueidis.Client, field string) string {
 	require.Failf(t, "no such field", "INFO has no %q", field)
 	return ""
 }
+
+// InContainer reports whether Start starts containers, which cannot reach each other on the loopback of this machine.
+func InContainer() bool {
+	command, err := serverCommand()
+	return err == nil && command == nil
+}
