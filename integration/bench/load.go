@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ import (
 func worker(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "pipeline":
-		return pipeline(args[1], args[2], args[3], args[4])
+		return pipeline(args[1], args[2], args[3], args[4], args[5])
 	case "mixed":
 		return mixedWorker(ctx, args[1], args[2], args[3], args[4])
 	case "other":
@@ -69,8 +70,8 @@ func sha(source string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// saturate sends prepared commands in batches, so that the server and not a client is the limit. Read is a GET, and Write an EVALSHA
-// of write.lua, as the store sends them.
+// saturate sends prepared commands in batches, so that the server and not a client is the limit. Write is an EVALSHA of write.lua, as
+// the store sends it. Read is a GET of what the store has stored, against a GET of the data alone.
 func saturate(ctx context.Context, b *bench) ([]table, error) {
 	source, err := os.ReadFile("../scripts/write.lua")
 	if err != nil {
@@ -87,19 +88,20 @@ func saturate(ctx context.Context, b *bench) ([]table, error) {
 		}
 	}
 	t := table{title: "With the server saturated", head: []string{"size", "client processes", "Read / GET", "Write / SET", "a script of SET / SET", "Write / that script"},
-		note: "Prepared commands in batches of 64, so that the server is the limit. Read sends a GET. A script that only does SET is the limit for write.lua."}
+		note: "Prepared commands in batches of 64, so that the server is the limit. Read sends a GET, and its value has a header of 22 bytes. A script that only does SET is the limit for write.lua."}
 	for _, size := range []int{300, 4 << 10} {
 		for _, processes := range []int{1, 2, 4} {
 			ops := map[string]float64{}
 			for range 4 {
-				for _, kind := range []string{"get", "read", "set", "write", "setscript"} {
-					n, err := workers(ctx, processes, "pipeline", b.server.addr, kind+","+sha(string(source)), strconv.Itoa(size))
+				for _, kind := range []string{"set", "get", "write", "read", "setscript"} {
+					n, err := workers(ctx, processes, "pipeline", b.server.addr, kind+","+sha(string(source)), strconv.Itoa(size),
+						strconv.FormatInt(time.Now().Add(100*time.Millisecond).UnixNano(), 10))
 					if err != nil {
 						return nil, err
 					}
 					ops[kind] += n
 				}
-				if b.quick {
+				if b.part > 1 {
 					break
 				}
 			}
@@ -111,9 +113,19 @@ func saturate(ctx context.Context, b *bench) ([]table, error) {
 }
 
 // pipeline sends batches for half a second and prints how many commands a second were answered.
-func pipeline(addr, kindAndSHA, sizeText, seed string) error {
+//
+// All processes begin at the same time: what one does before the others are there is not the throughput of all.
+func pipeline(addr, kindAndSHA, sizeText, beginText, seed string) error {
 	kind, write, _ := strings.Cut(kindAndSHA, ",")
 	size, err := strconv.Atoi(sizeText)
+	if err != nil {
+		return err
+	}
+	beginAt, err := strconv.ParseInt(beginText, 10, 64)
+	if err != nil {
+		return err
+	}
+	number, err := strconv.ParseUint(seed, 10, 64)
 	if err != nil {
 		return err
 	}
@@ -124,7 +136,7 @@ func pipeline(addr, kindAndSHA, sizeText, seed string) error {
 		case "get", "read":
 			return []string{"GET", key}
 		case "set":
-			return []string{"SET", key, head + strings.Repeat("t", 12) + data, "PX", "3600000"}
+			return []string{"SET", key, data, "PX", "3600000"}
 		case "write":
 			return []string{"EVALSHA", write, "1", key, head, data, "3600000"}
 		}
@@ -132,8 +144,11 @@ func pipeline(addr, kindAndSHA, sizeText, seed string) error {
 	}
 	const batch, keys = 64, 10_000
 	space := "record:"
-	if kind == "set" || kind == "setscript" { // what they store is no record
+	switch kind {
+	case "get", "set":
 		space = "plain:"
+	case "setscript":
+		space = "script:"
 	}
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -141,7 +156,7 @@ func pipeline(addr, kindAndSHA, sizeText, seed string) error {
 	}
 	defer conn.Close()
 	r := bufio.NewReaderSize(conn, 1<<20)
-	random := rand.New(rand.NewPCG(1, uint64(len(seed))))
+	random := rand.New(rand.NewPCG(1, number))
 	var batches [16][]byte
 	for i := range batches {
 		var buf bytes.Buffer
@@ -154,6 +169,7 @@ func pipeline(addr, kindAndSHA, sizeText, seed string) error {
 		}
 		batches[i] = buf.Bytes()
 	}
+	time.Sleep(time.Until(time.Unix(0, beginAt)))
 	n, begun := 0, time.Now()
 	for ; time.Since(begun) < 500*time.Millisecond; n++ {
 		if _, err := conn.Write(batches[n%len(batches)]); err != nil {
@@ -173,35 +189,97 @@ func pipeline(addr, kindAndSHA, sizeText, seed string) error {
 	return nil
 }
 
-// mixed counts what reaches the server.
+// mixed counts what reaches the server, and what it costs it.
 func mixed(ctx context.Context, b *bench) ([]table, error) {
-	t := table{title: "Commands that reach the server", head: []string{"way", "1 process", "4 processes"},
-		note: "Per request, of a load of 95 % reads, 4 % writes and 1 % logouts on 50,000 sessions, Zipf (s = 1.1). " +
-			"A logout is followed by a login under a new id, which is a write more."}
+	t := table{title: "What reaches the server", head: []string{"way", "commands, 1 process", "4 processes", "server time, 1 process", "4 processes"},
+		note: "Per request, of a load of 95 % reads, 4 % writes and 1 % logouts on 50,000 sessions, Zipf (s = 1.1). A logout is followed by a " +
+			"login under a new id, which is a write more. Commands are those that clients send: DoCache of a GET takes five. " +
+			"Server time is the processor time of the server, as a part of that of two keys."}
 	requests := b.scaled(400_000)
-	for _, way := range []string{"tombstore, cached", "tombstore", "two keys", "gofiber's way"} {
-		row := []string{way}
-		for _, processes := range []int{1, 4} {
-			before, err := b.server.info("total_commands_processed")
+	processes := []int{1, 4}
+	ways := []string{"two keys", "tombstore, cached", "tombstore", "gofiber's way"}
+	var base []float64
+	for _, way := range ways {
+		row, times := []string{way}, []float64{}
+		for _, count := range processes {
+			if err := fill(ctx, b, way); err != nil {
+				return nil, err
+			}
+			before, err := b.server.load()
 			if err != nil {
 				return nil, err
 			}
-			done, err := workers(ctx, processes, "mixed", b.server.url, way, strconv.Itoa(requests/processes))
+			done, err := workers(ctx, count, "mixed", b.server.url, way, strconv.Itoa(requests/count))
 			if err != nil {
 				return nil, err
 			}
-			after, err := b.server.info("total_commands_processed")
+			after, err := b.server.load()
 			if err != nil {
 				return nil, err
 			}
-			row = append(row, ratio((after-before)/done))
+			row = append(row, ratio((after.commands-before.commands)/done))
+			times = append(times, (after.seconds-before.seconds)/done)
 			if _, err := b.server.ask("FLUSHALL"); err != nil {
 				return nil, err
 			}
 		}
+		if base == nil {
+			base = times
+		}
+		for i, seconds := range times {
+			row = append(row, ratio(seconds/base[i]))
+		}
 		t.add(row...)
 	}
 	return []table{t}, nil
+}
+
+const population = 50_000 // sessions
+
+func mixedID(n uint64, life int) string { return fmt.Sprintf("session %d, life %d", n, life) }
+
+// fill stores the sessions that all have at first.
+func fill(ctx context.Context, b *bench, way string) error {
+	s, err := tombstore.Open(b.server.url)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	o, err := option(b.server.url)
+	if err != nil {
+		return err
+	}
+	raw, err := rueidis.NewClient(o)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	data := strings.Repeat("x", 300)
+	return each(ctx, 128, population, func(ctx context.Context, i int) error {
+		id := mixedID(uint64(i), 0)
+		if strings.HasPrefix(way, "tombstore") {
+			_, err := s.Write(ctx, id, []byte(data), hour)
+			return err
+		}
+		return raw.Do(ctx, raw.B().Set().Key(id).Value(data).Ex(hour).Build()).Error()
+	})
+}
+
+// each does do once for each of n sessions.
+func each(ctx context.Context, goroutines, n int, do func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	errs := make([]error, goroutines)
+	var group sync.WaitGroup
+	for g := range goroutines {
+		group.Go(func() {
+			for i := g; i < n && errs[g] == nil; i += goroutines {
+				errs[g] = do(ctx, i)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 func mixedWorker(ctx context.Context, url, way, count, seed string) error {
@@ -231,7 +309,7 @@ func mixedWorker(ctx context.Context, url, way, count, seed string) error {
 	if err != nil {
 		return err
 	}
-	const population, goroutines = 50_000, 16
+	const goroutines = 16
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	var group sync.WaitGroup
@@ -258,64 +336,70 @@ func mixedWorker(ctx context.Context, url, way, count, seed string) error {
 func request(
 	ctx context.Context, s *tombstore.RedisStore, raw rueidis.Client, way string, n uint64, lives map[uint64]int, dice float64,
 ) error {
-	id := fmt.Sprintf("session %d, life %d", n, lives[n])
+	id := mixedID(n, lives[n])
 	data := strings.Repeat("x", 300)
-	set := func() error { return raw.Do(ctx, raw.B().Set().Key(id).Value(data).Ex(hour).Build()).Error() }
+	do := func(command rueidis.Completed) error { return raw.Do(ctx, command).Error() }
+	set := func(id string) error { return do(raw.B().Set().Key(id).Value(data).Ex(hour).Build()) }
+	logout, write := dice < 0.01, dice < 0.05
+	if logout {
+		lives[n]++
+	}
+	next := mixedID(n, lives[n])
 	switch way {
 	case "two keys":
-		if dice < 0.01 {
-			lives[n]++
-			for _, res := range raw.DoMulti(ctx, raw.B().Set().Key("ended:"+id).Value("1").Ex(hour).Build(), raw.B().Del().Key(id).Build()) {
+		if logout {
+			mark := raw.B().Set().Key("ended:" + id).Value("1").Ex(hour).Build()
+			for _, res := range raw.DoMulti(ctx, mark, raw.B().Del().Key(id).Build()) {
 				if err := res.Error(); err != nil {
 					return err
 				}
 			}
-			return nil
+			return set(next)
 		}
-		for _, res := range raw.DoMulti(ctx, raw.B().Get().Key(id).Build(), raw.B().Exists().Key("ended:"+id).Build()) {
-			if err := res.Error(); err != nil && !rueidis.IsRedisNil(err) {
+		if write {
+			return set(id)
+		}
+		replies := raw.DoMulti(ctx, raw.B().Get().Key(id).Build(), raw.B().Exists().Key("ended:"+id).Build())
+		if err := replies[0].Error(); err != nil && !rueidis.IsRedisNil(err) {
+			return err
+		}
+		ended, err := replies[1].AsBool()
+		if ended {
+			lives[n]++
+		}
+		return err
+	case "gofiber's way":
+		if logout {
+			if err := do(raw.B().Del().Key(id).Build()); err != nil {
 				return err
 			}
-		}
-		if dice < 0.05 {
-			return set()
-		}
-		return nil
-	case "gofiber's way":
-		if dice < 0.01 {
-			lives[n]++
-			return raw.Do(ctx, raw.B().Del().Key(id).Build()).Error()
+			return set(next)
 		}
 		err := raw.DoCache(ctx, raw.B().Get().Key(id).Cache(), hour).Error()
 		if err != nil && !rueidis.IsRedisNil(err) {
 			return err
 		}
-		return set()
+		return set(id)
 	}
+	var err error
 	switch {
-	case dice < 0.01:
-		if err := s.Invalidate(ctx, id); err != nil {
-			return err
+	case logout:
+		if err = s.Invalidate(ctx, id); err == nil {
+			_, err = s.Write(ctx, next, []byte(data), hour)
 		}
-		lives[n]++
-		id = fmt.Sprintf("session %d, life %d", n, lives[n])
-		fallthrough
-	case dice < 0.05:
-		_, err := s.Write(ctx, id, []byte(data), hour)
-		if errors.Is(err, tombstore.ErrInvalidated) {
-			lives[n]++
-			return nil
-		}
-		return err
+	case write:
+		_, err = s.Write(ctx, id, []byte(data), hour)
+	default:
+		_, err = s.Read(ctx, id)
 	}
-	_, err := s.Read(ctx, id)
 	switch {
 	case errors.Is(err, tombstore.ErrInvalidated):
 		lives[n]++
-	case err != nil && !errors.Is(err, tombstore.ErrNotFound):
-		return err
+		return nil
+	case errors.Is(err, tombstore.ErrNotFound):
+		return nil
 	}
-	return nil
+	return err
 }
 
 // grow fills the server.
@@ -325,33 +409,31 @@ func grow(ctx context.Context, b *bench) ([]table, error) {
 		return nil, err
 	}
 	defer s.Close()
-	t := table{title: "As sessions grow", head: []string{"sessions", "Read, throughput", "Write, throughput", "bytes a session"},
-		note: "128 goroutines, 0.3 KiB; throughput as a part of that with 10,000 sessions. Bytes are used_memory of the server."}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
-	defer cancel()
+	t := table{title: "As sessions grow", head: []string{"sessions", "Read, throughput", "Write, throughput",
+		"Read, p50", "p99", "Write, p50", "p99", "bytes a session"},
+		note: "0.3 KiB. Throughput of 128 goroutines and latency with one, as multiples of those with 10,000 sessions. Bytes are used_memory of the server."}
 	empty, err := b.server.info("used_memory")
 	if err != nil {
 		return nil, err
 	}
 	data := []byte(strings.Repeat("x", 300))
 	var ids []string
-	var first [2]float64
-	for _, target := range []int{10_000, 100_000, b.scaled(1_000_000)} {
+	var first []float64
+	targets := []int{sessions, 100_000, 1_000_000}
+	if b.part > 1 {
+		targets = []int{sessions, 100_000}
+	}
+	for _, target := range targets {
 		have := len(ids)
 		for range target - have {
 			ids = append(ids, tombstore.NewID())
 		}
-		errs := make([]error, 128)
-		var group sync.WaitGroup
-		for g := range errs {
-			group.Go(func() {
-				for i := have + g; i < len(ids) && errs[g] == nil; i += len(errs) {
-					_, errs[g] = s.Write(ctx, ids[i], data, hour)
-				}
-			})
+		write := func(ctx context.Context, i int) error {
+			_, err := s.Write(ctx, ids[i], data, hour)
+			return err
 		}
-		group.Wait()
-		if err := errors.Join(errs...); err != nil {
+		err := each(ctx, 128, target-have, func(ctx context.Context, i int) error { return write(ctx, have+i) })
+		if err != nil {
 			return nil, err
 		}
 		used, err := b.server.info("used_memory")
@@ -359,20 +441,45 @@ func grow(ctx context.Context, b *bench) ([]table, error) {
 			return nil, err
 		}
 		stride := len(ids) / sessions
-		if stride == 0 {
-			continue
-		}
-		ops, err := b.race(ctx, []contender{
+		all := []contender{
 			{"Read", func(ctx context.Context, i int) error { _, err := s.Read(ctx, ids[i*stride]); return err }},
-			{"Write", func(ctx context.Context, i int) error { _, err := s.Write(ctx, ids[i*stride], data, hour); return err }},
-		}, 128)
+			{"Write", func(ctx context.Context, i int) error { return write(ctx, i*stride) }},
+		}
+		found, err := b.race(ctx, all, 128, sessions)
 		if err != nil {
 			return nil, err
 		}
-		if first[0] == 0 {
-			first = [2]float64(ops)
+		for _, one := range all {
+			p50, p99, err := latency(ctx, b.scaled(sessions), one.do)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, p50, p99)
 		}
-		t.add(strconv.Itoa(len(ids)), ratio(ops[0]/first[0]), ratio(ops[1]/first[1]), fmt.Sprintf("%.0f", (used-empty)/float64(len(ids))))
+		if first == nil {
+			first = found
+		}
+		row := []string{strconv.Itoa(len(ids))}
+		for i, x := range found {
+			row = append(row, ratio(x/first[i]))
+		}
+		t.add(append(row, fmt.Sprintf("%.0f", (used-empty)/float64(len(ids))))...)
 	}
 	return []table{t}, nil
+}
+
+// latency does do n times, one after the other.
+func latency(ctx context.Context, n int, do func(ctx context.Context, i int) error) (p50, p99 float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	took := make([]time.Duration, n)
+	for i := range took {
+		begun := time.Now()
+		if err := do(ctx, i); err != nil {
+			return 0, 0, err
+		}
+		took[i] = time.Since(begun)
+	}
+	slices.Sort(took)
+	return took[n/2].Seconds(), took[n*99/100].Seconds(), nil
 }

@@ -21,7 +21,7 @@ import (
 // bench is one run.
 type bench struct {
 	server *server
-	quick  bool
+	part   int   // of the work is done: 1 is all of it, 10 a tenth
 	bars   []bar // of the plot
 }
 
@@ -51,7 +51,11 @@ func main() {
 	quick := flag.Bool("quick", false, "run a tenth of it")
 	write := flag.String("write", "", "folder of the documents: write performance.md and performance.svg there")
 	flag.Parse()
-	exit(run(ctx, *only, *quick, *write))
+	part := 1
+	if *quick {
+		part = 10
+	}
+	exit(run(ctx, *only, part, *write))
 }
 
 func exit(err error) {
@@ -62,8 +66,8 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(ctx context.Context, only string, quick bool, write string) error {
-	b := &bench{quick: quick}
+func run(ctx context.Context, only string, part int, write string) error {
+	b := &bench{part: part}
 	var tables []table
 	for _, s := range sections {
 		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
@@ -96,20 +100,10 @@ func (b *bench) section(ctx context.Context, run func(context.Context, *bench) (
 	return run(ctx, b)
 }
 
-// scaled returns n, or a tenth of it in a quick run.
-func (b *bench) scaled(n int) int {
-	if b.quick {
-		return max(1, n/10)
-	}
-	return n
-}
+// scaled returns the part of n that this run does.
+func (b *bench) scaled(n int) int { return max(1, n/b.part) }
 
-func (b *bench) time(d time.Duration) time.Duration {
-	if b.quick {
-		return d / 10
-	}
-	return d
-}
+func (b *bench) time(d time.Duration) time.Duration { return d / time.Duration(b.part) }
 
 func (t table) String() string {
 	var s strings.Builder

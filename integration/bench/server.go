@@ -128,6 +128,38 @@ func (s *server) info(field string) (n float64, err error) {
 	return n, err
 }
 
+// load is what the server has done.
+type load struct {
+	commands float64 // that clients have sent
+	seconds  float64 // of processor time
+}
+
+func (s *server) load() (l load, err error) {
+	text, err := s.ask("INFO everything")
+	calls := map[string]float64{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		var x float64
+		switch command, ok := strings.CutPrefix(name, "cmdstat_"); {
+		case ok:
+			_, _ = fmt.Sscanf(value, "calls=%f", &x)
+			calls[command] = x
+		case name == "total_commands_processed":
+			_, _ = fmt.Sscan(value, &l.commands)
+		case name == "used_cpu_user", name == "used_cpu_sys":
+			_, _ = fmt.Sscan(value, &x)
+			l.seconds += x
+		}
+	}
+	if calls["evalsha"] > 0 || calls["evalsha_ro"] > 0 {
+		// The server counts the commands of scripts, too. Only scripts use these, and read.lua a GET.
+		for _, command := range []string{"getrange", "set", "time", "pttl", "del", "evalsha_ro"} {
+			l.commands -= calls[command]
+		}
+	}
+	return l, err
+}
+
 // relay passes connections on, each chunk delay later, until it is told to be silent.
 type relay struct {
 	listener net.Listener

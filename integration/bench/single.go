@@ -20,6 +20,9 @@ const (
 	hour     = time.Hour
 )
 
+// sessionsOf returns how many sessions of a size are read: all must fit into the cache of a client, 128 MiB.
+func sessionsOf(size int) int { return min(sessions, 64<<20/size) }
+
 // contender is one way to do something to session i.
 type contender struct {
 	name string
@@ -73,11 +76,11 @@ func newClients(ctx context.Context, url string, size int) (c *clients, err erro
 	theirOption.PoolSize = 128
 	c.theirs = goredis.NewClient(theirOption)
 	c.peer = goredisstore.New(c.theirs)
-	for range sessions {
+	for range sessionsOf(size) {
 		c.ids = append(c.ids, tombstore.NewID())
 	}
 	cachedRead := reading(c.cached, c.ids)
-	for i := range sessions { // both caches are warm from then on
+	for i := range c.ids { // both caches are warm from then on
 		for _, do := range []func(context.Context, int) error{c.write, c.set, c.commit, c.doCache, cachedRead} {
 			if err := do(ctx, i); err != nil {
 				return nil, err
@@ -85,6 +88,27 @@ func newClients(ctx context.Context, url string, size int) (c *clients, err erro
 		}
 	}
 	return c, nil
+}
+
+// hits makes sure that what is to be a cached Read or DoCache is one.
+func (c *clients) hits(ctx context.Context, s *server) error {
+	for name, do := range map[string]func(context.Context, int) error{"DoCache": c.doCache, "cached Read": reading(c.cached, c.ids)} {
+		before, err := s.load()
+		if err != nil {
+			return err
+		}
+		if err := each(ctx, 1, len(c.ids), do); err != nil {
+			return err
+		}
+		after, err := s.load()
+		if err != nil {
+			return err
+		}
+		if asked := after.commands - before.commands; asked > float64(len(c.ids))/20 { // a canary and some PINGs may be among them
+			return fmt.Errorf("%s has asked the server %.0f times for %d sessions", name, asked, len(c.ids))
+		}
+	}
+	return nil
 }
 
 func (c *clients) close() {
@@ -178,6 +202,16 @@ func (c *clients) writes() []contender {
 		{"SET", c.set},
 		{"Write", c.write},
 		{"scs/goredisstore Commit", c.commit},
+		{"two keys: EXISTS, SET", func(ctx context.Context, i int) error {
+			key := c.rawKey(i)
+			for _, res := range c.caching.DoMulti(ctx, c.caching.B().Exists().Key("ended:"+key).Build(),
+				c.caching.B().Set().Key(key).Value(c.record).Ex(hour).Build()) {
+				if err := res.Error(); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
 	}
 }
 
@@ -193,12 +227,12 @@ func (c *clients) ends() []contender {
 }
 
 // race runs the contenders in turns, block by block, so that all meet the same machine, and returns the throughput of each.
-func (b *bench) race(ctx context.Context, all []contender, goroutines int) ([]float64, error) {
+func (b *bench) race(ctx context.Context, all []contender, goroutines, among int) ([]float64, error) {
 	ops, took := make([]float64, len(all)), make([]time.Duration, len(all))
-	rounds, block := 5, b.time(300*time.Millisecond)
+	rounds, block := 5, b.time(200*time.Millisecond)
 	for round := range rounds + 1 {
 		for n, c := range all {
-			count, d, err := forTime(ctx, goroutines, block, c.do)
+			count, d, err := forTime(ctx, goroutines, among, block, c.do)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
@@ -214,9 +248,55 @@ func (b *bench) race(ctx context.Context, all []contender, goroutines int) ([]fl
 	return ops, nil
 }
 
+// endAll ends live sessions in turns. An end of what is ended already would do less, so the sessions are made anew before each block.
+func (b *bench) endAll(ctx context.Context, c *clients, all []contender, goroutines int) ([]float64, error) {
+	n := min(len(c.ids), b.scaled(4000))
+	took := make([]time.Duration, len(all))
+	for round := range 4 {
+		for k, one := range all {
+			for i := range n {
+				c.ids[i] = tombstore.NewID()
+			}
+			for _, create := range []func(context.Context, int) error{c.write, c.set, c.commit} {
+				if err := each(ctx, 64, n, create); err != nil {
+					return nil, err
+				}
+			}
+			begun := time.Now()
+			if err := each(ctx, goroutines, n, one.do); err != nil {
+				return nil, fmt.Errorf("%s: %w", one.name, err)
+			}
+			if round > 0 { // the first one warms up
+				took[k] += time.Since(begun)
+			}
+			if err := c.forget(ctx, n); err != nil {
+				return nil, err
+			}
+		}
+	}
+	ops := make([]float64, len(all))
+	for k := range ops {
+		ops[k] = float64(3*n) / took[k].Seconds()
+	}
+	return ops, nil
+}
+
+// forget frees what endAll has created and not ended: at 64 KiB the blocks would add up.
+func (c *clients) forget(ctx context.Context, n int) error {
+	return each(ctx, 64, n, func(ctx context.Context, i int) error {
+		if err := c.caching.Do(ctx, c.caching.B().Del().Key(c.rawKey(i)).Build()).Error(); err != nil {
+			return err
+		}
+		if err := c.peer.DeleteCtx(ctx, c.ids[i]); err != nil {
+			return err
+		}
+		return c.plain.Invalidate(ctx, c.ids[i])
+	})
+}
+
 // forTime runs do in goroutines until the time is over.
 func forTime(
-	ctx context.Context, goroutines int, d time.Duration, do func(ctx context.Context, i int) error,
+	ctx context.Context, goroutines, among int, d time.Duration, do func(ctx context.Context, i int) error,
 ) (int64, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute) // as a request has one
 	defer cancel()
@@ -232,7 +312,7 @@ func forTime(
 				if n%16 == 0 && !time.Now().Before(until) {
 					break
 				}
-				if err := do(ctx, i%sessions); err != nil {
+				if err := do(ctx, i%among); err != nil {
 					failed.Store(&err)
 					break
 				}
@@ -249,7 +329,7 @@ func forTime(
 }
 
 func single(ctx context.Context, b *bench) (tables []table, err error) {
-	shapes := []struct{ size, goroutines int }{{300, 1}, {300, 16}, {300, 128}, {4 << 10, 128}, {64 << 10, 128}}
+	shapes := []struct{ size, goroutines int }{{300, 1}, {300, 16}, {300, 128}, {4 << 10, 1}, {4 << 10, 16}, {4 << 10, 128}, {64 << 10, 1}, {64 << 10, 16}, {64 << 10, 128}}
 	kinds := []struct {
 		title, base string
 		of          func(*clients) []contender
@@ -268,9 +348,18 @@ func single(ctx context.Context, b *bench) (tables []table, err error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := c.hits(ctx, b.server); err != nil {
+			c.close()
+			return nil, err
+		}
 		for n, k := range kinds {
 			all := k.of(c)
-			ops, err := b.race(ctx, all, shape.goroutines)
+			var ops []float64
+			if n == len(kinds)-1 {
+				ops, err = b.endAll(ctx, c, all, shape.goroutines)
+			} else {
+				ops, err = b.race(ctx, all, shape.goroutines, len(c.ids))
+			}
 			if err != nil {
 				c.close()
 				return nil, err
