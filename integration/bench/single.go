@@ -79,12 +79,13 @@ func newClients(ctx context.Context, url string, size int) (c *clients, err erro
 	for range sessionsOf(size) {
 		c.ids = append(c.ids, tombstore.NewID())
 	}
-	cachedRead := reading(c.cached, c.ids)
-	for i := range c.ids { // both caches are warm from then on
-		for _, do := range []func(context.Context, int) error{c.write, c.set, c.commit, c.doCache, cachedRead} {
-			if err := do(ctx, i); err != nil {
-				return nil, err
-			}
+	// Reading comes after all writing, since a Write makes this process forget other sessions of its group, too; and twice, since a
+	// Read does not fill the cache while another one finds out whether messages arrive.
+	read := reading(c.cached, c.ids)
+	for _, do := range []func(context.Context, int) error{c.write, c.set, c.commit, c.doCache, read, read} {
+		if err := each(ctx, 16, len(c.ids), do); err != nil {
+			c.close()
+			return nil, err
 		}
 	}
 	return c, nil
