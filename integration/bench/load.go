@@ -95,7 +95,11 @@ func saturate(ctx context.Context, b *bench) ([]table, error) {
 	t := table{title: "With the server saturated", head: []string{"size", "client processes", "Read / GET", "Write / SET", "a script of SET / SET", "Write / that script"},
 		note: "Prepared commands in batches of 64, so that the server is the limit. Read sends a GET, and its value has a header of 22 bytes. A script that only does SET is the limit for write.lua. " +
 			"Each number is the median of rounds, in which the kinds take turns."}
-	for _, size := range []int{300, 4 << 10} {
+	sizes := []int{300, 4 << 10}
+	if b.part > 1 {
+		sizes = sizes[:1]
+	}
+	for _, size := range sizes {
 		for _, processes := range []int{1, 2, 4} {
 			var read, write, limit, part []float64 // of each round
 			for range min(7, b.scaled(20)) {
