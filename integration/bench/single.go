@@ -336,7 +336,7 @@ func single(ctx context.Context, b *bench) (tables []table, err error) {
 	}
 	kinds := []struct {
 		title, base, note string
-		of          func(*clients) []contender
+		of                func(*clients) []contender
 	}{
 		{"Reading, as a multiple of scs/goredisstore Find", "scs/goredisstore Find", "Columns are size × goroutines.", (*clients).reads},
 		{"Writing, as a multiple of scs/goredisstore Commit", "scs/goredisstore Commit", "SET is gofiber's way, too.", (*clients).writes},
