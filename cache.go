@@ -25,7 +25,7 @@ const (
 )
 
 const (
-	epochGroups   = 4096
+	epochGroups   = 1 << 16 // a change makes the process forget what else it has cached of the group
 	endSlots      = 8192
 	canaryTTL     = 10 * time.Second
 	canaryTimeout = time.Second // for a message to arrive
@@ -37,7 +37,7 @@ const (
 // command, so what was cached before a change cannot be found after it: the server's message may come later than its reply. They
 // belong to the process and not to a store, since stores may share a client and with it its cache.
 var (
-	epochs    [epochGroups]atomic.Uint64
+	epochs    [epochGroups]atomic.Uint32
 	epochSeed = maphash.MakeSeed()
 )
 
@@ -61,7 +61,7 @@ type cache struct {
 
 type ended struct {
 	key   string
-	epoch uint64
+	epoch uint32
 	err   *InvalidatedError
 }
 
@@ -85,7 +85,7 @@ func (s *RedisStore) readCached(ctx context.Context, names []byte, slide int64) 
 	const verb = "read"
 	size, hash := len(names), maphash.Bytes(epochSeed, names)
 	epoch := epochs[hash%epochGroups].Load()
-	both := string(append(strconv.AppendUint(names, epoch, 36), s.cache.suffix...)) // one allocation for key and name
+	both := string(append(strconv.AppendUint(names, uint64(epoch), 36), s.cache.suffix...)) // one allocation for key and name
 	key, name := both[:size], both[size:]
 
 	slot := &s.cache.ends[hash%endSlots]
