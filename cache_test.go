@@ -415,6 +415,27 @@ func TestCache_Canary(t *testing.T) {
 	}
 }
 
+// Open takes a server that does not offer to send messages.
+func TestCache_OpenWithoutTracking(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := bedOn(t, redistest.Dial(t, server.URL))
+	b.do("ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "&*", "+@all", "-client|tracking")
+	s, err := Open("redis://deaf:deaf@"+server.Addr, WithKeyPrefix(b.prefix), WithClientCache(time.Hour))
+	require.NoError(t, err)
+	defer s.Close()
+	report, err := s.Check(t.Context())
+	require.NoError(t, err)
+	require.False(t, report.Cached)
+	id := NewID()
+	for _, data := range []string{"1", "2"} {
+		b.write(id, data, time.Hour)
+		read, err := s.Read(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, data, string(read.Data))
+	}
+}
+
 func TestCache_Staleness(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)

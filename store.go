@@ -131,6 +131,10 @@ func Open(url string, opts ...Option) (*RedisStore, error) {
 		o.Dialer.KeepAlive = keepAlive
 	}
 	client, err := rueidis.NewClient(o)
+	if errors.Is(err, rueidis.ErrNoCache) { // the server tells nobody what changes; Check will say that nothing is cached
+		o.DisableCache = true
+		client, err = rueidis.NewClient(o)
+	}
 	if err != nil {
 		return nil, wrap("open", explain(err))
 	}

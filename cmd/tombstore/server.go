@@ -47,6 +47,10 @@ func onServer(
 	}
 	option.DisableRetry = true
 	client, err := rueidis.NewClient(option)
+	if errors.Is(err, rueidis.ErrNoCache) { // the doctor will say so
+		option.DisableCache = true
+		client, err = rueidis.NewClient(option)
+	}
 	if err != nil {
 		fmt.Fprintln(stderr, "tombstore: no connection:", err)
 		return exitUsage
