@@ -37,6 +37,10 @@ func TestDocumentedRights(t *testing.T) {
 		require.NoError(t, err)
 		report, err := s.Check(ctx)
 		require.NoError(t, err)
+		if report.Uncached != nil { // a message may be late on a busy machine
+			report, err = s.Check(ctx)
+			require.NoError(t, err)
+		}
 		require.NoError(t, report.Uncached)
 		one, two := tombstore.NewID(), tombstore.NewID()
 		_, err = s.Write(ctx, one, []byte("x"), time.Minute)
