@@ -21,7 +21,7 @@
 // and then writes it without a condition makes a new session of it. Write with IfPresent or IfVersion what was read before, and
 // this cannot happen, nor can it when a server loses tombstones.
 //
-// A server loses tombstones when it evicts keys (use maxmemory-policy noeviction or volatile-ttl), when it restarts without
+// A server loses tombstones when it evicts keys (use maxmemory-policy noeviction), when it restarts without
 // having persisted them, and when a replica is promoted that had not received them; WithReplicaAcks closes the last gap. A
 // session that the same loss brings back to life is live: only a primary that keeps what it acknowledged keeps a logout.
 package tombstore
