@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"strconv"
 	"strings"
@@ -83,6 +82,11 @@ func (s *RedisStore) Staleness() time.Duration {
 // another caller whose flight this one has joined. names is the key, with room to grow.
 func (s *RedisStore) readCached(ctx context.Context, names []byte, slide int64) (Session, error) {
 	const verb = "read"
+	if _, ok := ctx.Deadline(); !ok { // one deadline for all that follows
+		late := &lateDeadline{Context: ctx, at: time.Now().Add(s.timeout)}
+		defer late.stop()
+		ctx = late
+	}
 	size, hash := len(names), maphash.Bytes(epochSeed, names)
 	epoch := epochs[hash%epochGroups].Load()
 	both := string(append(strconv.AppendUint(names, uint64(epoch), 36), s.cache.suffix...)) // one allocation for key and name
@@ -98,7 +102,7 @@ func (s *RedisStore) readCached(ctx context.Context, names []byte, slide int64) 
 		return s.readThrough(ctx, key, slide)
 	}
 
-	res := s.doCache(ctx, s.cachedRead(key, name))
+	res := s.client.DoCache(ctx, s.cachedRead(key, name), s.cache.maxAge)
 	value, ttl, err := valueAndTTL(res)
 	switch {
 	case rueidis.IsRedisNil(err):
@@ -136,16 +140,6 @@ func (c *cache) age(res rueidis.RedisResult, now int64) int64 {
 		return 0
 	}
 	return now - res.CachePXAT() + c.maxAge.Milliseconds() + 1 // all are cut to whole milliseconds
-}
-
-// doCache is DoCache with a deadline.
-func (s *RedisStore) doCache(ctx context.Context, cmd rueidis.Cacheable) rueidis.RedisResult {
-	if _, ok := ctx.Deadline(); ok {
-		return s.client.DoCache(ctx, cmd, s.cache.maxAge)
-	}
-	late := &lateDeadline{Context: ctx, at: time.Now().Add(s.timeout)}
-	defer late.stop()
-	return s.client.DoCache(late, cmd, s.cache.maxAge)
 }
 
 // nearly reports whether a TTL of left is so near to ttl that it is not set, as the scripts decide it.
@@ -192,20 +186,17 @@ func (s *RedisStore) prove(ctx context.Context) {
 	c.again.Store(time.Now().Add(pause).UnixMilli())
 }
 
-var errNoMessage = errors.New("the server's message about a changed key does not arrive")
-
-var errNotKept = errors.New("the client caches nothing")
+var (
+	errNoMessage = errors.New("the server's message about a changed key does not arrive")
+	errNotKept   = errors.New("the client caches nothing")
+)
 
 // canary caches a key, changes it by another command, and waits until the cached answer is gone.
 func (s *RedisStore) canary(ctx context.Context) error {
 	key := s.prefix + "canary-" + rand.Text()
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
-		defer cancel()
-		_ = s.client.Do(ctx, s.client.B().Arbitrary("DEL").Keys(key).Build()).Error()
-	}()
+	defer s.remove(ctx, key)
 	set := func(reason byte) error { // a tombstone, so that who lists sessions is not surprised
 		value := string([]byte{kindTombstone, reason, 0, 0, 0, 0, 0, 0})
 		return s.client.Do(ctx, s.client.B().Set().Key(key).Value(value).Px(canaryTTL).Build()).Error()
@@ -276,23 +267,18 @@ func (s *RedisStore) Check(ctx context.Context) (Report, error) {
 	if err != nil {
 		return Report{}, wrap(verb, err)
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
-		defer cancel()
-		_ = s.client.Do(ctx, s.client.B().Arbitrary("DEL").Keys(key).Build()).Error()
-		moveEpoch(key)
-	}()
+	defer s.remove(ctx, key)
 	if _, err := s.Write(ctx, id, nil, canaryTTL, IfAbsent()); err != nil {
-		return Report{}, fmt.Errorf("tombstore: check: %w", err)
+		return Report{}, wrap(verb, err)
 	}
 	if err := s.Touch(ctx, id, canaryTTL); err != nil {
-		return Report{}, fmt.Errorf("tombstore: check: %w", err)
+		return Report{}, wrap(verb, err)
 	}
 	if _, err := s.Read(ctx, id, Fresh()); err != nil {
-		return Report{}, fmt.Errorf("tombstore: check: %w", err)
+		return Report{}, wrap(verb, err)
 	}
 	if err := s.Invalidate(ctx, id); err != nil {
-		return Report{}, fmt.Errorf("tombstore: check: %w", err)
+		return Report{}, wrap(verb, err)
 	}
 	if _, err := s.Read(ctx, id, Fresh()); !errors.Is(err, ErrInvalidated) {
 		return Report{}, wrap(verb, errUnexpected)
@@ -307,6 +293,14 @@ func (s *RedisStore) Check(ctx context.Context) (Report, error) {
 		return Report{Uncached: cause}, nil
 	}
 	return Report{Cached: true, Staleness: s.Staleness()}, nil
+}
+
+// remove deletes a key that was used to try things out, also for a caller whose time is up.
+func (s *RedisStore) remove(ctx context.Context, key string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+	defer cancel()
+	_ = s.client.Do(ctx, s.client.B().Arbitrary("DEL").Keys(key).Build()).Error()
+	moveEpoch(key)
 }
 
 // lateDeadline gives a context the deadline that it lacks, but starts no timer until somebody waits: a read that memory answers

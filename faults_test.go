@@ -155,7 +155,7 @@ func serve(conn net.Conn, answer answers) {
 			return
 		}
 		reply := "+OK\r\n"
-		if command[0] == "GET" || strings.HasPrefix(command[0], "EVAL") {
+		if command[0] == "GET" || command[0] == "WAIT" || strings.HasPrefix(command[0], "EVAL") {
 			reply = answer(command)
 		}
 		if _, err := io.WriteString(conn, reply); err != nil {
@@ -210,7 +210,7 @@ func TestNonsense(t *testing.T) {
 	t.Parallel()
 	for _, reply := range []string{
 		"+OK\r\n", ":1\r\n", "*0\r\n", "*2\r\n:1\r\n$1\r\nD\r\n", "$0\r\n\r\n", "$1\r\nD\r\n", "$1\r\nZ\r\n", "$1\r\nE\r\n",
-		"$3\r\nDxx\r\n", "$23\r\nE\xc1\x00" + strings.Repeat("x", 20) + "\r\n", "-ERR something about an-id\r\n", "-weird\r\n", "$9\r\nEabcdefgh\r\n",
+		"$3\r\nDxx\r\n", "$23\r\nE\xc1\x00" + strings.Repeat("x", 20) + "\r\n", "-ERR something about an-id\r\n", "-weird\r\n", "$9\r\nEabcdefgh\r\n", "(A1\r\n", ",A1\r\n",
 	} {
 		t.Run(reply, func(t *testing.T) {
 			t.Parallel()
@@ -368,11 +368,43 @@ func TestLostReply(t *testing.T) {
 		require.NotErrorIs(t, err, ErrInvalidated)
 		b.requireTombstone(id, Logout)
 	})
+	for name, change := range map[string]func(id string) error{
+		"Write IfPresent": func(id string) error {
+			_, err := b.Write(ctx, id, nil, time.Hour, IfPresent())
+			return err
+		},
+		"Write IfVersion": func(id string) error {
+			_, err := b.Write(ctx, id, nil, time.Hour, IfVersion(newVersion()))
+			return err
+		},
+		"Rotate": func(id string) error {
+			_, err := b.Rotate(ctx, id, NewID())
+			return err
+		},
+		"Invalidate IfLive": func(id string) error { return b.Invalidate(ctx, id, IfLive()) },
+	} {
+		check(name+" of an absent session", func(t *testing.T) { // the lost attempt may yet arrive when there is one
+			lose(nothing)
+			err := change(NewID())
+			require.ErrorIs(t, err, ErrUnknownOutcome)
+			require.NotErrorIs(t, err, ErrNotFound)
+		})
+	}
 	check("SET of a rotation in a cluster", func(t *testing.T) {
 		key, record := b.keyOf(NewID()), newVersion().head()+strings.Repeat("\x00", 12)
 		lose(nothing)
 		require.NoError(t, b.create(ctx, "rotate", key, record, 60_000))
 		require.ErrorIs(t, b.create(ctx, "rotate", key, newVersion().head(), 60_000), ErrConflict)
+	})
+	check("SET of a rotation in a cluster, then overwritten", func(t *testing.T) {
+		id := NewID()
+		lose(func() {
+			_, err := other.Write(ctx, id, []byte("theirs"), time.Hour)
+			require.NoError(t, err)
+		})
+		err := b.create(ctx, "rotate", b.keyOf(id), newVersion().head()+strings.Repeat("\x00", 12), 60_000)
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.NotErrorIs(t, err, ErrConflict)
 	})
 }
 
@@ -630,6 +662,43 @@ func TestReplicaAcks_NotPermitted(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnacknowledged)
 	require.ErrorContains(t, err, "NOPERM")
 	b.requireTombstone(id, Logout)
+}
+
+// A redirection that names no node is an error like any other.
+func TestReplicaAcks_Nowhere(t *testing.T) {
+	t.Parallel()
+	for _, redirection := range []string{"MOVED", "MOVED 1", "ASK", "ASK 1"} {
+		t.Run(redirection, func(t *testing.T) {
+			t.Parallel()
+			var calls atomic.Int64
+			s, err := New(listen(t, func(command []string) string {
+				if calls.Add(1) == 1 { // the session is ended
+					return "$1\r\nD\r\n"
+				}
+				return "-" + redirection + "\r\n"
+			}), WithReplicaAcks(1, time.Millisecond), WithTimeout(100*time.Millisecond))
+			require.NoError(t, err)
+			require.ErrorIs(t, s.Invalidate(t.Context(), "id"), ErrUnacknowledged)
+		})
+	}
+}
+
+// WAIT is given the time that the option says when the caller has more, however much.
+func TestReplicaAcks_FarDeadline(t *testing.T) {
+	t.Parallel()
+	var waits []string
+	s, err := New(listen(t, func(command []string) string {
+		if command[0] == "WAIT" {
+			waits = append(waits, strings.Join(command, " "))
+			return ":1\r\n"
+		}
+		return "$1\r\nD\r\n"
+	}), WithReplicaAcks(1, time.Minute))
+	require.NoError(t, err)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(250*365*24*time.Hour))
+	defer cancel()
+	require.NoError(t, s.Invalidate(ctx, "id"))
+	require.Equal(t, []string{"WAIT 1 60000"}, waits)
 }
 
 func TestErrors_AreOne(t *testing.T) {

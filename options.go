@@ -100,15 +100,14 @@ func WithReplicaAcks(n int, timeout time.Duration) Option {
 // seen that such messages arrive; where they do not, Read asks the server every time, and [RedisStore.Check] says why.
 //
 // A client given to New must send every read to the primary: in a cluster SendToReplicas sends cached reads to replicas, and nothing
-// here notices. Several stores may share a client. The default is 0, no
-// cache.
+// here notices. Several stores may share a client. The default is 0, no cache.
 func WithClientCache(maxAge time.Duration) Option { return func(c *config) { c.maxAge = maxAge } }
 
 // WithStrictReads makes Read and Exists ask by a command that counts as a write (GETEX), so that a primary with
 // min-replicas-to-write that has lost its replicas refuses them: after a failover the old primary serves no session that was ended
-// at the new one. It needs min-replicas-to-write of more than half of the replicas, and min-replicas-max-lag below the time that a
-// failover takes. Reads then fail while too few replicas are there. A read costs what it costs without. It excludes
-// WithClientCache. The default is to read by GET.
+// at the new one. It needs min-replicas-to-write of more than half of the replicas, and min-replicas-max-lag at least two seconds below
+// Sentinel's down-after-milliseconds or the cluster's node timeout: the server counts whole seconds, once a second. Reads then fail
+// while too few replicas are there. A read costs what it costs without. It excludes WithClientCache. The default is to read by GET.
 func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
 // ReadOption is an option of Read: Slide or Fresh.

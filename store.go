@@ -469,6 +469,8 @@ func (s *RedisStore) create(ctx context.Context, verb, key, record string, ttl i
 	switch {
 	case rueidis.IsRedisNil(err), err == nil && before == record:
 		return nil
+	case err == nil && lost: // what is there may have replaced the record that the lost attempt stored
+		return unknown(verb, nil)
 	case err == nil:
 		return wrap(verb, ErrConflict)
 	}
@@ -480,7 +482,11 @@ func (s *RedisStore) change(
 	ctx context.Context, verb string, sc *script, keys []string, args ...string,
 ) (detail string, lost bool, err error) {
 	res, lost := s.run(ctx, sc, keys, args...)
-	reply, err := res.ToString()
+	var reply string
+	m, err := res.ToMessage()
+	if err == nil && m.IsString() { // any other type is no code
+		reply, err = m.ToString()
+	}
 	if reply != string(codeKept) || lost {
 		for _, key := range keys {
 			moveEpoch(key)
@@ -512,6 +518,9 @@ func outcome(verb, reply string, lost bool) (string, error) {
 	case codeDone, codeKept:
 		return detail, nil
 	case codeAbsent:
+		if lost { // the lost attempt may yet arrive, when somebody has created the session
+			return "", unknown(verb, nil)
+		}
 		return "", wrap(verb, ErrNotFound)
 	case codeEnded:
 		if _, _, err := parse([]byte(detail)); err != nil {
