@@ -3,6 +3,7 @@ package tombstore
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"strconv"
 	"sync"
@@ -17,10 +18,10 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// watched counts the commands that are sent, and the cached reads that memory has answered.
+// watched counts the commands that are sent, the cached reads that have begun, and those that memory has answered.
 type watched struct {
 	rueidis.Client
-	sent, hits atomic.Int64
+	sent, begun, hits atomic.Int64
 }
 
 func (w *watched) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
@@ -29,6 +30,7 @@ func (w *watched) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisRe
 }
 
 func (w *watched) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	w.begun.Add(1)
 	res := w.Client.DoCache(ctx, cmd, ttl)
 	if res.IsCacheHit() {
 		w.hits.Add(1)
@@ -245,6 +247,19 @@ func TestCache_EveryChangeIsSeen(t *testing.T) {
 	}
 }
 
+// What is cached between the end and the wait for replicas, of a session that was lost and created again, must not last.
+func TestCache_EndIsSeenAfterTheWait(t *testing.T) {
+	t.Parallel()
+	b, _ := cachedBed(t, redistest.URL(t))
+	id := NewID()
+	require.NoError(t, b.Invalidate(t.Context(), id))
+	epoch := func() uint32 { return epochs[maphash.String(epochSeed, b.keyOf(id))%epochGroups].Load() }
+	before := epoch()
+	_, err := b.invalidateAndWait(t.Context(), b.keyOf(id), Logout)
+	require.NoError(t, err)
+	require.NotEqual(t, before, epoch())
+}
+
 // lost ends a session without hearing of it.
 func (b *bed) lost(id string) error {
 	ctx, cancel := context.WithCancel(b.t.Context())
@@ -365,26 +380,100 @@ func TestCache_CancellationIsTheCallersOwn(t *testing.T) {
 		t.Skip("a container cannot be paused")
 	}
 	server := redistest.Start(t)
-	b, _ := cachedBed(t, server.URL)
-	id := NewID()
-	b.write(id, "x", time.Hour)
-	server.Pause(t)
+	b, client := cachedBed(t, server.URL)
 	hasty, giveUp := context.WithCancel(t.Context())
-	first, second := make(chan error, 1), make(chan error, 1)
-	go func() {
-		_, err := b.Read(hasty, id)
-		first <- err
-	}()
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		_, err := b.Read(ctx, id)
-		second <- err
-	}()
+	patient, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ids := make([]string, 16)
+	for i := range ids {
+		ids[i] = NewID()
+		b.write(ids[i], "x", time.Hour)
+	}
+	server.Pause(t)
+	begin := func(ctx context.Context) chan error {
+		before, result := client.begun.Load(), make(chan error, len(ids))
+		for _, id := range ids {
+			go func() {
+				_, err := b.Read(ctx, id)
+				result <- err
+			}()
+		}
+		until(t, "all wait", func() bool { return client.begun.Load() >= before+int64(len(ids)) })
+		return result
+	}
+	first := begin(hasty)
+	second := begin(patient)
 	giveUp()
-	require.ErrorIs(t, <-first, context.Canceled)
+	for range ids {
+		require.ErrorIs(t, <-first, context.Canceled)
+	}
 	server.Resume(t)
-	require.NoError(t, <-second)
+	for range ids {
+		require.NoError(t, <-second)
+	}
+}
+
+// A caller without a deadline waits for WithTimeout, once.
+func TestCache_SilentServer(t *testing.T) {
+	t.Parallel()
+	if redistest.InContainer() {
+		t.Skip("a container cannot be paused")
+	}
+	server := redistest.Start(t)
+	b, _ := cachedBed(t, server.URL)
+	b.timeout = 200 * time.Millisecond
+	deadlines := make(chan time.Time, 10)
+	b.RedisStore.client = &deadlined{b.client, deadlines}
+	server.Pause(t)
+	defer server.Resume(t)
+	begun := time.Now()
+	_, err := b.Read(context.Background(), NewID())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, ErrNotFound)
+	close(deadlines)
+	first, ok := <-deadlines
+	require.True(t, ok)
+	require.LessOrEqual(t, begun.Add(b.timeout).Sub(first).Abs(), b.timeout)
+	for later := range deadlines {
+		require.Equal(t, first, later, "one deadline for the whole read")
+	}
+}
+
+// deadlined notes the deadlines that commands are given.
+type deadlined struct {
+	rueidis.Client
+	deadlines chan<- time.Time
+}
+
+func (d *deadlined) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	d.note(ctx)
+	return d.Client.Do(ctx, cmd)
+}
+
+func (d *deadlined) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	d.note(ctx)
+	return d.Client.DoCache(ctx, cmd, ttl)
+}
+
+func (d *deadlined) note(ctx context.Context) {
+	at, _ := ctx.Deadline()
+	d.deadlines <- at
+}
+
+// A caller who has no time for the canary says nothing about the server.
+func TestCache_HastyCanary(t *testing.T) {
+	t.Parallel()
+	client := cachingClient(t, redistest.URL(t))
+	b := bedOn(t, client, WithClientCache(time.Hour))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := b.Read(ctx, NewID())
+	require.ErrorIs(t, err, context.Canceled)
+	require.False(t, b.cache.proven.Load())
+	until(t, "the canary is asked again", func() bool {
+		_, _ = b.Read(t.Context(), NewID())
+		return b.cache.proven.Load()
+	})
 }
 
 func TestCache_Canary(t *testing.T) {

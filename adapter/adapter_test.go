@@ -458,7 +458,9 @@ func TestLoad_AgainAfterFailure(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	b.load(b.b, b.id, "x")
 	b.logout()
-	b.refused(b.save(b.id, "y"), "write", tombstore.Logout)
+	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	next := tombstore.NewID()
+	b.refused(b.save(next, "x"), "write", tombstore.Logout, next)
 }
 
 func TestNilRequest(t *testing.T) {
