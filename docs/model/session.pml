@@ -9,6 +9,7 @@
  *   ROTATE   the session is moved to a new id in two steps, as in a cluster
  *
  *   NO_TOMBSTONE_CHECK, NO_EXISTENCE_CHECK, NO_ACKS, NO_EPOCH, NEW_FIRST: the guards
+ *   NEVER_ENDS claims that the session is never ended, which must be found to be wrong: or the rest would hold of nothing
  */
 mtype = { absent, live, tombstone };
 
@@ -116,6 +117,9 @@ active proctype monitor() {
 	do
 	:: atomic { ended -> assert(key != live) }
 	:: atomic { key == live && moved == live -> assert(false) }   /* two ids of one session */
+#ifdef NEVER_ENDS
+	:: atomic { ended -> assert(false) }
+#endif
 	:: break
 	od
 }
