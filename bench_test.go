@@ -42,11 +42,7 @@ func onEachClient(b *testing.B, bench func(b *testing.B, w *workload)) {
 		bench(b, newWorkload(b, s))
 	})
 	b.Run("client=default", func(b *testing.B) {
-		option, err := rueidis.ParseURL(redistest.URL(b))
-		require.NoError(b, err)
-		client, err := rueidis.NewClient(option)
-		require.NoError(b, err)
-		b.Cleanup(client.Close)
+		client := redistest.Dial(b, redistest.URL(b), func(o *rueidis.ClientOption) { *o = rueidis.ClientOption{InitAddress: o.InitAddress} })
 		s, err := New(client, WithKeyPrefix(redistest.Prefix(b, redistest.Client(b))))
 		require.NoError(b, err)
 		bench(b, newWorkload(b, s))

@@ -49,16 +49,7 @@ func (w *watched) sentBy(do func()) int64 {
 
 func cachingClient(t testing.TB, url string, adjust ...func(*rueidis.ClientOption)) *watched {
 	t.Helper()
-	option, err := rueidis.ParseURL(url)
-	require.NoError(t, err)
-	option.DisableRetry = true
-	for _, f := range adjust {
-		f(&option)
-	}
-	client, err := rueidis.NewClient(option)
-	require.NoError(t, err)
-	t.Cleanup(client.Close)
-	return &watched{Client: client}
+	return &watched{Client: redistest.Dial(t, url, append([]func(*rueidis.ClientOption){redistest.WithCache}, adjust...)...)}
 }
 
 // cachedBed is a bed whose store has been seen to cache.
@@ -73,7 +64,7 @@ func cachedBed(t *testing.T, url string, opts ...Option) (*bed, *watched) {
 // caching waits until the store is seen to cache: on a busy machine a message may take longer than the canary waits.
 func caching(b *bed) (report Report) {
 	b.t.Helper()
-	until(b.t, "the store caches", func() bool {
+	redistest.Until(b.t, "the store caches", func() bool {
 		var err error
 		report, err = b.Check(b.t.Context())
 		require.NoError(b.t, err)
@@ -86,7 +77,7 @@ func caching(b *bed) (report Report) {
 // fromMemory waits until do sends nothing. Another test may change something in the same group of keys at any moment.
 func (w *watched) fromMemory(t *testing.T, do func()) {
 	t.Helper()
-	until(t, "memory answers", func() bool { return w.sentBy(do) == 0 })
+	redistest.Until(t, "memory answers", func() bool { return w.sentBy(do) == 0 })
 }
 
 func (b *bed) reads(id, data string, opts ...ReadOption) {
@@ -94,15 +85,6 @@ func (b *bed) reads(id, data string, opts ...ReadOption) {
 	s, err := b.Read(b.t.Context(), id, opts...)
 	require.NoError(b.t, err)
 	require.Equal(b.t, data, string(s.Data))
-}
-
-// until waits for something that the server's message brings about.
-func until(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !done(); {
-		require.True(t, time.Now().Before(end), what)
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func TestCache_AnswersFromMemory(t *testing.T) {
@@ -289,12 +271,12 @@ func TestCache_OtherProcess(t *testing.T) {
 	b.reads(id, "1")
 	_, err = other.Write(t.Context(), id, []byte("2"), time.Hour)
 	require.NoError(t, err)
-	until(t, "the write of another process is seen", func() bool {
+	redistest.Until(t, "the write of another process is seen", func() bool {
 		s, err := b.Read(t.Context(), id)
 		return err == nil && string(s.Data) == "2"
 	})
 	require.NoError(t, other.Invalidate(t.Context(), id))
-	until(t, "the end by another process is seen", func() bool {
+	redistest.Until(t, "the end by another process is seen", func() bool {
 		_, err := b.Read(t.Context(), id)
 		return assert.ObjectsAreEqual("tombstore: read: session was ended: logout", fmt.Sprint(err))
 	})
@@ -329,7 +311,7 @@ func TestCache_AbsoluteDeadline(t *testing.T) {
 	past := []byte(value)
 	copy(past[offsetDeadline:], []byte{0, 0, 0, 0, 0, 1})
 	b.do("SET", b.keyOf(id), string(past), "PX", "3600000")
-	until(t, "a session past its deadline is not served", func() bool {
+	redistest.Until(t, "a session past its deadline is not served", func() bool {
 		_, err := b.Read(t.Context(), id)
 		return err != nil
 	})
@@ -344,7 +326,7 @@ func TestCache_Slide(t *testing.T) {
 	id := NewID()
 	b.write(id, "x", time.Hour)
 	client.fromMemory(t, func() { b.reads(id, "x", Slide(time.Hour)) })
-	until(t, "a Touch that sets nothing leaves the cache alone", func() bool {
+	redistest.Until(t, "a Touch that sets nothing leaves the cache alone", func() bool {
 		client.fromMemory(t, func() { b.reads(id, "x") })
 		require.NoError(t, b.Touch(t.Context(), id, time.Hour))
 		return client.sentBy(func() { b.reads(id, "x") }) == 0
@@ -398,7 +380,7 @@ func TestCache_CancellationIsTheCallersOwn(t *testing.T) {
 				result <- err
 			}()
 		}
-		until(t, "all wait", func() bool { return client.begun.Load() >= before+int64(len(ids)) })
+		redistest.Until(t, "all wait", func() bool { return client.begun.Load() >= before+int64(len(ids)) })
 		return result
 	}
 	first := begin(hasty)
@@ -470,7 +452,7 @@ func TestCache_HastyCanary(t *testing.T) {
 	_, err := b.Read(ctx, NewID())
 	require.ErrorIs(t, err, context.Canceled)
 	require.False(t, b.cache.proven.Load())
-	until(t, "the canary is asked again", func() bool {
+	redistest.Until(t, "the canary is asked again", func() bool {
 		_, _ = b.Read(t.Context(), NewID())
 		return b.cache.proven.Load()
 	})

@@ -48,12 +48,7 @@ func TestRedisStore(t *testing.T) {
 	})
 	t.Run("cached", func(t *testing.T) {
 		t.Parallel()
-		option, err := rueidis.ParseURL(redistest.URL(t))
-		require.NoError(t, err)
-		option.DisableRetry = true
-		client, err := rueidis.NewClient(option)
-		require.NoError(t, err)
-		t.Cleanup(client.Close)
+		client := redistest.Dial(t, redistest.URL(t), redistest.WithCache)
 		storetest.Run(t, func(t *testing.T) tombstore.Store { return newStore(t, client, tombstore.WithClientCache(time.Minute)) })
 		storetest.Run(t, func(t *testing.T) tombstore.Store {
 			return sliding{newStore(t, client, tombstore.WithClientCache(time.Minute))}

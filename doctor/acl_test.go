@@ -25,12 +25,7 @@ func TestDocumentedRights(t *testing.T) {
 	admin := redistest.Dial(t, server.URL)
 	require.NoError(t, admin.Do(t.Context(), admin.B().Arbitrary(strings.Fields(string(line[1]))...).Build()).Error())
 
-	option, err := rueidis.ParseURL(server.URL)
-	require.NoError(t, err)
-	option.Username, option.Password, option.DisableRetry = "app", "password", true
-	client, err := rueidis.NewClient(option)
-	require.NoError(t, err)
-	t.Cleanup(client.Close)
+	client := redistest.Dial(t, server.URL, redistest.WithCache, func(o *rueidis.ClientOption) { o.Username, o.Password = "app", "password" })
 	ctx := t.Context()
 	for _, opt := range []tombstore.Option{tombstore.WithClientCache(time.Minute), tombstore.WithStrictReads()} {
 		s, err := tombstore.New(client, opt)

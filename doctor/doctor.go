@@ -42,7 +42,8 @@ func Failed(findings []Finding) bool {
 const (
 	pings       = 100
 	checkedTTL  = 10 * time.Second
-	failover    = 28 * time.Second // Sentinel's usual down-after of 30 s, and some room
+	lagRoom     = 2 * time.Second  // the server counts whole seconds of lag, once a second
+	failover    = 30 * time.Second // Sentinel's usual down-after
 	clockLimit  = time.Second
 	oldestRedis = "7.0"
 )
@@ -215,6 +216,10 @@ func (e *examination) replication() {
 	if e.info["cluster_enabled"] == "1" {
 		e.found("topology", OK, "", "cluster: Rotate takes two steps")
 	}
+	if e.info["redis_mode"] == "sentinel" {
+		e.found(name, Fail, "", "this is a Sentinel: name the set of the primary, as in redis://host:port?master_set=name")
+		return
+	}
 	switch role := e.info["role"]; role {
 	case "":
 		e.found(name, Unknown, "", "INFO is not permitted; with replicas, use WithReplicaAcks with the number of all that could be promoted")
@@ -231,23 +236,44 @@ func (e *examination) replication() {
 	}
 	e.found(name, Warning, "", "%d replicas, and replication is asynchronous: only WithReplicaAcks(%d, ...) makes an end survive a failover",
 		replicas, replicas)
-	const strict = "strict reads"
+	if stale, ok := e.config("replica-serve-stale-data"); ok && stale != "no" {
+		e.found("stale replicas", Warning, "CONFIG SET replica-serve-stale-data no",
+			"a primary that comes back as a replica answers from what it has kept until it is in step: live sessions are not found, and ended ones may be")
+	}
+	e.strictReads(replicas)
+}
+
+func (e *examination) strictReads(replicas int64) {
+	const name = "strict reads"
 	min, ok := e.config("min-replicas-to-write")
 	lag, ok2 := e.config("min-replicas-max-lag")
 	least, _ := strconv.ParseInt(min, 10, 64)
 	seconds, _ := strconv.ParseInt(lag, 10, 64)
 	want := replicas/2 + 1
-	fix := fmt.Sprintf("CONFIG SET min-replicas-to-write %d", want)
 	switch {
 	case !ok || !ok2:
-		e.found(strict, Unknown, "", "CONFIG is not permitted; WithStrictReads needs min-replicas-to-write of %d or more", want)
+		e.found(name, Unknown, "", "CONFIG is not permitted; WithStrictReads needs min-replicas-to-write of %d or more", want)
+		return
 	case least < want || seconds == 0:
-		e.found(strict, Warning, fix, "min-replicas-to-write is %d of %d: after a failover the old primary goes on answering, also with WithStrictReads",
-			least, replicas)
-	case time.Duration(seconds)*time.Second > failover:
-		e.found(strict, Warning, "CONFIG SET min-replicas-max-lag 10", "min-replicas-max-lag is %d s: a failover may be faster", seconds)
+		e.found(name, Warning, fmt.Sprintf("CONFIG SET min-replicas-to-write %d", want),
+			"min-replicas-to-write is %d of %d: after a failover the old primary goes on answering, also with WithStrictReads", least, replicas)
+		return
+	}
+	quick, known := failover, false
+	if text, ok := e.config("cluster-node-timeout"); ok && e.info["cluster_enabled"] == "1" {
+		ms, err := strconv.ParseInt(text, 10, 64)
+		quick, known = time.Duration(ms)*time.Millisecond, err == nil
+	}
+	needs := time.Duration(seconds)*time.Second + lagRoom
+	switch {
+	case needs > quick:
+		e.found(name, Warning, "CONFIG SET min-replicas-max-lag 3",
+			"min-replicas-max-lag is %d s, and a failover may begin after %v: until then the old primary goes on answering", seconds, quick)
+	case known:
+		e.found(name, OK, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering", least, replicas)
 	default:
-		e.found(strict, OK, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering", least, replicas)
+		e.found(name, Unknown, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering if Sentinel's "+
+			"down-after-milliseconds is %d or more", least, replicas, needs.Milliseconds())
 	}
 }
 

@@ -15,15 +15,7 @@ func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
 // examine returns the level of each finding.
 func examine(t *testing.T, url string, adjust ...func(*rueidis.ClientOption)) map[string]Level {
 	t.Helper()
-	option, err := rueidis.ParseURL(url)
-	require.NoError(t, err)
-	option.DisableRetry = true
-	for _, f := range adjust {
-		f(&option)
-	}
-	client, err := rueidis.NewClient(option)
-	require.NoError(t, err)
-	t.Cleanup(client.Close)
+	client := redistest.Dial(t, url, append([]func(*rueidis.ClientOption){redistest.WithCache}, adjust...)...)
 	levels := map[string]Level{}
 	for _, f := range Examine(t.Context(), client) {
 		require.NotEmpty(t, f.Text)
@@ -40,28 +32,27 @@ func TestExamine(t *testing.T) {
 	}, examine(t, server.URL))
 	admin := redistest.Dial(t, server.URL)
 	require.Empty(t, redistest.Keys(t.Context(), admin, ""), "nothing is left behind")
-	set := func(name, value string) {
-		require.NoError(t, admin.Do(t.Context(), admin.B().ConfigSet().ParameterValue().ParameterValue(name, value).Build()).Error())
+	for _, c := range []struct {
+		setting, value, name string
+		want                 Level
+	}{
+		{"appendfsync", "everysec", "persistence", Warning},
+		{"appendonly", "no", "persistence", Warning},
+		{"save", "60 1", "persistence", Fail},
+		{"maxmemory-policy", "allkeys-lru", "memory", Warning},
+		{"maxmemory", "100mb", "memory", Fail},
+		{"maxmemory-policy", "volatile-ttl", "memory", Warning},
+		{"maxmemory-policy", "noeviction", "memory", OK},
+		{"min-replicas-to-write", "1", "operations", Fail},
+	} {
+		config(t, admin, c.setting, c.value)
+		require.Equal(t, c.want, examine(t, server.URL)[c.name], "%s %s", c.setting, c.value)
 	}
+}
 
-	set("appendfsync", "everysec")
-	require.Equal(t, Warning, examine(t, server.URL)["persistence"])
-	set("appendonly", "no")
-	require.Equal(t, Warning, examine(t, server.URL)["persistence"])
-	set("save", "60 1")
-	require.Equal(t, Fail, examine(t, server.URL)["persistence"])
-
-	set("maxmemory-policy", "allkeys-lru")
-	require.Equal(t, Warning, examine(t, server.URL)["memory"])
-	set("maxmemory", "100mb")
-	require.Equal(t, Fail, examine(t, server.URL)["memory"])
-	set("maxmemory-policy", "volatile-ttl")
-	require.Equal(t, Warning, examine(t, server.URL)["memory"])
-	set("maxmemory-policy", "noeviction")
-	require.Equal(t, OK, examine(t, server.URL)["memory"])
-
-	set("min-replicas-to-write", "1")
-	require.Equal(t, Fail, examine(t, server.URL)["operations"])
+func config(t *testing.T, admin rueidis.Client, name, value string) {
+	t.Helper()
+	require.NoError(t, admin.Do(t.Context(), admin.B().ConfigSet().ParameterValue().ParameterValue(name, value).Build()).Error())
 }
 
 func TestExamine_Rights(t *testing.T) {
@@ -88,17 +79,36 @@ func TestExamine_Replicas(t *testing.T) {
 	primary := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 	replica := redistest.Start(t, primary.Replicaof(t)...)
 	admin := redistest.Dial(t, primary.URL)
-	for redistest.Info(t, admin, "connected_slaves") != "1" {
-		require.NoError(t, t.Context().Err())
-	}
+	redistest.Until(t, "the replica is connected", func() bool { return redistest.Info(t, admin, "connected_slaves") == "1" })
 	require.Equal(t, Fail, examine(t, replica.URL)["replication"])
 	levels := examine(t, primary.URL)
 	require.Equal(t, Warning, levels["replication"])
 	require.Equal(t, Warning, levels["strict reads"])
-	require.NoError(t, admin.Do(t.Context(), admin.B().Arbitrary("CONFIG", "SET", "min-replicas-to-write", "1").Build()).Error())
-	require.Equal(t, OK, examine(t, primary.URL)["strict reads"])
-	require.NoError(t, admin.Do(t.Context(), admin.B().Arbitrary("CONFIG", "SET", "min-replicas-max-lag", "60").Build()).Error())
+	require.Equal(t, Warning, levels["stale replicas"])
+	config(t, admin, "replica-serve-stale-data", "no")
+	config(t, admin, "min-replicas-to-write", "1")
+	levels = examine(t, primary.URL)
+	require.NotContains(t, levels, "stale replicas")
+	require.Equal(t, Unknown, levels["strict reads"], "Sentinel's settings are not known")
+	config(t, admin, "min-replicas-max-lag", "29")
 	require.Equal(t, Warning, examine(t, primary.URL)["strict reads"])
+}
+
+func TestExamine_Cluster(t *testing.T) {
+	t.Parallel()
+	primary := redistest.StartCluster(t)
+	admin := redistest.Dial(t, primary.URL)
+	levels := examine(t, primary.URL)
+	require.Equal(t, OK, levels["operations"])
+	require.Equal(t, OK, levels["topology"])
+	config(t, admin, "cluster-node-timeout", "5000")
+	config(t, admin, "min-replicas-to-write", "1")
+	for lag, want := range map[string]Level{"3": OK, "4": Warning} {
+		config(t, admin, "min-replicas-max-lag", lag)
+		e := &examination{ctx: t.Context(), client: admin, info: map[string]string{"cluster_enabled": "1"}}
+		e.strictReads(0)
+		require.Equal(t, want, e.findings[0].Level)
+	}
 }
 
 func TestOlder(t *testing.T) {

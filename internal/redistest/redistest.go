@@ -55,18 +55,25 @@ func Client(t testing.TB) rueidis.Client {
 	return Dial(t, URL(t))
 }
 
-// Dial returns a client of the server at url, closed when the test ends.
-func Dial(t testing.TB, url string) rueidis.Client {
+// Dial returns a client of the server at url, closed when the test ends. It has one connection, and no cache unless adjust gives it one.
+func Dial(t testing.TB, url string, adjust ...func(*rueidis.ClientOption)) rueidis.Client {
 	t.Helper()
 	option, err := rueidis.ParseURL(url)
 	require.NoError(t, err)
 	option.DisableCache = true
+	option.DisableRetry = true
 	option.PipelineMultiplex = -1
+	for _, f := range adjust {
+		f(&option)
+	}
 	client, err := rueidis.NewClient(option)
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
 	return client
 }
+
+// WithCache makes the client that Dial returns cache what it reads.
+func WithCache(o *rueidis.ClientOption) { o.DisableCache = false }
 
 // Prefix returns a key prefix that no other test uses. What is left under it on client's server is deleted when the test ends.
 func Prefix(t testing.TB, client rueidis.Client) string {
@@ -93,6 +100,14 @@ func Keys(ctx context.Context, client rueidis.Client, prefix string) (keys []str
 		if cursor = page.Cursor; cursor == 0 {
 			return keys
 		}
+	}
+}
+
+// Until waits for something that another process brings about.
+func Until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(end), what)
 	}
 }
 
