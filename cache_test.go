@@ -570,10 +570,12 @@ func TestStrictReads(t *testing.T) {
 	_, ttl := b.raw(id)
 	almost(t, time.Hour, ttl)
 	b.do("CONFIG", "SET", "min-replicas-to-write", "1")
-	for _, opts := range [][]ReadOption{nil, {Slide(time.Hour)}, {Slide(2 * time.Hour)}} {
-		_, err = b.Read(t.Context(), id, opts...)
-		require.ErrorContains(t, err, "server answered NOREPLICAS")
-		require.NotErrorIs(t, err, ErrNotFound)
+	for _, id := range []string{id, NewID()} { // the second is absent here, and may be live at another primary
+		for _, opts := range [][]ReadOption{nil, {Slide(time.Hour)}, {Slide(2 * time.Hour)}} {
+			_, err = b.Read(t.Context(), id, opts...)
+			require.ErrorContains(t, err, "server answered NOREPLICAS")
+			require.NotErrorIs(t, err, ErrNotFound)
+		}
 	}
 	_, err = b.Exists(t.Context(), id)
 	require.ErrorContains(t, err, "server answered NOREPLICAS")

@@ -191,7 +191,7 @@ func (s *RedisStore) readThrough(ctx context.Context, key string, slide int64) (
 	res, _ := s.run(ctx, &readScript, []string{key}, strconv.FormatInt(slide, 10), s.argThreshold)
 	moveEpoch(key)
 	value, _, err := valueAndTTL(res)
-	if s.strict && err == nil { // a script that happens to write nothing is not refused
+	if s.strict && (err == nil || rueidis.IsRedisNil(err)) { // a script that happens to write nothing is not refused
 		value, err = s.query(ctx, s.readCommand(), key)
 	}
 	return s.session(verb, value, err)
