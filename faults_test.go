@@ -408,6 +408,42 @@ func TestLostReply(t *testing.T) {
 	})
 }
 
+// A rotation in a cluster that fails when the old id has been ended does not look like one that has done nothing.
+func TestRotate_ClusterHalfDone(t *testing.T) {
+	t.Parallel()
+	for name, cause := range map[string]error{
+		"refused": &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED},
+		"cut":     io.EOF,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bedOn(t, redistest.Dial(t, redistest.StartCluster(t).URL), WithTimeout(300*time.Millisecond))
+			id, next := NewID(), NewID()
+			b.write(id, "x", time.Hour)
+			b.RedisStore.client = &withoutSet{b.client, cause}
+			_, err := b.Rotate(t.Context(), id, next)
+			require.ErrorIs(t, err, cause)
+			require.ErrorIs(t, err, ErrUnknownOutcome)
+			b.requireTombstone(id, Rotated)
+			value, _ := b.raw(next)
+			require.Empty(t, value)
+		})
+	}
+}
+
+// withoutSet does not send SET.
+type withoutSet struct {
+	rueidis.Client
+	cause error
+}
+
+func (c *withoutSet) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	if cmd.Commands()[0] == "SET" {
+		return rueidis.NewErrorResult(c.cause)
+	}
+	return c.Client.Do(ctx, cmd)
+}
+
 // interrupted calls before ahead of the first command, and between after it.
 type interrupted struct {
 	rueidis.Client

@@ -459,7 +459,8 @@ func (s *RedisStore) rotatable(ctx context.Context, verb, oldKey, newKey string)
 }
 
 // create stores record under key, which must be unused. With GET the reply is what was there before, so that a second run
-// after a lost reply finds its own record.
+// after a lost reply finds its own record. Any failure but ErrConflict is ErrUnknownOutcome, also one that proves that nothing was
+// stored: the old id has been ended by then, and no caller may think that nothing was done.
 func (s *RedisStore) create(ctx context.Context, verb, key, record string, ttl int64) error {
 	res, lost := s.send(ctx, func() rueidis.Completed {
 		return s.client.B().Set().Key(key).Value(record).Nx().Get().PxMilliseconds(ttl).Build()
@@ -474,7 +475,7 @@ func (s *RedisStore) create(ctx context.Context, verb, key, record string, ttl i
 	case err == nil:
 		return wrap(verb, ErrConflict)
 	}
-	return failed(verb, err, lost)
+	return unknown(verb, explain(err))
 }
 
 // change runs a script that changes a session, and returns what follows codeDone in its reply. lost is that of send.
