@@ -11,6 +11,7 @@ replace (
 )
 
 require (
+	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/alexedwards/scs/goredisstore v0.0.0-20250212122300-421ef1d8611c
 	github.com/alexedwards/scs/v2 v2.9.0
 	github.com/anishathalye/porcupine v1.3.1
@@ -32,6 +33,7 @@ require (
 	github.com/tombstore/tombstore/gorillastore v0.0.0
 	github.com/tombstore/tombstore/gorillastore/gin v0.0.0-00010101000000-000000000000
 	github.com/tombstore/tombstore/scsstore v0.0.0-00010101000000-000000000000
+	go.uber.org/goleak v1.3.0
 )
 
 require (

@@ -1,0 +1,243 @@
+// Package soak keeps two stores busy for as long as SOAK says, while faults happen at random, and checks what must hold at any time: what was
+// ended stays ended, what is live is there as it was last written, and no memory grows.
+package soak
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/integration/faults"
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// TestMain fails if a goroutine is left when all stores are closed and all servers have ended.
+func TestMain(m *testing.M) {
+	if redistest.InContainer() { // what starts containers keeps goroutines of its own
+		os.Exit(m.Run())
+	}
+	goleak.VerifyTestMain(m)
+}
+
+const (
+	maxPause  = 400 * time.Millisecond // between two faults
+	intervals = 12                     // lines of the table of memory
+	growth    = 1.5                    // of the last third over the middle third
+	noise     = 8 << 20                // bytes
+)
+
+// duration returns how long to run: SOAK, or as long as other fault tests.
+func duration(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("SOAK")
+	if text == "" {
+		return faults.Duration(t, 8*time.Second)
+	}
+	d, err := time.ParseDuration(text)
+	require.NoError(t, err)
+	return d
+}
+
+// bed is a server behind a proxy.
+type bed struct {
+	server *redistest.Server
+	admin  rueidis.Client
+	proxy  *redistest.Proxy
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "1gb", "--maxmemory-policy", "noeviction")
+	return &bed{server, redistest.Dial(t, server.URL), redistest.NewProxy(t, server.Addr)}
+}
+
+// ask returns the answer to a command. The connection may have been broken by the last fault.
+func (b *bed) ask(t *testing.T, words ...string) (answer rueidis.RedisResult) {
+	t.Helper()
+	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		if answer = b.admin.Do(t.Context(), b.admin.B().Arbitrary(words...).Build()); answer.Error() == nil {
+			return answer
+		}
+	}
+	require.NoError(t, answer.Error())
+	return answer
+}
+
+type fault struct {
+	name   string
+	weight int // how often in a round of faults
+	inject func(t *testing.T, b *bed)
+}
+
+func kinds() []fault {
+	all := []fault{
+		{"connections cut", 6, func(_ *testing.T, b *bed) { b.proxy.Cut() }},
+		{"reply lost", 6, func(_ *testing.T, b *bed) { b.proxy.LoseReply() }},
+		{"SCRIPT FLUSH", 3, func(t *testing.T, b *bed) { b.ask(t, "SCRIPT", "FLUSH") }},
+		{"CLIENT KILL", 3, func(t *testing.T, b *bed) { b.ask(t, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") }},
+		{"restart after SIGKILL", 1, func(t *testing.T, b *bed) {
+			b.server.Kill(t)
+			b.server.Restart(t)
+		}},
+	}
+	if redistest.InContainer() {
+		return all
+	}
+	return append(all, fault{"server paused", 3, func(t *testing.T, b *bed) {
+		b.server.Pause(t)
+		time.Sleep(50*time.Millisecond + rand.N(150*time.Millisecond))
+		b.server.Resume(t)
+	}})
+}
+
+// breakThings injects faults in random order, each as often in a round as its weight says, and measures in between, until d has passed or the
+// test is interrupted.
+func (b *bed) breakThings(t *testing.T, s *soak, d time.Duration) (injected map[string]int64, samples []sample) {
+	t.Helper()
+	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt) // to see what there is so far
+	defer stop()
+	var round []fault
+	for _, f := range kinds() {
+		for range f.weight {
+			round = append(round, f)
+		}
+	}
+	injected = map[string]int64{}
+	every := max(d/120, 250*time.Millisecond)
+	begun := time.Now()
+	for n, due := 0, time.Duration(0); time.Since(begun) < d; n++ {
+		select {
+		case <-ctx.Done():
+			return injected, samples
+		case <-time.After(rand.N(maxPause)):
+		}
+		if n%len(round) == 0 {
+			rand.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+		}
+		f := round[n%len(round)]
+		f.inject(t, b)
+		injected[f.name]++
+		if time.Since(begun) >= due {
+			due += every
+			samples = append(samples, b.measure(t, s, time.Since(begun)))
+		}
+	}
+	return injected, samples
+}
+
+// measure reads the memory of both sides.
+func (b *bed) measure(t *testing.T, s *soak, at time.Duration) sample {
+	t.Helper()
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	keys, err := b.ask(t, "DBSIZE").AsInt64()
+	require.NoError(t, err)
+	text, err := b.ask(t, "INFO", "memory").ToString()
+	require.NoError(t, err)
+	var used int64
+	for line := range strings.Lines(text) {
+		if n, _ := fmt.Sscanf(line, "used_memory:%d", &used); n == 1 {
+			break
+		}
+	}
+	return sample{
+		at: at, calls: s.calls.Load(), goroutines: int64(runtime.NumGoroutine()),
+		heapAlloc: int64(m.HeapAlloc), heapInuse: int64(m.HeapInuse), used: used, keys: keys,
+	}
+}
+
+func TestSoak(t *testing.T) {
+	t.Parallel()
+	d := duration(t)
+	b := newBed(t)
+	s := newSoak()
+	for _, opts := range [][]tombstore.Option{{}, {tombstore.WithClientCache(time.Minute)}} {
+		store, err := tombstore.Open(b.proxy.URL, append(opts, tombstore.WithTombstoneTTL(tombstoneTTL))...)
+		require.NoError(t, err)
+		t.Cleanup(store.Close)
+		s.stores = append(s.stores, store)
+	}
+	var injected map[string]int64
+	var samples []sample
+	begun := time.Now()
+	tallies := s.run(t.Context(), func() { injected, samples = b.breakThings(t, s, d) })
+	took := time.Since(begun).Round(time.Second)
+
+	total := int64(0)
+	for _, n := range injected {
+		total += n
+	}
+	t.Logf("%v, %d goroutines, %d calls, %d faults: %s\n\n%s\n%s", took, goroutines, s.calls.Load(), total, list(injected),
+		verbTable(tallies), memoryTable(samples))
+	if len(s.violations) > 0 {
+		t.Logf("violations: %s", list(s.violations))
+	}
+	if took >= time.Minute {
+		requireFlat(t, "memory of the client", samples, func(s sample) int64 { return s.heapAlloc })
+		requireFlat(t, "memory of the server", samples, func(s sample) int64 { return s.used })
+	}
+	faults.Report(t, faults.Row{
+		Kind: faults.Promised, Fault: "soak: calls on ended sessions", Injected: total, Checked: s.onEnded.Load(),
+		Violations: s.count(revived, tombstoneLost),
+	})
+	faults.Report(t, faults.Row{
+		Kind: faults.Promised, Fault: "soak: calls on live sessions", Injected: total, Checked: s.onLive.Load(),
+		Violations: s.count(sessionLost, stale, mixedUp, inUse, damaged),
+	})
+}
+
+// edited is a client that runs a script with a guard taken out.
+type edited struct {
+	rueidis.Client
+	sha, source string
+}
+
+func (e *edited) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	words := cmd.Commands()
+	if words[0] != "EVALSHA" || words[1] != e.sha {
+		return e.Client.Do(ctx, cmd)
+	}
+	return e.Client.Do(ctx, e.B().Arbitrary("EVAL", e.source, "1").Keys(words[3]).Args(words[4:]...).Build())
+}
+
+// TestSoak_SeededBug takes a guard out, which the checks must notice.
+func TestSoak_SeededBug(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile(filepath.Join("../../../scripts", "write.lua"))
+	require.NoError(t, err)
+	const guard = "if kind == 192 and #head == 8 then return 'E' .. head end"
+	require.Contains(t, string(source), guard)
+	broken := strings.Replace(string(source), guard, "if kind == 192 and #head == 8 then kind, head = nil, '' end", 1)
+	sum := sha1.Sum(source)
+
+	b := newBed(t)
+	s := newSoak()
+	for range 2 {
+		store, err := tombstore.New(&edited{redistest.Dial(t, b.proxy.URL), hex.EncodeToString(sum[:]), broken}, tombstore.WithTombstoneTTL(tombstoneTTL))
+		require.NoError(t, err)
+		s.stores = append(s.stores, store)
+	}
+	s.run(t.Context(), func() {
+		for until := time.Now().Add(time.Minute); s.count(revived) == 0 && time.Now().Before(until); {
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	faults.Report(t, faults.Row{
+		Kind: faults.Seeded, Fault: "soak: write.lua without the tombstone check", Injected: 1, Checked: s.onEnded.Load(), Violations: s.count(revived),
+	})
+}
