@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,6 +113,11 @@ func (s *soak) count(what ...string) (n int64) {
 		n += s.violations[w]
 	}
 	return n
+}
+
+// missing reports whether one of these was not found.
+func (s *soak) missing(what []string) bool {
+	return slices.ContainsFunc(what, func(w string) bool { return s.count(w) == 0 })
 }
 
 // run lets the crowd work until during returns.

@@ -1,5 +1,5 @@
-// Package soak keeps two stores busy for as long as SOAK says, while faults happen at random, and checks what must hold at any time: what was
-// ended stays ended, what is live is there as it was last written, and no memory grows.
+// Package soak keeps two stores busy for as long as SOAK says, while faults happen at random, and checks what must hold at any time:
+// what was ended stays ended, what is live is there as it was last written, and no memory grows.
 package soak
 
 import (
@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -24,14 +23,6 @@ import (
 	"github.com/tombstore/tombstore/integration/faults"
 	"github.com/tombstore/tombstore/internal/redistest"
 )
-
-// TestMain fails if a goroutine is left when all stores are closed and all servers have ended.
-func TestMain(m *testing.M) {
-	if redistest.InContainer() { // what starts containers keeps goroutines of its own
-		os.Exit(m.Run())
-	}
-	goleak.VerifyTestMain(m)
-}
 
 const (
 	maxPause  = 400 * time.Millisecond // between two faults
@@ -59,9 +50,11 @@ type bed struct {
 	proxy  *redistest.Proxy
 }
 
-func newBed(t *testing.T) *bed {
+func newBed(t *testing.T, args ...string) *bed {
 	t.Helper()
-	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "1gb", "--maxmemory-policy", "noeviction")
+	server := redistest.Start(t, append([]string{
+		"--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "1gb", "--maxmemory-policy", "noeviction",
+	}, args...)...)
 	return &bed{server, redistest.Dial(t, server.URL), redistest.NewProxy(t, server.Addr)}
 }
 
@@ -83,16 +76,18 @@ type fault struct {
 	inject func(t *testing.T, b *bed)
 }
 
+func restart(t *testing.T, b *bed) {
+	b.server.Kill(t)
+	b.server.Restart(t)
+}
+
 func kinds() []fault {
 	all := []fault{
 		{"connections cut", 6, func(_ *testing.T, b *bed) { b.proxy.Cut() }},
 		{"reply lost", 6, func(_ *testing.T, b *bed) { b.proxy.LoseReply() }},
 		{"SCRIPT FLUSH", 3, func(t *testing.T, b *bed) { b.ask(t, "SCRIPT", "FLUSH") }},
 		{"CLIENT KILL", 3, func(t *testing.T, b *bed) { b.ask(t, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") }},
-		{"restart after SIGKILL", 1, func(t *testing.T, b *bed) {
-			b.server.Kill(t)
-			b.server.Restart(t)
-		}},
+		{"restart after SIGKILL", 1, restart},
 	}
 	if redistest.InContainer() {
 		return all
@@ -104,8 +99,8 @@ func kinds() []fault {
 	}})
 }
 
-// breakThings injects faults in random order, each as often in a round as its weight says, and measures in between, until d has passed or the
-// test is interrupted.
+// breakThings injects faults in random order, each as often in a round as its weight says, and measures in between, until d has
+// passed or the test is interrupted.
 func (b *bed) breakThings(t *testing.T, s *soak, d time.Duration) (injected map[string]int64, samples []sample) {
 	t.Helper()
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt) // to see what there is so far
@@ -161,15 +156,18 @@ func (b *bed) measure(t *testing.T, s *soak, at time.Duration) sample {
 	}
 }
 
+// TestSoak is not parallel: it counts the goroutines and the memory of the process.
 func TestSoak(t *testing.T) {
-	t.Parallel()
 	d := duration(t)
 	b := newBed(t)
+	before := goleak.IgnoreCurrent()
 	s := newSoak()
+	var stores []*tombstore.RedisStore
 	for _, opts := range [][]tombstore.Option{{}, {tombstore.WithClientCache(time.Minute)}} {
 		store, err := tombstore.Open(b.proxy.URL, append(opts, tombstore.WithTombstoneTTL(tombstoneTTL))...)
 		require.NoError(t, err)
 		t.Cleanup(store.Close)
+		stores = append(stores, store)
 		s.stores = append(s.stores, store)
 	}
 	var injected map[string]int64
@@ -191,6 +189,7 @@ func TestSoak(t *testing.T) {
 		requireFlat(t, "memory of the client", samples, func(s sample) int64 { return s.heapAlloc })
 		requireFlat(t, "memory of the server", samples, func(s sample) int64 { return s.used })
 	}
+	requireNothingLeft(t, b, stores, before)
 	faults.Report(t, faults.Row{
 		Kind: faults.Promised, Fault: "soak: calls on ended sessions", Injected: total, Checked: s.onEnded.Load(),
 		Violations: s.count(revived, tombstoneLost),
@@ -199,6 +198,19 @@ func TestSoak(t *testing.T) {
 		Kind: faults.Promised, Fault: "soak: calls on live sessions", Injected: total, Checked: s.onLive.Load(),
 		Violations: s.count(sessionLost, stale, mixedUp, inUse, damaged),
 	})
+}
+
+// requireNothingLeft closes the stores while their server runs, and looks for goroutines.
+func requireNothingLeft(t *testing.T, b *bed, stores []*tombstore.RedisStore, before goleak.Option) {
+	t.Helper()
+	if redistest.InContainer() { // whose restarts leave connections to Docker
+		return
+	}
+	for _, s := range stores {
+		s.Close()
+	}
+	b.admin.Close() // it has connected again after each restart
+	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("github.com/tombstore/tombstore/internal/redistest.launch.func1"))
 }
 
 // edited is a client that runs a script with a guard taken out.
@@ -215,29 +227,54 @@ func (e *edited) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisRes
 	return e.Client.Do(ctx, e.B().Arbitrary("EVAL", e.source, "1").Keys(words[3]).Args(words[4:]...).Build())
 }
 
-// TestSoak_SeededBug takes a guard out, which the checks must notice.
-func TestSoak_SeededBug(t *testing.T) {
+// TestSoak_SeededBugs takes guards out, which the checks must notice.
+func TestSoak_SeededBugs(t *testing.T) {
 	t.Parallel()
-	source, err := os.ReadFile(filepath.Join("../../../scripts", "write.lua"))
+	source, err := os.ReadFile("../../../scripts/write.lua")
 	require.NoError(t, err)
 	const guard = "if kind == 192 and #head == 8 then return 'E' .. head end"
 	require.Contains(t, string(source), guard)
-	broken := strings.Replace(string(source), guard, "if kind == 192 and #head == 8 then kind, head = nil, '' end", 1)
 	sum := sha1.Sum(source)
+	broken := strings.Replace(string(source), guard, "if kind == 192 and #head == 8 then kind, head = nil, '' end", 1)
 
-	b := newBed(t)
-	s := newSoak()
-	for range 2 {
-		store, err := tombstore.New(&edited{redistest.Dial(t, b.proxy.URL), hex.EncodeToString(sum[:]), broken}, tombstore.WithTombstoneTTL(tombstoneTTL))
-		require.NoError(t, err)
-		s.stores = append(s.stores, store)
+	for bug, c := range map[string]struct {
+		args   []string // of the server
+		wrap   func(rueidis.Client) rueidis.Client
+		inject func(t *testing.T, b *bed)
+		found  []string
+	}{
+		"write.lua without the tombstone check": {
+			wrap:   func(c rueidis.Client) rueidis.Client { return &edited{c, hex.EncodeToString(sum[:]), broken} },
+			inject: func(*testing.T, *bed) {}, // it is in from the beginning
+			found:  []string{revived},
+		},
+		"restart without persistence": {
+			args:   []string{"--appendonly", "no"},
+			wrap:   func(c rueidis.Client) rueidis.Client { return c },
+			inject: restart,
+			found:  []string{sessionLost, tombstoneLost},
+		},
+	} {
+		t.Run(bug, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, c.args...)
+			s := newSoak()
+			for range 2 {
+				store, err := tombstore.New(c.wrap(redistest.Dial(t, b.proxy.URL)), tombstore.WithTombstoneTTL(tombstoneTTL))
+				require.NoError(t, err)
+				s.stores = append(s.stores, store)
+			}
+			s.run(t.Context(), func() {
+				for until := time.Now().Add(time.Minute); s.missing(c.found) && time.Now().Before(until); {
+					time.Sleep(rand.N(maxPause))
+					c.inject(t, b)
+				}
+			})
+			faults.Report(t, faults.Row{
+				Kind: faults.Seeded, Fault: "soak: " + bug, Injected: 1, Checked: s.onEnded.Load() + s.onLive.Load(),
+				Violations: s.count(c.found...),
+			})
+			require.False(t, s.missing(c.found), "found only: %s", list(s.violations))
+		})
 	}
-	s.run(t.Context(), func() {
-		for until := time.Now().Add(time.Minute); s.count(revived) == 0 && time.Now().Before(until); {
-			time.Sleep(10 * time.Millisecond)
-		}
-	})
-	faults.Report(t, faults.Row{
-		Kind: faults.Seeded, Fault: "soak: write.lua without the tombstone check", Injected: 1, Checked: s.onEnded.Load(), Violations: s.count(revived),
-	})
 }

@@ -65,7 +65,8 @@ func (t *tally) add(other *tally) {
 
 func verbTable(tallies map[string]*tally) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| call | calls | %s | p50 | p99 | p99.9 | max |\n|---|%s\n", strings.Join(classes, " | "), strings.Repeat("--:|", len(classes)+5))
+	fmt.Fprintf(&b, "| call | calls | %s | p50 | p99 | p99.9 | max |\n|---|%s\n",
+		strings.Join(classes, " | "), strings.Repeat("--:|", len(classes)+5))
 	for _, verb := range slices.Sorted(maps.Keys(tallies)) {
 		t := tallies[verb]
 		fmt.Fprintf(&b, "| %s | %d |", verb, t.times.TotalCount())
@@ -98,7 +99,8 @@ func median(samples []sample, of func(sample) int64) int64 {
 
 func memoryTable(samples []sample) string {
 	var b strings.Builder
-	b.WriteString("| until | calls/s | goroutines | client HeapAlloc | client HeapInuse | server used_memory | server keys |\n|--:|--:|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| until | calls/s | goroutines | client HeapAlloc | client HeapInuse | server used_memory | server keys |\n" +
+		"|--:|--:|--:|--:|--:|--:|--:|\n")
 	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 	var last sample
 	for i := range intervals {
