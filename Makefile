@@ -10,7 +10,7 @@ each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || fa
 TESTFLAGS   ?= -race -shuffle=on
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint bench demo matrix faults model container fuzz cover tidy server races e2e
+.PHONY: help build test race lint bench demo matrix faults soak model container fuzz cover tidy server races e2e
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ e2e: server ## play the race in a real browser, with two tabs (needs Chromium)
 
 faults: server ## break things for FAULTS_DURATION each, on each server of TOMBSTORE_SERVERS, and write the table of docs/guarantees.md
 	@internal/redistest/faults
+
+soak: server ## keep two stores busy for SOAK while faults happen
+	cd integration && SOAK=$(or $(SOAK),1m) go test -count=1 -v -timeout 0 -run 'TestSoak$$' ./faults/soak
 
 model: ## let spin go through the model of docs/model (Debian: spin)
 	@docs/model/check
