@@ -82,7 +82,7 @@ func saturate(ctx context.Context, b *bench) ([]table, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{b.server.addr}, DisableCache: true, ForceSingleClient: true})
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{b.server.Addr}, DisableCache: true, ForceSingleClient: true})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func saturate(ctx context.Context, b *bench) ([]table, error) {
 			for range min(7, b.scaled(20)) {
 				ops := map[string]float64{}
 				for _, kind := range []string{"set", "write", "setscript", "get", "read"} {
-					ops[kind], err = workers(ctx, processes, "pipeline", b.server.addr, kind+","+sha(string(source)), strconv.Itoa(size),
+					ops[kind], err = workers(ctx, processes, "pipeline", b.server.Addr, kind+","+sha(string(source)), strconv.Itoa(size),
 						strconv.FormatInt(time.Now().Add(100*time.Millisecond).UnixNano(), 10))
 					if err != nil {
 						return nil, err
@@ -219,7 +219,7 @@ func mixed(ctx context.Context, b *bench) ([]table, error) {
 			if err != nil {
 				return nil, err
 			}
-			done, err := workers(ctx, count, "mixed", b.server.url, way, strconv.Itoa(requests/count), strconv.Itoa(population))
+			done, err := workers(ctx, count, "mixed", b.server.URL, way, strconv.Itoa(requests/count), strconv.Itoa(population))
 			if err != nil {
 				return nil, err
 			}
@@ -250,21 +250,31 @@ func mixed(ctx context.Context, b *bench) ([]table, error) {
 
 func mixedID(n uint64, life int) string { return fmt.Sprintf("session %d, life %d", n, life) }
 
+// openBoth returns a store and a client of the same server.
+func openBoth(url string, opts ...tombstore.Option) (*tombstore.RedisStore, rueidis.Client, error) {
+	s, err := tombstore.Open(url, opts...)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := option(url)
+	if err != nil {
+		s.Close()
+		return nil, nil, err
+	}
+	raw, err := rueidis.NewClient(o)
+	if err != nil {
+		s.Close()
+	}
+	return s, raw, err
+}
+
 // fill stores the sessions that all have at first.
 func fill(ctx context.Context, b *bench, way string, population int) error {
-	s, err := tombstore.Open(b.server.url)
+	s, raw, err := openBoth(b.server.URL)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	o, err := option(b.server.url)
-	if err != nil {
-		return err
-	}
-	raw, err := rueidis.NewClient(o)
-	if err != nil {
-		return err
-	}
 	defer raw.Close()
 	data := strings.Repeat("x", 300)
 	return each(ctx, 128, population, func(ctx context.Context, i int) error {
@@ -307,19 +317,11 @@ func mixedWorker(ctx context.Context, url, way, count, among, seed string) error
 	if way == "tombstore, cached" {
 		opts = append(opts, tombstore.WithClientCache(hour))
 	}
-	s, err := tombstore.Open(url, opts...)
+	s, raw, err := openBoth(url, opts...)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	o, err := option(url)
-	if err != nil {
-		return err
-	}
-	raw, err := rueidis.NewClient(o)
-	if err != nil {
-		return err
-	}
 	defer raw.Close()
 	number, err := strconv.ParseUint(seed, 10, 64)
 	if err != nil {
@@ -420,7 +422,7 @@ func request(
 
 // grow fills the server.
 func grow(ctx context.Context, b *bench) ([]table, error) {
-	s, err := tombstore.Open(b.server.url)
+	s, err := tombstore.Open(b.server.URL)
 	if err != nil {
 		return nil, err
 	}

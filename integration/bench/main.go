@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -16,13 +17,16 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // bench is one run.
 type bench struct {
-	server *server
-	part   int   // of the work is done: 1 is all of it, 10 a tenth
-	bars   []bar // of the plot
+	server  server
+	version string // of the server
+	part    int    // of the work is done: 1 is all of it, 10 a tenth
+	bars    []bar  // of the plot
 }
 
 // table is what a section has found.
@@ -85,7 +89,7 @@ func run(ctx context.Context, only string, part int, write string) error {
 	if write == "" {
 		return nil
 	}
-	if err := publish(filepath.Join(write, "performance.md"), tables); err != nil || len(b.bars) == 0 {
+	if err := publish(filepath.Join(write, "performance.md"), b.version, tables); err != nil || len(b.bars) == 0 {
 		return err
 	}
 	return os.WriteFile(filepath.Join(write, "performance.svg"), []byte(plot(b.bars)), 0o644)
@@ -93,10 +97,13 @@ func run(ctx context.Context, only string, part int, write string) error {
 
 // section gives each section a server of its own.
 func (b *bench) section(ctx context.Context, run func(context.Context, *bench) ([]table, error)) (found []table, err error) {
-	if b.server, err = startServer(); err != nil {
+	if b.server.Server, err = redistest.New(); err != nil {
 		return nil, err
 	}
-	defer b.server.stop()
+	defer func() { err = errors.Join(err, b.server.Stop()) }()
+	if b.version, err = b.server.version(); err != nil {
+		return nil, err
+	}
 	return run(ctx, b)
 }
 
@@ -124,7 +131,7 @@ const (
 )
 
 // publish puts the tables between the marks of a file.
-func publish(path string, tables []table) error {
+func publish(path, version string, tables []table) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -135,7 +142,7 @@ func publish(path string, tables []table) error {
 		return fmt.Errorf("%s has no marks", path)
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "\nMeasured on %s, %d cores, %s, %s.\n", cpu(), runtime.NumCPU(), runtime.Version(), serverVersion())
+	fmt.Fprintf(&s, "\nMeasured on %s, %d cores, %s, %s.\n", cpu(), runtime.NumCPU(), runtime.Version(), version)
 	for _, t := range tables {
 		s.WriteString(t.String())
 	}

@@ -25,9 +25,6 @@ func TestMain(m *testing.M) {
 
 func TestRun(t *testing.T) {
 	t.Parallel()
-	if _, err := serverCommand(); err != nil {
-		t.Skip(err)
-	}
 	folder := t.TempDir()
 	path := filepath.Join(folder, "performance.md")
 	require.NoError(t, os.WriteFile(path, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o600))

@@ -127,12 +127,12 @@ func push(ctx context.Context, b *bench) ([]table, error) {
 }
 
 func (b *bench) push(ctx context.Context, delay time.Duration, trials int) (ages []time.Duration, err error) {
-	r, err := newRelay(b.server.addr, delay)
+	r, err := newRelay(b.server.Addr, delay)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
-	url := b.server.url
+	url := b.server.URL
 	if delay > 0 {
 		url = r.url()
 	}
@@ -141,7 +141,7 @@ func (b *bench) push(ctx context.Context, delay time.Duration, trials int) (ages
 		return nil, err
 	}
 	defer s.Close()
-	o, err := startOther(ctx, b.server.url)
+	o, err := startOther(ctx, b.server.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func cut(ctx context.Context, b *bench) ([]table, error) {
 }
 
 func (b *bench) cut(ctx context.Context, fault string, maxAge time.Duration) (longest, bound time.Duration, err error) {
-	r, err := newRelay(b.server.addr, 0)
+	r, err := newRelay(b.server.Addr, 0)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -208,7 +208,7 @@ func (b *bench) cut(ctx context.Context, fault string, maxAge time.Duration) (lo
 		return 0, 0, err
 	}
 	defer s.Close()
-	o, err := startOther(ctx, b.server.url)
+	o, err := startOther(ctx, b.server.URL)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -227,10 +227,10 @@ func (b *bench) cut(ctx context.Context, fault string, maxAge time.Duration) (lo
 			return 0, 0, err
 		}
 	} else {
-		if err := b.server.signal(syscall.SIGSTOP); err != nil {
+		if err := b.server.Signal(syscall.SIGSTOP); err != nil {
 			return 0, 0, err
 		}
-		defer func() { _ = b.server.signal(syscall.SIGCONT) }()
+		defer func() { _ = b.server.Signal(syscall.SIGCONT) }()
 	}
 	for time.Since(cutAt) < s.Staleness()+2*time.Second {
 		begun := time.Now()

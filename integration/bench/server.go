@@ -2,96 +2,39 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // server is a Redis or Valkey server on loopback, without persistence.
-type server struct {
-	addr, url string
-	process   *exec.Cmd
-	dir       string
-}
+type server struct{ *redistest.Server }
 
-// serverCommand returns the command line in TOMBSTORE_SERVER, or the server on PATH.
-func serverCommand() ([]string, error) {
-	if text := os.Getenv("TOMBSTORE_SERVER"); text != "" && text != "container" {
-		return strings.Fields(text), nil
-	}
-	for _, name := range []string{"redis-server", "valkey-server"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return []string{path}, nil
-		}
-	}
-	return nil, errors.New("no redis-server or valkey-server on PATH, and no TOMBSTORE_SERVER")
-}
-
-func serverVersion() string {
-	command, err := serverCommand()
+// version returns the name and the release.
+func (s server) version() (string, error) {
+	text, err := s.ask("INFO server")
 	if err != nil {
-		return "unknown server"
+		return "", err
 	}
-	out, _ := exec.Command(command[0], append(command[1:], "--version")...).Output()
-	words := strings.Fields(string(out))
-	if len(words) < 3 {
-		return "unknown server"
+	fields := map[string]string{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		fields[name] = value
 	}
-	return words[0] + " " + strings.TrimPrefix(words[2], "v=")
+	if valkey := fields["valkey_version"]; valkey != "" {
+		return "Valkey " + valkey, nil
+	}
+	return "Redis " + fields["redis_version"], nil
 }
-
-func startServer() (*server, error) {
-	command, err := serverCommand()
-	if err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	addr := l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return nil, err
-	}
-	s := &server{addr: addr.String(), url: "redis://" + addr.String(), dir: dir}
-	s.process = exec.Command(command[0], append(command[1:],
-		"--bind", "127.0.0.1", "--port", fmt.Sprint(addr.Port), "--save", "", "--dir", dir, "--loglevel", "warning")...)
-	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it must not outlive the run
-	if err := s.process.Start(); err != nil {
-		return nil, err
-	}
-	for range 500 {
-		if conn, err := net.Dial("tcp", s.addr); err == nil {
-			return s, conn.Close()
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	s.stop()
-	return nil, errors.New("the server does not answer")
-}
-
-func (s *server) stop() {
-	_ = s.process.Process.Kill()
-	_ = s.process.Wait()
-	_ = os.RemoveAll(s.dir)
-}
-
-func (s *server) signal(sig os.Signal) error { return s.process.Process.Signal(sig) }
 
 // ask sends one command in the inline form and returns the reply's text.
-func (s *server) ask(command string) (string, error) {
-	conn, err := net.Dial("tcp", s.addr)
+func (s server) ask(command string) (string, error) {
+	conn, err := net.Dial("tcp", s.Addr)
 	if err != nil {
 		return "", err
 	}
@@ -118,7 +61,7 @@ func reply(r *bufio.Reader) (string, error) {
 }
 
 // info returns a number from INFO.
-func (s *server) info(field string) (n float64, err error) {
+func (s server) info(field string) (n float64, err error) {
 	text, err := s.ask("INFO everything")
 	for line := range strings.Lines(text) {
 		if name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); name == field {
@@ -135,7 +78,7 @@ type load struct {
 	seconds  float64 // of processor time
 }
 
-func (s *server) load() (l load, err error) {
+func (s server) load() (l load, err error) {
 	text, err := s.ask("INFO everything")
 	calls := map[string]float64{}
 	for line := range strings.Lines(text) {

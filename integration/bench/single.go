@@ -92,7 +92,7 @@ func newClients(ctx context.Context, url string, size int) (c *clients, err erro
 }
 
 // hits makes sure that what is to be a cached Read or DoCache is one.
-func (c *clients) hits(ctx context.Context, s *server) error {
+func (c *clients) hits(ctx context.Context, s server) error {
 	for name, do := range map[string]func(context.Context, int) error{"DoCache": c.doCache, "cached Read": reading(c.cached, c.ids)} {
 		before, err := s.load()
 		if err != nil {
@@ -348,7 +348,7 @@ func single(ctx context.Context, b *bench) (tables []table, err error) {
 	costs := table{title: "Cached Read against DoCache of GET", head: []string{"size", "goroutines", "DoCache, ns", "cached Read, ns", "times"},
 		note: "DoCache hands out its own memory; Read hashes the id, judges the record, and hands out a copy."}
 	for _, shape := range shapes {
-		c, err := newClients(ctx, b.server.url, shape.size)
+		c, err := newClients(ctx, b.server.URL, shape.size)
 		if err != nil {
 			return nil, err
 		}

@@ -30,7 +30,7 @@ var shared struct {
 func Main(m *testing.M) int {
 	code := m.Run()
 	if shared.server != nil {
-		if err := shared.server.stop(); err != nil {
+		if err := shared.server.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -44,7 +44,7 @@ func URL(t testing.TB) string {
 	if url := os.Getenv("TOMBSTORE_REDIS"); url != "" {
 		return url
 	}
-	shared.once.Do(func() { shared.server, shared.err = start() })
+	shared.once.Do(func() { shared.server, shared.err = New() })
 	require.NoError(t, shared.err)
 	return shared.server.URL
 }

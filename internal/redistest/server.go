@@ -46,9 +46,9 @@ type Server struct {
 // Start starts a server with further arguments and stops it when the test ends.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s, err := start(args...)
+	s, err := New(args...)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, s.stop()) })
+	t.Cleanup(func() { require.NoError(t, s.Stop()) })
 	return s
 }
 
@@ -84,14 +84,21 @@ func (s *Server) Kill(t testing.TB) {
 // Pause stops the server's process (SIGSTOP): its connections stay open, and nothing answers. Only for a server that is a process.
 func (s *Server) Pause(t testing.TB) {
 	t.Helper()
-	require.NotNil(t, s.process, "a container cannot be paused")
-	require.NoError(t, s.process.server.Process.Signal(syscall.SIGSTOP))
+	require.NoError(t, s.Signal(syscall.SIGSTOP))
 }
 
 // Resume lets a paused server go on.
 func (s *Server) Resume(t testing.TB) {
 	t.Helper()
-	require.NoError(t, s.process.server.Process.Signal(syscall.SIGCONT))
+	require.NoError(t, s.Signal(syscall.SIGCONT))
+}
+
+// Signal sends a signal to the server's process.
+func (s *Server) Signal(sig os.Signal) error {
+	if s.process == nil {
+		return errors.New("redistest: a container takes no signals")
+	}
+	return s.process.server.Process.Signal(sig)
 }
 
 // Restart starts a killed server again: same address, same arguments, same directory.
@@ -118,7 +125,8 @@ func (s *Server) Replicaof(t testing.TB) []string {
 	return []string{"--replicaof", ip + " 6379"}
 }
 
-func start(args ...string) (*Server, error) {
+// New starts a server with further arguments, for who is no test. Who calls it calls Stop.
+func New(args ...string) (*Server, error) {
 	command, err := serverCommand()
 	if err != nil {
 		return nil, err
@@ -183,7 +191,8 @@ func (s *Server) arguments(bind string, port int) []string {
 	}, s.args...)
 }
 
-func (s *Server) stop() error {
+// Stop kills the server and removes what it has stored.
+func (s *Server) Stop() error {
 	if s.process == nil {
 		return testcontainers.TerminateContainer(s.container)
 	}
