@@ -107,7 +107,7 @@ func (b *bed) run(t *testing.T, inject func(), enough func(wrong int64) bool) (i
 				t.Logf("%d histories were too long to be checked", r.tooLong)
 			}
 			return injected, r
-		case <-time.After(between(5*time.Millisecond, 50*time.Millisecond)):
+		case <-time.After(between(10*time.Millisecond, 80*time.Millisecond)):
 		}
 	}
 }
@@ -115,7 +115,9 @@ func (b *bed) run(t *testing.T, inject func(), enough func(wrong int64) bool) (i
 func between(low, high time.Duration) time.Duration { return low + rand.N(high-low) }
 
 // flush makes the server forget its scripts.
-func (b *bed) flush(t *testing.T) { _ = b.admin.Do(t.Context(), b.admin.B().ScriptFlush().Build()).Error() }
+func (b *bed) flush(t *testing.T) {
+	_ = b.admin.Do(t.Context(), b.admin.B().ScriptFlush().Build()).Error()
+}
 
 // kill breaks connections: on the clients' side, so that a command may arrive later, or on the server's.
 func (b *bed) kill(t *testing.T) {
@@ -138,19 +140,25 @@ func (b *bed) lose(t *testing.T) {
 // slow returns toxics that delay the wire.
 func slow() []string {
 	return []string{
-		toxic("latency", commands, `"latency":%d,"jitter":%d`, 1+rand.IntN(10), rand.IntN(2)),
-		toxic("latency", replies, `"latency":%d,"jitter":%d`, 1+rand.IntN(10), rand.IntN(2)),
+		toxic("latency", commands, `"latency":%d`, rand.IntN(5)),
+		toxic("latency", replies, `"latency":%d`, rand.IntN(5)),
 		toxic("slicer", commands, `"average_size":%d,"size_variation":5,"delay":10`, 10+rand.IntN(100)),
 		toxic("bandwidth", replies, `"rate":%d`, 100+rand.IntN(1000)),
 	}
 }
 
-// delay delays the wire for a while. Then the clients' connections break, and what they have sent may arrive later.
+// late makes commands take long, on half of the connections.
+const late = `{"name":"late","type":"latency","stream":"upstream","toxicity":0.5,"attributes":{"latency":100,"jitter":50}}`
+
+// delay delays the wire for a while. On some connections commands take long, so that after a cut they may arrive later than those that the
+// client has sent again.
 func (b *bed) delay(t *testing.T) {
-	b.wire.up(t, slow()...)
-	time.Sleep(between(50*time.Millisecond, 300*time.Millisecond))
-	b.front.Cut()
-	time.Sleep(between(0, 50*time.Millisecond))
+	b.wire.up(t, append(slow(), late)...)
+	for range 3 {
+		time.Sleep(between(20*time.Millisecond, 150*time.Millisecond))
+		b.front.Cut()
+	}
+	time.Sleep(between(0, 150*time.Millisecond))
 	b.wire.up(t)
 }
 
