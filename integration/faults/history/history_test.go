@@ -148,17 +148,17 @@ func slow() []string {
 }
 
 // late makes commands take long, on half of the connections.
-const late = `{"name":"late","type":"latency","stream":"upstream","toxicity":0.5,"attributes":{"latency":100,"jitter":50}}`
+const late = `{"name":"late","type":"latency","stream":"upstream","toxicity":0.5,"attributes":{"latency":60,"jitter":30}}`
 
 // delay delays the wire for a while. On some connections commands take long, so that after a cut they may arrive later than those that the
 // client has sent again.
 func (b *bed) delay(t *testing.T) {
 	b.wire.up(t, append(slow(), late)...)
 	for range 3 {
-		time.Sleep(between(20*time.Millisecond, 150*time.Millisecond))
+		time.Sleep(between(100*time.Millisecond, 300*time.Millisecond)) // connections are set up
 		b.front.Cut()
 	}
-	time.Sleep(between(0, 150*time.Millisecond))
+	time.Sleep(100 * time.Millisecond)
 	b.wire.up(t)
 }
 

@@ -2,8 +2,10 @@ package history
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -22,31 +24,35 @@ type wire struct {
 // newWire returns a wire to the server at target that ends with the test.
 func newWire(t *testing.T, target string) *wire {
 	t.Helper()
-	w := &wire{api: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), addr: "127.0.0.1:0", target: target}
-	w.up(t)
-	w.addr = w.proxy.Listen
+	w := &wire{api: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), target: target}
+	require.Eventually(t, func() bool {
+		// Below the ports that systems give out: while the wire is down, nobody gets this one.
+		w.addr = fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
+		return w.start() == nil
+	}, 20*time.Second, time.Millisecond)
 	t.Cleanup(w.down)
 	return w
+}
+
+func (w *wire) start(toxics ...string) error {
+	w.proxy = toxiproxy.NewProxy(w.api, "wire", w.addr, w.target)
+	for _, text := range toxics {
+		if _, err := w.proxy.Toxics.AddToxicJson(strings.NewReader(text)); err != nil {
+			return err
+		}
+	}
+	return w.proxy.Start()
 }
 
 // up breaks all connections and goes on with these toxics.
 func (w *wire) up(t *testing.T, toxics ...string) {
 	t.Helper()
 	w.down()
-	w.proxy = toxiproxy.NewProxy(w.api, "wire", w.addr, w.target)
-	for _, text := range toxics {
-		_, err := w.proxy.Toxics.AddToxicJson(strings.NewReader(text))
-		require.NoError(t, err)
-	}
-	require.NoError(t, w.proxy.Start())
+	require.NoError(t, w.start(toxics...))
 }
 
 // down breaks all connections and takes no new ones.
-func (w *wire) down() {
-	if w.proxy != nil {
-		w.proxy.Stop()
-	}
-}
+func (w *wire) down() { w.proxy.Stop() }
 
 // Directions of a toxic.
 const (

@@ -1,0 +1,150 @@
+package history
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/integration/faults"
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// delayer makes connections. When it is armed, the next script stays on the way and its connection breaks.
+type delayer struct {
+	addr  string
+	armed atomic.Bool
+	late  chan []byte
+}
+
+func (d *delayer) dial(ctx context.Context, addr string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	return &delayed{conn, d}, err
+}
+
+type delayed struct {
+	net.Conn
+	delayer *delayer
+}
+
+func (c *delayed) Write(p []byte) (int, error) {
+	if !bytes.Contains(p, []byte("EVALSHA")) || !c.delayer.armed.CompareAndSwap(true, false) {
+		return c.Conn.Write(p)
+	}
+	c.delayer.late <- bytes.Clone(p)
+	return len(p), c.Close()
+}
+
+// arrive lets the script arrive, and waits for the answer.
+func (d *delayer) arrive(t *testing.T) {
+	conn, err := net.Dial("tcp", d.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	_, err = conn.Write(<-d.late)
+	require.NoError(t, err)
+	_, err = conn.Read(make([]byte, 1024))
+	require.NoError(t, err)
+}
+
+// TestLateCommands breaks a connection while a command is on its way. The store tries again and has an answer; then somebody writes, and
+// the command arrives. An operation that has returned must not take effect then, unless its outcome is unknown.
+func TestLateCommands(t *testing.T) {
+	t.Parallel()
+	type call func(s tombstore.Store, id, next string, v tombstore.Version) error
+	write := func(condition func(tombstore.Version) tombstore.WriteOption) call {
+		return func(s tombstore.Store, id, _ string, v tombstore.Version) error {
+			_, err := s.Write(context.Background(), id, []byte("late"), time.Hour, condition(v))
+			return err
+		}
+	}
+	none := func(tombstore.Version) tombstore.WriteOption { return func(*tombstore.WriteOptions) {} }
+	ifAbsent := func(tombstore.Version) tombstore.WriteOption { return tombstore.IfAbsent() }
+	ifPresent := func(tombstore.Version) tombstore.WriteOption { return tombstore.IfPresent() }
+	rotate := func(s tombstore.Store, id, next string, _ tombstore.Version) error {
+		_, err := s.Rotate(context.Background(), id, next)
+		return err
+	}
+	ifLive := func(s tombstore.Store, id, _ string, _ tombstore.Version) error {
+		return s.Invalidate(context.Background(), id, tombstore.IfLive())
+	}
+	same := func(c rueidis.Client) rueidis.Client { return c }
+	for _, c := range []struct {
+		kind         faults.Kind
+		fault        string
+		wrap         func(rueidis.Client) rueidis.Client
+		live, absent []call // on a session in that state
+	}{
+		{
+			faults.Promised, "commands late: operations that took effect after their return", same,
+			[]call{write(tombstore.IfVersion), write(ifAbsent), rotate, ifLive}, []call{write(ifAbsent), write(ifPresent), rotate, ifLive},
+		},
+		{
+			faults.Unpromised, "commands late: writes without IfVersion or IfAbsent that overwrote a later one", same,
+			[]call{write(none), write(ifPresent)}, []call{write(none)},
+		},
+		{
+			faults.Seeded, "commands late: the store does not know that an attempt was lost",
+			func(c rueidis.Client) rueidis.Client { return &retrying{c} },
+			nil, []call{write(ifPresent), rotate, ifLive},
+		},
+	} {
+		t.Run(string(c.kind), func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			other, err := tombstore.New(redistest.Dial(t, server.URL))
+			require.NoError(t, err)
+			d := &delayer{addr: server.Addr, late: make(chan []byte, 1)}
+			option, err := rueidis.ParseURL(server.URL)
+			require.NoError(t, err)
+			option.DisableRetry, option.DisableCache, option.PipelineMultiplex, option.DialCtxFn = true, true, -1, d.dial
+			client, err := rueidis.NewClient(option)
+			require.NoError(t, err)
+			t.Cleanup(client.Close)
+			s, err := tombstore.New(c.wrap(client), tombstore.WithTimeout(time.Minute))
+			require.NoError(t, err)
+
+			row := faults.Row{Kind: c.kind, Fault: c.fault}
+			for i, op := range slices.Concat(c.live, c.absent) {
+				_ = op(s, tombstore.NewID(), tombstore.NewID(), 1) // the server knows the script
+				id, next := tombstore.NewID(), tombstore.NewID()
+				var before tombstore.Session
+				if i < len(c.live) {
+					before, err = other.Write(t.Context(), id, []byte("first"), time.Hour)
+					require.NoError(t, err)
+				}
+				d.armed.Store(true)
+				outcome := op(s, id, next, before.Version)
+				_, _ = other.Write(t.Context(), id, []byte("other"), time.Hour)
+				_, _ = other.Write(t.Context(), next, []byte("other"), time.Hour, tombstore.IfPresent())
+				first := state(t, other, id, next)
+				d.arrive(t)
+				row.Injected++
+				row.Checked++
+				if !errors.Is(outcome, tombstore.ErrUnknownOutcome) && state(t, other, id, next) != first {
+					row.Violations++
+				}
+			}
+			faults.Report(t, row)
+		})
+	}
+}
+
+// state returns what readers see of sessions.
+func state(t *testing.T, s tombstore.Store, ids ...string) (text string) {
+	for _, id := range ids {
+		held, err := s.Read(t.Context(), id)
+		text += fmt.Sprintf("%q %v\n", held.Data, err)
+	}
+	return text
+}
