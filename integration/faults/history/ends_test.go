@@ -74,7 +74,8 @@ func TestReplicaAcks(t *testing.T) {
 			"local tombstone, keep, left =",
 			"if ended and not (string.byte(head, 2) == 2 and ARGV[1] ~= '\\2') then return 'D' end\nlocal tombstone, keep, left =")},
 	} {
-		s, err := tombstore.New(c.wrap(client), tombstore.WithReplicaAcks(1, 100*time.Millisecond))
+		// A connection of its own, that has written nothing for WAIT to wait for.
+		s, err := tombstore.New(c.wrap(redistest.Dial(t, primary.URL)), tombstore.WithReplicaAcks(1, 100*time.Millisecond))
 		require.NoError(t, err)
 		row := faults.Row{Kind: c.kind, Fault: c.fault, Injected: 1}
 		for _, id := range ids {

@@ -1,9 +1,11 @@
 package history
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,13 +27,30 @@ type wire struct {
 func newWire(t *testing.T, target string) *wire {
 	t.Helper()
 	w := &wire{api: toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), target: target}
-	require.Eventually(t, func() bool {
+	w.listen(t, func() error {
 		// Below the ports that systems give out: while the wire is down, nobody gets this one.
 		w.addr = fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
-		return w.start() == nil
-	}, 20*time.Second, time.Millisecond)
+		return w.start()
+	})
 	t.Cleanup(w.down)
 	return w
+}
+
+// up breaks all connections and goes on with these toxics.
+func (w *wire) up(t *testing.T, toxics ...string) {
+	t.Helper()
+	w.down()
+	w.listen(t, func() error { return w.start(toxics...) })
+}
+
+// listen calls start until it succeeds. The port is taken for as long as a process that was just forked has not closed what it inherits.
+func (w *wire) listen(t *testing.T, start func() error) {
+	t.Helper()
+	err := start()
+	for until := time.Now().Add(20 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until); err = start() {
+		time.Sleep(time.Millisecond)
+	}
+	require.NoError(t, err)
 }
 
 func (w *wire) start(toxics ...string) error {
@@ -42,13 +61,6 @@ func (w *wire) start(toxics ...string) error {
 		}
 	}
 	return w.proxy.Start()
-}
-
-// up breaks all connections and goes on with these toxics.
-func (w *wire) up(t *testing.T, toxics ...string) {
-	t.Helper()
-	w.down()
-	require.NoError(t, w.start(toxics...))
 }
 
 // down breaks all connections and takes no new ones.
