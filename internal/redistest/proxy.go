@@ -19,6 +19,7 @@ type Proxy struct {
 	lose     atomic.Bool
 	lost     atomic.Int64
 	mute     atomic.Bool
+	apart    atomic.Bool
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -49,6 +50,15 @@ func (p *Proxy) LoseReply() { p.lose.Store(true) }
 
 // Mute makes the proxy swallow everything that the server sends from now on, and keep the connections.
 func (p *Proxy) Mute() { p.mute.Store(true) }
+
+// Isolate makes the proxy swallow what either side sends, the end of a connection too, until Heal.
+func (p *Proxy) Isolate() { p.apart.Store(true) }
+
+// Heal ends what Isolate began. The connections break, since parts of what was said on them are missing.
+func (p *Proxy) Heal() {
+	p.apart.Store(false)
+	p.Cut()
+}
 
 // Lost returns how many replies were swallowed.
 func (p *Proxy) Lost() int64 { return p.lost.Load() }
@@ -92,12 +102,14 @@ func (p *Proxy) track(conns ...net.Conn) {
 // pump copies until either side ends, then ends both.
 func (p *Proxy) pump(to, from net.Conn, replies bool) {
 	defer func() {
-		to.Close()
-		from.Close()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		delete(p.conns, to)
+		from.Close()
 		delete(p.conns, from)
+		if !p.apart.Load() { // else Cut ends the other
+			to.Close()
+			delete(p.conns, to)
+		}
 	}()
 	buf := make([]byte, 64<<10)
 	for {
@@ -105,7 +117,7 @@ func (p *Proxy) pump(to, from net.Conn, replies bool) {
 		if err != nil {
 			return
 		}
-		if replies && p.mute.Load() {
+		if p.apart.Load() || replies && p.mute.Load() {
 			continue
 		}
 		if replies && p.lose.CompareAndSwap(true, false) {

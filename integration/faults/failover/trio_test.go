@@ -1,0 +1,215 @@
+// Package failover takes the primary away: by hand, thousands of times, and with Sentinels that promote a replica.
+package failover
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/integration/faults"
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+const (
+	hour     = time.Hour
+	patience = time.Minute // for something that has to happen
+)
+
+// node is a server that may be a primary or a replica.
+type node struct {
+	*redistest.Server
+	wire   *redistest.Proxy // another way to it, which can be broken
+	client rueidis.Client
+	start  string // the file that says what it follows when it starts
+}
+
+// trio is three nodes, of which one is the primary.
+type trio struct {
+	nodes    []*node
+	primary  *node
+	replicas []*node
+}
+
+// newTrio starts three servers, of which none follows another.
+func newTrio(t *testing.T, args ...string) *trio {
+	t.Helper()
+	if redistest.InContainer() {
+		t.Skip("the servers are containers")
+	}
+	r := &trio{}
+	dir := t.TempDir()
+	for i := range 3 {
+		n := &node{start: filepath.Join(dir, fmt.Sprint(i))}
+		n.restartAs(t, "")
+		n.Server = redistest.Start(t, append([]string{"--include", n.start, "--repl-diskless-sync-delay", "0", "--hz", "100"}, args...)...)
+		n.wire = redistest.NewProxy(t, n.Addr)
+		n.client = redistest.Dial(t, n.URL)
+		r.nodes = append(r.nodes, n)
+	}
+	r.lead(r.nodes[0])
+	return r
+}
+
+// lead notes that n is the primary.
+func (r *trio) lead(n *node) {
+	r.primary, r.replicas = n, nil
+	for _, other := range r.nodes {
+		if other != n {
+			r.replicas = append(r.replicas, other)
+		}
+	}
+}
+
+// at returns the node with that address, direct or by its wire.
+func (r *trio) at(addr string) *node {
+	for _, n := range r.nodes {
+		if n.Addr == addr || n.wireAddr() == addr {
+			return n
+		}
+	}
+	return nil
+}
+
+// replaced waits until the Sentinels have replaced the primary, and notes by which node.
+func (r *trio) replaced(t *testing.T, sentinels *redistest.Sentinels) {
+	t.Helper()
+	await(t, "the Sentinels do not promote", func() bool {
+		promoted := r.at(sentinels.Primary(t))
+		if promoted == nil || promoted == r.primary {
+			return false
+		}
+		r.lead(promoted)
+		return true
+	})
+}
+
+// synced waits until all replicas have all that the primary has.
+func (r *trio) synced(t *testing.T) {
+	t.Helper()
+	await(t, "the replicas do not follow", func() bool {
+		probe, wait := r.primary.client.B().Set().Key("probe").Value("x").Build(), r.primary.client.B().Wait().Numreplicas(2).Timeout(500).Build()
+		acks, err := r.primary.client.DoMulti(t.Context(), probe, wait)[1].AsInt64()
+		return err == nil && acks == 2
+	})
+}
+
+func (n *node) wireAddr() string { return strings.TrimPrefix(n.wire.URL, "redis://") }
+
+// follow makes n a replica of the primary at addr.
+func (n *node) follow(t *testing.T, addr string) {
+	t.Helper()
+	n.do(t, append([]string{"REPLICAOF"}, hostPort(t, addr)...)...)
+}
+
+// promote makes n a primary.
+func (n *node) promote(t *testing.T) {
+	t.Helper()
+	n.do(t, "REPLICAOF", "NO", "ONE")
+}
+
+// role returns what n is now: master, slave, or nothing while it does not answer.
+func (n *node) role(t *testing.T) string {
+	t.Helper()
+	reply, err := n.client.Do(t.Context(), n.client.B().Role().Build()).ToArray()
+	if err != nil || len(reply) == 0 {
+		return ""
+	}
+	role, _ := reply[0].ToString()
+	return role
+}
+
+// restartAs says what n is when it starts next: a replica of the primary at addr or, without one, a primary. It loses its data anyway.
+func (n *node) restartAs(t *testing.T, addr string) {
+	t.Helper()
+	line := ""
+	if addr != "" {
+		line = "replicaof " + strings.Join(hostPort(t, addr), " ") + "\n"
+	}
+	require.NoError(t, os.WriteFile(n.start, []byte(line), 0o600))
+}
+
+func (n *node) do(t *testing.T, command ...string) {
+	t.Helper()
+	await(t, command[0]+" fails", func() bool {
+		return n.client.Do(t.Context(), n.client.B().Arbitrary(command...).Build()).Error() == nil
+	})
+}
+
+func hostPort(t *testing.T, addr string) []string {
+	t.Helper()
+	host, port, err := net.SplitHostPort(addr)
+	require.NoError(t, err)
+	return []string{host, port}
+}
+
+// await waits until ok.
+func await(t *testing.T, failure string, ok func() bool) {
+	t.Helper()
+	for until := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+		require.True(t, time.Now().Before(until), failure)
+	}
+}
+
+func (n *node) store(t *testing.T, opts ...tombstore.Option) *tombstore.RedisStore {
+	t.Helper()
+	s, err := tombstore.New(n.client, append([]tombstore.Option{tombstore.WithTimeout(patience)}, opts...)...)
+	require.NoError(t, err)
+	return s
+}
+
+// create stores n sessions and returns their ids.
+func create(t *testing.T, s tombstore.Store, n int) (ids []string) {
+	t.Helper()
+	for range n {
+		ids = append(ids, tombstore.NewID())
+		_, err := s.Write(t.Context(), ids[len(ids)-1], []byte("x"), hour)
+		require.NoError(t, err)
+	}
+	return ids
+}
+
+// live counts the ids that are live.
+func live(t *testing.T, s tombstore.Store, ids []string) (n int64) {
+	t.Helper()
+	for _, id := range ids {
+		_, err := s.Read(t.Context(), id)
+		if err == nil {
+			n++
+		} else {
+			require.True(t, errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), "%v", err)
+		}
+	}
+	return n
+}
+
+// revived counts the ids that a late writer makes live.
+func revived(t *testing.T, s tombstore.Store, ids []string, opts ...tombstore.WriteOption) (n int64) {
+	t.Helper()
+	for _, id := range ids {
+		_, err := s.Write(t.Context(), id, []byte("late"), hour, opts...)
+		if err == nil {
+			n++
+		} else {
+			require.True(t, errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), "%v", err)
+		}
+	}
+	return n
+}
+
+// repeat calls round until the time is over, and at least so often.
+func repeat(t *testing.T, least int, round func()) {
+	t.Helper()
+	until := time.Now().Add(faults.Duration(t, 0))
+	for n := 0; n < least || time.Now().Before(until); n++ {
+		round()
+	}
+}
