@@ -52,7 +52,7 @@ func replacePrimary(t *testing.T, maxLag string, down time.Duration, usual, stri
 
 	old.wire.Isolate()
 	cut := time.Now()
-	r.replaced(t, sentinels)
+	r.agreed(t, sentinels, old)
 	promoted := time.Now()
 	end := r.primary.store(t)
 	for _, id := range ids {

@@ -3,6 +3,7 @@ package failover
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -23,6 +24,15 @@ const (
 	hour     = time.Hour
 	patience = time.Minute // for something that has to happen
 )
+
+// TestMain lets all tests run at once: what they do most is wait for Sentinels.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // node is a server that may be a primary or a replica.
 type node struct {
@@ -79,15 +89,15 @@ func (r *trio) at(addr string) *node {
 	return nil
 }
 
-// replaced waits until the Sentinels have replaced the primary, and notes by which node.
-func (r *trio) replaced(t *testing.T, sentinels *redistest.Sentinels) {
+// agreed waits until the Sentinels agree on a primary, another one than old, and notes it.
+func (r *trio) agreed(t *testing.T, sentinels *redistest.Sentinels, old *node) {
 	t.Helper()
-	await(t, "the Sentinels do not promote", func() bool {
-		promoted := r.at(sentinels.Primary(t))
-		if promoted == nil || promoted == r.primary {
+	await(t, "the Sentinels do not agree", func() bool {
+		primary := r.at(sentinels.Primary(t))
+		if primary == nil || primary == old {
 			return false
 		}
-		r.lead(promoted)
+		r.lead(primary)
 		return true
 	})
 }
