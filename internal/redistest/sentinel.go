@@ -87,7 +87,8 @@ func (s *Sentinels) Await(t testing.TB, replicas int) {
 			of := func(what string) []map[string]string { return ask(t, client, what) }
 			well := 0
 			for _, state := range append(of("REPLICAS"), of("SENTINELS")...) {
-				if state["flags"] == "slave" && state["master-link-status"] == "ok" || state["flags"] == "sentinel" {
+				bad := strings.Contains(state["flags"], "s_down") || strings.Contains(state["flags"], "disconnected")
+				if link := state["master-link-status"]; !bad && (link == "ok" || link == "") { // Sentinels have none
 					well++
 				}
 			}

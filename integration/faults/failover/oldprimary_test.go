@@ -62,7 +62,7 @@ func replacePrimary(t *testing.T, maxLag string, down time.Duration, usual, stri
 	plain, careful := old.store(t), old.store(t, tombstore.WithStrictReads())
 	usual.Injected++
 	strict.Injected++
-	for refused := false; !refused; {
+	for refused := false; !refused; time.Sleep(5 * time.Millisecond) {
 		for _, id := range ids {
 			usual.Checked++
 			usual.Violations += live(t, plain, []string{id})

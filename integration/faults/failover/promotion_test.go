@@ -34,13 +34,10 @@ func TestPromotion(t *testing.T) {
 			row := faults.Row{Kind: c.kind, Fault: c.fault}
 			late := faults.Row{Kind: faults.Promised, Fault: "primary lost, tombstones lost: late writes with IfPresent"}
 			blind := faults.Row{Kind: faults.Unpromised, Fault: "primary lost, tombstones lost: late writes without a condition"}
+			near, far := r.replicas[0], r.replicas[1]
+			near.follow(t, r.primary.Addr)
+			far.follow(t, r.primary.wireAddr())
 			repeat(t, 2, func() {
-				far, near := r.replicas[0], r.replicas[1]
-				if rand.IntN(2) == 0 {
-					far, near = near, far
-				}
-				near.follow(t, r.primary.Addr)
-				far.follow(t, r.primary.wireAddr())
 				s := r.primary.store(t)
 				r.primary.do(t, "FLUSHALL")
 				ids := create(t, s, n)
@@ -95,7 +92,9 @@ func TestPromotion(t *testing.T) {
 				blind.Violations += revived(t, far.store(t), unheard)
 
 				old.restartAs(t, far.Addr)
+				near.follow(t, far.wireAddr())
 				old.Restart(t)
+				near, far = old, near
 			})
 			faults.Report(t, row)
 			if c.lags {

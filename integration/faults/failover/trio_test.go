@@ -60,7 +60,7 @@ func newTrio(t *testing.T, args ...string) *trio {
 	for i := range 3 {
 		n := &node{start: filepath.Join(dir, fmt.Sprint(i))}
 		n.restartAs(t, "")
-		n.Server = redistest.Start(t, append([]string{"--include", n.start, "--repl-diskless-sync-delay", "0", "--hz", "100"}, args...)...)
+		n.Server = redistest.Start(t, append([]string{"--include", n.start, "--repl-diskless-sync", "no", "--hz", "100"}, args...)...)
 		n.wire = redistest.NewProxy(t, n.Addr)
 		n.client = redistest.Dial(t, n.URL)
 		r.nodes = append(r.nodes, n)
