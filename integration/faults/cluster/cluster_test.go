@@ -1,0 +1,209 @@
+// Package cluster breaks a cluster of six nodes: slots move, primaries are lost, rotations stop half-way.
+package cluster
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+const (
+	hour   = time.Hour
+	prefix = "tombstore:"
+)
+
+// calm is the timeout of nodes that are not lost: none is to be taken for lost because the machine is busy.
+const calm = 10 * time.Minute
+
+func start(t *testing.T, timeout time.Duration) *redistest.Nodes {
+	t.Helper()
+	if redistest.InContainer() {
+		t.Skip("the servers are containers, which do not reach each other")
+	}
+	return redistest.StartNodes(t, timeout)
+}
+
+func dial(t *testing.T, n *redistest.Nodes) rueidis.Client {
+	t.Helper()
+	option := rueidis.ClientOption{DisableCache: true, DisableRetry: true}
+	for _, node := range n.All() {
+		option.InitAddress = append(option.InitAddress, node.Addr)
+	}
+	client, err := rueidis.NewClient(option)
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	return client
+}
+
+func newStore(t *testing.T, client rueidis.Client, opts ...tombstore.Option) *tombstore.RedisStore {
+	t.Helper()
+	s, err := tombstore.New(client, append([]tombstore.Option{tombstore.WithTimeout(30 * time.Second)}, opts...)...)
+	require.NoError(t, err)
+	return s
+}
+
+func keyOf(id string) string { return prefix + tombstore.Ref(id) }
+
+func slotOf(client rueidis.Client, id string) int {
+	command := client.B().Arbitrary("GET").Keys(keyOf(id)).Build()
+	return int(command.Slot())
+}
+
+// newID returns a new id whose slot is one of those wanted.
+func newID(client rueidis.Client, wanted func(slot int) bool) string {
+	for {
+		if id := tombstore.NewID(); wanted(slotOf(client, id)) {
+			return id
+		}
+	}
+}
+
+// errorReplies counts the error replies of this kind that all nodes have given.
+func errorReplies(t *testing.T, n *redistest.Nodes, kind string) (sum int64) {
+	t.Helper()
+	for _, node := range n.All() {
+		_, rest, found := strings.Cut(node.Do(t, "INFO", "errorstats"), "errorstat_"+kind+":count=")
+		if !found {
+			continue
+		}
+		digits, _, _ := strings.Cut(rest, "\r\n")
+		count, err := strconv.ParseInt(digits, 10, 64)
+		require.NoError(t, err)
+		sum += count
+	}
+	return sum
+}
+
+// tally counts what is checked.
+type tally struct {
+	t                                    *testing.T
+	checked, violations, unknown, failed atomic.Int64
+}
+
+// check counts one fact that must hold.
+func (c *tally) check(ok bool, what string, err error) bool {
+	c.checked.Add(1)
+	if !ok {
+		c.violations.Add(1)
+		c.t.Logf("violation: %s: %v", what, err)
+	}
+	return ok
+}
+
+// broke reports whether err is neither nil nor one of the answers of a session, which is not what is checked here. It is counted.
+func (c *tally) broke(err error) bool {
+	switch {
+	case err == nil, errors.Is(err, tombstore.ErrNotFound), errors.Is(err, tombstore.ErrInvalidated), errors.Is(err, tombstore.ErrConflict):
+		return false
+	case errors.Is(err, tombstore.ErrUnknownOutcome):
+		c.unknown.Add(1)
+	default:
+		c.failed.Add(1)
+		c.t.Logf("failed: %v", err)
+	}
+	return true
+}
+
+// done checks that an operation that nothing stands against has succeeded. It returns false if it has not, or broke.
+func (c *tally) done(what string, err error) bool {
+	return !c.broke(err) && c.check(err == nil, what, err)
+}
+
+// ended checks that an operation has found an ended session.
+func (c *tally) ended(what string, err error) bool {
+	return !c.broke(err) && c.check(errors.Is(err, tombstore.ErrInvalidated), what, err)
+}
+
+// mover moves slots with their keys from primary to primary.
+type mover struct {
+	*redistest.Nodes
+	owner map[int]int // index of the primary of a slot, if it has been moved
+}
+
+func newMover(n *redistest.Nodes) *mover { return &mover{n, map[int]int{}} }
+
+// from returns the primary that a slot is at.
+func (m *mover) from(slot int) int {
+	if i, moved := m.owner[slot]; moved {
+		return i
+	}
+	for i := range m.Primaries {
+		if slot < (i+1)*redistest.Slots/len(m.Primaries) {
+			return i
+		}
+	}
+	panic("no such slot")
+}
+
+// begin marks a slot as on its way to another primary.
+func (m *mover) begin(t *testing.T, slot, to int) {
+	t.Helper()
+	from := m.from(slot)
+	m.Primaries[to].Do(t, "CLUSTER", "SETSLOT", strconv.Itoa(slot), "IMPORTING", m.Primaries[from].ID)
+	m.Primaries[from].Do(t, "CLUSTER", "SETSLOT", strconv.Itoa(slot), "MIGRATING", m.Primaries[to].ID)
+}
+
+// migrate moves up to n keys of a slot and returns them.
+func (m *mover) migrate(t *testing.T, slot, to, n int) []string {
+	t.Helper()
+	from := m.Primaries[m.from(slot)]
+	keys := keysIn(t, from, slot, n)
+	if len(keys) > 0 {
+		from.Do(t, append([]string{"MIGRATE", "127.0.0.1", m.Primaries[to].Port(), "", "0", "20000", "KEYS"}, keys...)...)
+	}
+	return keys
+}
+
+// finish makes to the owner of a slot whose keys have all been moved.
+func (m *mover) finish(t *testing.T, slot, to int) {
+	t.Helper()
+	from := m.from(slot)
+	for _, i := range []int{to, from, 3 - to - from} {
+		m.Primaries[i].Do(t, "CLUSTER", "SETSLOT", strconv.Itoa(slot), "NODE", m.Primaries[to].ID)
+	}
+	m.owner[slot] = to
+}
+
+// move moves slots, each to another primary, and calls pause between two steps.
+func (m *mover) move(t *testing.T, slots []int, pause func()) {
+	t.Helper()
+	to, half := map[int]int{}, map[int]int{}
+	for _, slot := range slots {
+		to[slot] = (m.from(slot) + 1 + rand.IntN(2)) % 3
+		m.begin(t, slot, to[slot])
+		half[slot] = max(1, len(keysIn(t, m.Primaries[m.from(slot)], slot, 100000))/2)
+	}
+	for left := slots; len(left) > 0; {
+		pause()
+		left = slices.DeleteFunc(slices.Clone(left), func(slot int) bool { return len(m.migrate(t, slot, to[slot], half[slot])) == 0 })
+	}
+	for _, slot := range slots {
+		m.finish(t, slot, to[slot])
+	}
+	pause()
+}
+
+// keysIn returns up to n keys of a slot that a node holds, whoever owns the slot.
+func keysIn(t *testing.T, node *redistest.Node, slot, n int) []string {
+	t.Helper()
+	command := node.Client.B().Arbitrary("CLUSTER", "GETKEYSINSLOT", strconv.Itoa(slot), strconv.Itoa(n)).Build()
+	keys, err := node.Client.Do(t.Context(), command).AsStrSlice()
+	require.NoError(t, err)
+	return keys
+}
+
+func holds(t *testing.T, node *redistest.Node, slot int, id string) bool {
+	t.Helper()
+	return slices.Contains(keysIn(t, node, slot, 100000), keyOf(id))
+}
