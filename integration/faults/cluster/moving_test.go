@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
@@ -29,10 +28,10 @@ func TestMovingSlots(t *testing.T) {
 
 	var live, ended []string
 	for range 64 {
-		live = append(live, newID(client, moves))
+		live = append(live, newID(moves))
 		_, err := s.Write(t.Context(), live[len(live)-1], []byte("live"), hour)
 		count.done("create", err)
-		ended = append(ended, newID(client, moves))
+		ended = append(ended, newID(moves))
 		count.done("end", s.Invalidate(t.Context(), ended[len(ended)-1]))
 	}
 	stop := make(chan struct{})
@@ -54,11 +53,11 @@ func TestMovingSlots(t *testing.T) {
 		if i%2 == 0 {
 			ending = acked
 		}
-		repeat(func() { life(t, count, client, s, ending) })
+		repeat(func() { life(t, count, s, ending) })
 	}
 	for range 3 {
 		repeat(func() { useLive(t, count, s, live[rand.IntN(len(live))]) })
-		repeat(func() { useEnded(t, count, s, client, ended[rand.IntN(len(ended))]) })
+		repeat(func() { useEnded(t, count, s, ended[rand.IntN(len(ended))]) })
 	}
 
 	ask, redirected := errorReplies(t, n, "ASK"), errorReplies(t, n, "MOVED")
@@ -87,9 +86,9 @@ func TestMovingSlots(t *testing.T) {
 
 // life plays a session from its first write to its end and checks every step. Nobody else knows its ids. ending is the store that
 // rotates and ends it.
-func life(t *testing.T, count *tally, client rueidis.Client, s, ending *tombstore.RedisStore) {
+func life(t *testing.T, count *tally, s, ending *tombstore.RedisStore) {
 	ctx := t.Context()
-	id, next := newID(client, moves), newID(client, moves)
+	id, next := newID(moves), newID(moves)
 	n := 0
 	write := func(opts ...tombstore.WriteOption) (version tombstore.Version, ok bool) {
 		held, err := s.Write(ctx, id, []byte(strconv.Itoa(n+1)), hour, opts...)
@@ -140,7 +139,7 @@ func life(t *testing.T, count *tally, client rueidis.Client, s, ending *tombstor
 	if count.done("read the new id", err) {
 		count.check(string(held.Data) == strconv.Itoa(n), "the data goes along", err)
 	}
-	useEnded(t, count, s, client, id)
+	useEnded(t, count, s, id)
 	err = ending.Invalidate(ctx, next, tombstore.IfLive())
 	if errors.Is(err, tombstore.ErrUnacknowledged) {
 		err = nil
@@ -150,7 +149,7 @@ func life(t *testing.T, count *tally, client rueidis.Client, s, ending *tombstor
 	}
 	count.ended("end IfLive again", s.Invalidate(ctx, next, tombstore.IfLive()))
 	count.done("end again", s.Invalidate(ctx, next))
-	useEnded(t, count, s, client, next)
+	useEnded(t, count, s, next)
 }
 
 func useLive(t *testing.T, count *tally, s *tombstore.RedisStore, id string) {
@@ -166,7 +165,7 @@ func useLive(t *testing.T, count *tally, s *tombstore.RedisStore, id string) {
 	}
 }
 
-func useEnded(t *testing.T, count *tally, s *tombstore.RedisStore, client rueidis.Client, id string) {
+func useEnded(t *testing.T, count *tally, s *tombstore.RedisStore, id string) {
 	ctx := t.Context()
 	_, err := s.Read(ctx, id)
 	count.ended("read", err)
@@ -179,7 +178,7 @@ func useEnded(t *testing.T, count *tally, s *tombstore.RedisStore, client rueidi
 	_, err = s.Write(ctx, id, []byte("late"), hour, tombstore.IfPresent())
 	count.ended("write IfPresent", err)
 	count.ended("touch", s.Touch(ctx, id, hour))
-	_, err = s.Rotate(ctx, id, newID(client, moves))
+	_, err = s.Rotate(ctx, id, newID(moves))
 	count.ended("rotate", err)
 	exists, err := s.Exists(ctx, id)
 	if count.done("exists", err) {

@@ -1,0 +1,232 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/integration/faults"
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// holder returns the index of the primary that holds the key of id, wherever its slot is on its way to, or -1.
+func holder(t *testing.T, n *redistest.Nodes, slot int, id string) int {
+	t.Helper()
+	for i, node := range n.Primaries {
+		if holds(t, node, slot, id) {
+			return i
+		}
+	}
+	return -1
+}
+
+// TestReplicaAcks_FrozenMove ends sessions at each stage of the move of a slot, which waits there. A session is absent at first, so
+// that its key is that of the tombstone wherever it turns up.
+func TestReplicaAcks_FrozenMove(t *testing.T) {
+	t.Parallel()
+	n := start(t, calm)
+	m := newMover(n)
+	row := faults.Row{Kind: faults.Promised, Fault: "cluster, acknowledged ends at each stage of a slot's move"}
+	const forReplicas = 200 * time.Millisecond
+	var longest time.Duration
+	end := func(client rueidis.Client, slot int, id string, timeout time.Duration) error {
+		s := newStore(t, client, tombstore.WithReplicaAcks(1, forReplicas))
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		begun := time.Now()
+		err := s.Invalidate(ctx, id)
+		longest = max(longest, time.Since(begun))
+		row.Injected++
+		row.Checked++
+		at := holder(t, n, slot, id)
+		switch {
+		case at < 0:
+			row.Violations++
+			t.Logf("violation: no node has the tombstone: %v", err)
+		case err == nil && !holds(t, n.Replicas[at], slot, id):
+			row.Violations++
+			t.Log("violation: acknowledged, but the replica does not have the tombstone")
+		case err != nil:
+			require.ErrorIs(t, err, tombstore.ErrUnacknowledged)
+		}
+		return err
+	}
+	in := func(slot int) func(int) bool { return func(other int) bool { return other == slot } }
+
+	until := time.Now().Add(faults.Duration(t, 0))
+	for first := true; first || time.Now().Before(until); first = false {
+		slot := rand.IntN(redistest.Slots)
+		client := dial(t, n) // which does not know of any move
+		gone, stays := newID(in(slot)), newID(in(slot))
+		require.NoError(t, newStore(t, client).Invalidate(t.Context(), gone))
+		to := (m.from(slot) + 1) % 3
+		require.NoError(t, end(client, slot, newID(in(slot)), 20*time.Second), "at rest")
+
+		m.begin(t, slot, to)
+		require.NoError(t, end(client, slot, gone, 20*time.Second), "on its way, and the key is still here")
+		m.migrate(t, slot, to, 100)
+		// Nobody waits for replicas by ASK.
+		require.ErrorIs(t, end(client, slot, gone, time.Second), tombstore.ErrUnacknowledged, "the key has gone ahead")
+		require.ErrorIs(t, end(client, slot, stays, time.Second), tombstore.ErrUnacknowledged, "a key that is nowhere")
+		m.migrate(t, slot, to, 100)
+		m.finish(t, slot, to)
+		stale := dial(t, n)
+		require.NoError(t, end(client, slot, stays, 20*time.Second), "the slot has arrived")
+
+		// A client that learns of the move by MOVED alone.
+		m.move(t, []int{slot}, func() {})
+		require.NoError(t, end(stale, slot, newID(in(slot)), 20*time.Second), "moved behind the client's back")
+	}
+	t.Logf("the longest call took %v, with %v for replicas", longest, forReplicas)
+	faults.Report(t, row)
+
+	t.Run("naive batch", func(t *testing.T) { naive(t, n, m, dial(t, n)) })
+}
+
+// naive ends sessions by one batch of invalidate.lua and WAIT, as one would for a single server.
+func naive(t *testing.T, n *redistest.Nodes, m *mover, client rueidis.Client) {
+	source, err := os.ReadFile("../../../scripts/invalidate.lua")
+	require.NoError(t, err)
+	sum := sha1.Sum(source)
+	for _, node := range n.Primaries {
+		node.Do(t, "SCRIPT", "LOAD", string(source))
+	}
+	end := func(id string) (acks int64, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v", p)
+			}
+		}()
+		script := client.B().Evalsha().Sha1(hex.EncodeToString(sum[:])).Numkeys(1).Key(keyOf(id)).Arg("\x01", "60000").Build()
+		wait := client.B().Wait().Numreplicas(1).Timeout(300).Build()
+		results := client.DoMulti(t.Context(), script, wait.SetSlot(keyOf(id)))
+		if err := results[0].Error(); err != nil {
+			return 0, err
+		}
+		return results[1].AsInt64()
+	}
+
+	moved := faults.Row{Kind: faults.Seeded, Fault: "cluster, EVALSHA and WAIT in one batch: acknowledged by the wrong node's replica", Injected: 1, Checked: 1}
+	asked := faults.Row{Kind: faults.Seeded, Fault: "cluster, EVALSHA and WAIT in one batch: panic at ASK", Injected: 1, Checked: 1}
+	slot := 1000
+	id := newID(func(other int) bool { return other == slot })
+	to := (m.from(slot) + 1) % 3
+	m.begin(t, slot, to)
+	if _, err = end(id); err != nil {
+		t.Log(err)
+		asked.Violations++
+	}
+	for len(m.migrate(t, slot, to, 100)) > 0 {
+	}
+	client = dial(t, n) // knows the old owner
+	m.finish(t, slot, to)
+	n.Replicas[to].Kill(t) // so it has nothing that comes from here on
+	id = newID(func(other int) bool { return other == slot })
+	acks, err := end(id)
+	require.NoError(t, err)
+	require.True(t, holds(t, n.Primaries[to], slot, id))
+	moved.Violations = acks
+	err = newStore(t, client, tombstore.WithReplicaAcks(1, 300*time.Millisecond)).Invalidate(t.Context(), id)
+	require.ErrorIs(t, err, tombstore.ErrUnacknowledged)
+	faults.Report(t, asked)
+	faults.Report(t, moved)
+}
+
+// TestReplicaAcks_MovingSlots ends sessions while their slots move. When a call has returned nil the move stands still, and the replica of
+// the node that then holds the tombstone must have it.
+func TestReplicaAcks_MovingSlots(t *testing.T) {
+	t.Parallel()
+	n := start(t, calm)
+	client := dial(t, n)
+	m := newMover(n)
+	const patience = 500 * time.Millisecond
+	s := newStore(t, client, tombstore.WithReplicaAcks(1, patience), tombstore.WithTimeout(5*time.Second))
+	count := &tally{t: t}
+	var still sync.RWMutex // held by the mover except when it pauses
+	var migrations atomic.Int64
+	var unacknowledged, movedOn, late atomic.Int64
+	var mu sync.Mutex
+	var longest time.Duration
+
+	stop := make(chan struct{})
+	var workers sync.WaitGroup
+	for range 6 {
+		workers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				id := newID(func(slot int) bool { return slot%1024 == 0 })
+				slot := slotOf(id)
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				before, begun := migrations.Load(), time.Now()
+				err := s.Invalidate(ctx, id)
+				took := time.Since(begun)
+				cancel()
+				mu.Lock()
+				longest = max(longest, took)
+				mu.Unlock()
+				if took > patience {
+					late.Add(1)
+				}
+				if errors.Is(err, tombstore.ErrUnacknowledged) {
+					unacknowledged.Add(1)
+					continue
+				}
+				if !count.done("end", err) {
+					continue
+				}
+				still.RLock()
+				at := holder(t, n, slot, id)
+				if count.check(at >= 0, "a node has the tombstone", nil) {
+					held := holds(t, n.Replicas[at], slot, id)
+					if !held && migrations.Load() != before { // it may have moved on since, and keys move without waiting for replicas
+						movedOn.Add(1)
+						for until := time.Now().Add(20 * time.Second); !held && time.Now().Before(until); {
+							time.Sleep(time.Millisecond)
+							held = holds(t, n.Replicas[at], slot, id)
+						}
+					}
+					count.check(held, "the replica has the tombstone", nil)
+				}
+				still.RUnlock()
+			}
+		})
+	}
+	ask, moved := errorReplies(t, n, "ASK"), errorReplies(t, n, "MOVED")
+	for until := time.Now().Add(faults.Duration(t, 3*time.Second)); time.Now().Before(until); {
+		still.Lock()
+		m.move(t, []int{rand.IntN(16) * 1024}, func() {
+			migrations.Add(1)
+			still.Unlock()
+			time.Sleep(10 * time.Millisecond)
+			still.Lock()
+		})
+		still.Unlock()
+	}
+	close(stop)
+	workers.Wait()
+	ask, moved = errorReplies(t, n, "ASK")-ask, errorReplies(t, n, "MOVED")-moved
+	t.Logf("ASK %d, MOVED %d; %d calls were not acknowledged, %d tombstones moved on; %d calls took longer than the %v for replicas, the longest %v of 5s",
+		ask, moved, unacknowledged.Load(), movedOn.Load(), late.Load(), patience, longest)
+	require.Positive(t, ask)
+	require.Positive(t, moved)
+	faults.Report(t, faults.Row{
+		Kind: faults.Promised, Fault: "cluster, slots moving (ASK, MOVED): acknowledged ends", Injected: ask + moved,
+		Checked: count.checked.Load(), Violations: count.violations.Load(),
+	})
+}
