@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +23,8 @@ type Lister interface {
 
 	// List returns the live sessions, in no order. One that is live from beginning to end is returned at least once; one that
 	// comes or goes meanwhile may be missing. After an error it goes on only if that is an [ErrCorrupt]. On a server it walks
-	// through all keys (SCAN), so it takes time in proportion to all that the server holds.
+	// through all keys (SCAN), so it takes time in proportion to all that the server holds. In a cluster it fails while a node is
+	// down, and may miss sessions whose slots move meanwhile.
 	List(ctx context.Context) iter.Seq2[Entry, error]
 
 	// InvalidateRef is Invalidate for the session that List returned with ref. It must return an error wrapping
@@ -102,7 +105,10 @@ func (s *RedisStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	}
 }
 
-// primaries returns a client for each node that holds keys of its own.
+var errSlots = errors.New("a part of the cluster's slots is served by no node that is known")
+
+// primaries returns a client for each node that holds keys of its own. Each tells which slots it serves, and together they must serve all:
+// rueidis forgets the nodes of a shard that is down, and a list without them would look complete.
 func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 	if s.client.Mode() != rueidis.ClientModeCluster {
 		return []rueidis.Client{s.client}, nil
@@ -110,16 +116,55 @@ func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var primaries []rueidis.Client
-	for _, node := range s.client.Nodes() {
-		role, err := node.Do(ctx, node.B().Role().Build()).ToArray()
-		if err != nil || len(role) == 0 {
-			return nil, fmt.Errorf("a node of the cluster does not tell its role: %w", err)
+	var served [clusterSlots]bool
+	for addr, node := range s.client.Nodes() {
+		ranges, err := node.Do(ctx, node.B().ClusterSlots().Build()).ToArray()
+		if err != nil {
+			return nil, fmt.Errorf("a node of the cluster does not tell its slots: %w", err)
 		}
-		if name, err := role[0].ToString(); err == nil && name == "master" {
+		own := false
+		for _, r := range ranges {
+			first, last, ok := slotRange(r, addr)
+			own = own || ok
+			for ; ok && first <= last; first++ {
+				served[first] = true
+			}
+		}
+		if own {
 			primaries = append(primaries, node)
 		}
 	}
+	if slices.Contains(served[:], false) {
+		return nil, errSlots
+	}
 	return primaries, nil
+}
+
+const clusterSlots = 16384
+
+// slotRange takes an entry of CLUSTER SLOTS apart. ok is false unless the node at addr serves the range itself.
+func slotRange(entry rueidis.RedisMessage, addr string) (first, last int64, ok bool) {
+	parts, err := entry.ToArray()
+	if err != nil || len(parts) < 3 {
+		return 0, 0, false
+	}
+	primary, err := parts[2].ToArray()
+	if err != nil || len(primary) < 2 {
+		return 0, 0, false
+	}
+	first, err = parts[0].ToInt64()
+	last, err2 := parts[1].ToInt64()
+	port, err3 := primary[1].ToInt64()
+	if errors.Join(err, err2, err3) != nil || first < 0 || last >= clusterSlots {
+		return 0, 0, false
+	}
+	host, asked, err := net.SplitHostPort(addr)
+	if name, unknown := primary[0].ToString(); unknown == nil && name != "" { // else the node does not know how it is reached
+		ok = name == host
+	} else {
+		ok = true
+	}
+	return first, last, ok && err == nil && asked == strconv.FormatInt(port, 10)
 }
 
 func (s *RedisStore) scan(ctx context.Context, node rueidis.Client, cursor uint64) (rueidis.ScanEntry, error) {

@@ -75,6 +75,25 @@ func TestList(t *testing.T) {
 	}
 }
 
+// A cluster that has lost a part of its slots must not look like one that holds less.
+func TestList_ClusterIncomplete(t *testing.T) {
+	t.Parallel()
+	b := bedOn(t, redistest.Dial(t, redistest.StartCluster(t, "--cluster-require-full-coverage", "no").URL))
+	require.Empty(t, listed(t, b))
+	b.do("CLUSTER", "DELSLOTS", "0")
+	entries, failures := 0, 0
+	for _, err := range b.List(t.Context()) {
+		if err == nil {
+			entries++
+			continue
+		}
+		require.ErrorIs(t, err, errSlots)
+		failures++
+	}
+	require.Zero(t, entries)
+	require.Equal(t, 1, failures)
+}
+
 func TestList_PlainIDs(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, WithPlainIDs())
