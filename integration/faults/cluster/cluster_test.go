@@ -73,8 +73,9 @@ func slotOf(id string) int {
 
 // newID returns a new id whose slot is one of those wanted.
 func newID(wanted func(slot int) bool) string {
-	for {
-		if id := tombstore.NewID(); wanted(slotOf(id)) {
+	start := tombstore.NewID()
+	for n := 0; ; n++ {
+		if id := start + strconv.Itoa(n); wanted(slotOf(id)) {
 			return id
 		}
 	}
@@ -94,6 +95,29 @@ func errorReplies(t *testing.T, n *redistest.Nodes, kind string) (sum int64) {
 		sum += count
 	}
 	return sum
+}
+
+// redirections counts what the nodes redirect from its making on.
+type redirections struct {
+	*redistest.Nodes
+	ask, moved int64 // before
+}
+
+func newRedirections(t *testing.T, n *redistest.Nodes) *redirections {
+	t.Helper()
+	return &redirections{n, errorReplies(t, n, "ASK"), errorReplies(t, n, "MOVED")}
+}
+
+func (r *redirections) count(t *testing.T) (ask, moved int64) {
+	t.Helper()
+	return errorReplies(t, r.Nodes, "ASK") - r.ask, errorReplies(t, r.Nodes, "MOVED") - r.moved
+}
+
+// missing reports whether one of the two has not come yet.
+func (r *redirections) missing(t *testing.T) bool {
+	t.Helper()
+	ask, moved := r.count(t)
+	return ask == 0 || moved == 0
 }
 
 // tally counts what is checked.

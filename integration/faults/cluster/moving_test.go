@@ -8,19 +8,28 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/integration/faults"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // moves says which slots are moved under traffic. They are few, so that each is met in the middle of a move.
 func moves(slot int) bool { return slot%256 == 0 }
 
-// TestMovingSlots uses sessions while their slots move from node to node all the time.
-func TestMovingSlots(t *testing.T) {
+// TestSlots moves the slots of a cluster that loses no node.
+func TestSlots(t *testing.T) {
 	t.Parallel()
 	n := start(t, calm)
+	m := newMover(n)
+	t.Run("all operations", func(t *testing.T) { operations(t, n, m) })
+	t.Run("acknowledged ends", func(t *testing.T) { acknowledgedEnds(t, n, m) })
+	t.Run("acknowledged ends at each stage", func(t *testing.T) { stages(t, n, m) })
+	t.Run("rotation", func(t *testing.T) { rotations(t, n, m) })
+	t.Run("naive batch", func(t *testing.T) { naive(t, n, m) }) // kills a node
+}
+
+// operations uses sessions while their slots move from node to node all the time.
+func operations(t *testing.T, n *redistest.Nodes, m *mover) {
 	client := dial(t, n)
 	s := newStore(t, client)
 	acked := newStore(t, client, tombstore.WithReplicaAcks(1, 10*time.Second))
@@ -48,22 +57,21 @@ func TestMovingSlots(t *testing.T) {
 			}
 		})
 	}
-	for i := range 6 {
+	for i := range 4 {
 		ending := s
 		if i%2 == 0 {
 			ending = acked
 		}
 		repeat(func() { life(t, count, s, ending) })
 	}
-	for range 3 {
+	for range 2 {
 		repeat(func() { useLive(t, count, s, live[rand.IntN(len(live))]) })
 		repeat(func() { useEnded(t, count, s, ended[rand.IntN(len(ended))]) })
 	}
 
-	ask, redirected := errorReplies(t, n, "ASK"), errorReplies(t, n, "MOVED")
-	m := newMover(n)
+	r := newRedirections(t, n)
 	moved := 0
-	for until := time.Now().Add(faults.Duration(t, 4*time.Second)); time.Now().Before(until); {
+	for until := time.Now().Add(faults.Duration(t, 3*time.Second)); time.Now().Before(until) || r.missing(t); {
 		var slots []int
 		for _, i := range rand.Perm(64)[:8] {
 			slots = append(slots, i*256)
@@ -73,13 +81,11 @@ func TestMovingSlots(t *testing.T) {
 	}
 	close(stop)
 	workers.Wait()
-	ask, redirected = errorReplies(t, n, "ASK")-ask, errorReplies(t, n, "MOVED")-redirected
+	ask, moves := r.count(t)
 	t.Logf("%d slots moved: ASK %d, MOVED %d, TRYAGAIN %d; %d operations of unknown outcome, %d failed",
-		moved, ask, redirected, errorReplies(t, n, "TRYAGAIN"), count.unknown.Load(), count.failed.Load())
-	require.Positive(t, ask)
-	require.Positive(t, redirected)
+		moved, ask, moves, errorReplies(t, n, "TRYAGAIN"), count.unknown.Load(), count.failed.Load())
 	faults.Report(t, faults.Row{
-		Kind: faults.Promised, Fault: "cluster, slots moving (ASK, MOVED): all operations", Injected: ask + redirected,
+		Kind: faults.Promised, Fault: "cluster, slots moving (ASK, MOVED): all operations", Injected: ask + moves,
 		Checked: count.checked.Load(), Violations: count.violations.Load(),
 	})
 }

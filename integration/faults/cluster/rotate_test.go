@@ -14,6 +14,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/integration/faults"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // breaker is a client that breaks at one of its steps. A step is a command, or a batch on a connection of its own.
@@ -147,13 +148,10 @@ func (r *rotation) wrong(t *testing.T, err error) string {
 	return ""
 }
 
-// TestRotate_Interrupted breaks every step of a rotation across slots in every way.
-func TestRotate_Interrupted(t *testing.T) {
-	t.Parallel()
-	n := start(t, calm)
+// rotations breaks every step of a rotation across slots in every way.
+func rotations(t *testing.T, n *redistest.Nodes, m *mover) {
 	client := dial(t, n)
 	whole := newStore(t, client)
-	m := newMover(n)
 	flush := func() {
 		for _, node := range n.Primaries {
 			node.Do(t, "SCRIPT", "FLUSH")
