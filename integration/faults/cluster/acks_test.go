@@ -151,66 +151,59 @@ func acknowledgedEnds(t *testing.T, n *redistest.Nodes, m *mover) {
 	var mu sync.Mutex
 	var longest time.Duration
 
-	stop := make(chan struct{})
-	var workers sync.WaitGroup
+	workers := newCrew(t)
 	for range 4 {
-		workers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				id := newID(func(slot int) bool { return slot%1024 == 0 })
-				slot := slotOf(id)
-				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-				before, begun := migrations.Load(), time.Now()
-				err := s.Invalidate(ctx, id)
-				took := time.Since(begun)
-				cancel()
-				mu.Lock()
-				longest = max(longest, took)
-				mu.Unlock()
-				if took > forReplicas {
-					late.Add(1)
-				}
-				if errors.Is(err, tombstore.ErrUnacknowledged) {
-					unacknowledged.Add(1)
-					continue
-				}
-				if !count.done("end", err) {
-					continue
-				}
-				still.RLock()
-				at := holder(t, n, slot, id)
-				if count.check(at >= 0, "a node has the tombstone", nil) {
-					held := holds(t, n.Replicas[at], slot, id)
-					if !held && migrations.Load() != before { // it may have moved on since, and keys move without waiting for replicas
-						movedOn.Add(1)
-						for until := time.Now().Add(20 * time.Second); !held && time.Now().Before(until); {
-							time.Sleep(time.Millisecond)
-							held = holds(t, n.Replicas[at], slot, id)
-						}
-					}
-					count.check(held, "the replica has the tombstone", nil)
-				}
-				still.RUnlock()
+		workers.repeat(0, func() {
+			id := newID(func(slot int) bool { return slot%1024 == 0 })
+			slot := slotOf(id)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			before, begun := migrations.Load(), time.Now()
+			err := s.Invalidate(ctx, id)
+			took := time.Since(begun)
+			cancel()
+			mu.Lock()
+			longest = max(longest, took)
+			mu.Unlock()
+			if took > forReplicas {
+				late.Add(1)
 			}
+			if errors.Is(err, tombstore.ErrUnacknowledged) {
+				unacknowledged.Add(1)
+				return
+			}
+			if !count.done("end", err) {
+				return
+			}
+			still.RLock()
+			at := holder(t, n, slot, id)
+			if count.check(at >= 0, "a node has the tombstone", nil) {
+				held := holds(t, n.Replicas[at], slot, id)
+				if !held && migrations.Load() != before { // it may have moved on since, and keys move without waiting for replicas
+					movedOn.Add(1)
+					for until := time.Now().Add(20 * time.Second); !held && time.Now().Before(until); {
+						time.Sleep(time.Millisecond)
+						held = holds(t, n.Replicas[at], slot, id)
+					}
+				}
+				count.check(held, "the replica has the tombstone", nil)
+			}
+			still.RUnlock()
 		})
 	}
 	r := newRedirections(t, n)
-	for until := time.Now().Add(faults.Duration(t, 3*time.Second)); time.Now().Before(until) || r.missing(t); {
-		still.Lock()
-		m.move(t, []int{rand.IntN(16) * 1024}, func() {
-			migrations.Add(1)
-			still.Unlock()
-			time.Sleep(10 * time.Millisecond)
+	for until := time.Now().Add(faults.Duration(t, 2*time.Second)); time.Now().Before(until) || r.missing(t); {
+		func() {
 			still.Lock()
-		})
-		still.Unlock()
+			defer still.Unlock()
+			m.move(t, []int{rand.IntN(16) * 1024}, func() {
+				migrations.Add(1)
+				still.Unlock()
+				time.Sleep(10 * time.Millisecond)
+				still.Lock()
+			})
+		}()
 	}
-	close(stop)
-	workers.Wait()
+	workers.dismiss()
 	ask, moved := r.count(t)
 	t.Logf("ASK %d, MOVED %d; %d calls were not acknowledged, %d tombstones moved on; %d calls took longer than the %v for replicas, the longest %v of 5s",
 		ask, moved, unacknowledged.Load(), movedOn.Load(), late.Load(), forReplicas, longest)

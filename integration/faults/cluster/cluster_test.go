@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,9 +20,43 @@ import (
 )
 
 const (
-	hour   = time.Hour
-	prefix = "tombstore:"
+	hour     = time.Hour
+	patience = 60 * time.Second
+	prefix   = "tombstore:"
 )
+
+// crew are goroutines that do the same again and again.
+type crew struct {
+	stop chan struct{}
+	once sync.Once
+	sync.WaitGroup
+}
+
+// newCrew returns a crew that is dismissed when the test ends, at the latest.
+func newCrew(t *testing.T) *crew {
+	c := &crew{stop: make(chan struct{})}
+	t.Cleanup(c.dismiss)
+	return c
+}
+
+// repeat does work again and again, with pauses, from now on.
+func (c *crew) repeat(pause time.Duration, work func()) {
+	c.Go(func() {
+		for {
+			select {
+			case <-c.stop:
+				return
+			case <-time.After(pause):
+				work()
+			}
+		}
+	})
+}
+
+func (c *crew) dismiss() {
+	c.once.Do(func() { close(c.stop) })
+	c.Wait()
+}
 
 // calm is the timeout of nodes that are not lost: none is to be taken for lost because the machine is busy.
 const calm = 10 * time.Minute
@@ -181,12 +216,25 @@ func (m *mover) from(slot int) int {
 	panic("no such slot")
 }
 
+// set sends CLUSTER SETSLOT, again while the replicas are too busy to confirm it, which Valkey waits for.
+func (m *mover) set(t *testing.T, node, slot int, state string, other int) {
+	t.Helper()
+	for until := time.Now().Add(patience); ; {
+		err := m.Primaries[node].Try("CLUSTER", "SETSLOT", strconv.Itoa(slot), state, m.Primaries[other].ID)
+		if err == nil {
+			return
+		}
+		require.ErrorContains(t, err, "NOREPLICAS")
+		require.True(t, time.Now().Before(until), "%v", err)
+	}
+}
+
 // begin marks a slot as on its way to another primary.
 func (m *mover) begin(t *testing.T, slot, to int) {
 	t.Helper()
 	from := m.from(slot)
-	m.Primaries[to].Do(t, "CLUSTER", "SETSLOT", strconv.Itoa(slot), "IMPORTING", m.Primaries[from].ID)
-	m.Primaries[from].Do(t, "CLUSTER", "SETSLOT", strconv.Itoa(slot), "MIGRATING", m.Primaries[to].ID)
+	m.set(t, to, slot, "IMPORTING", from)
+	m.set(t, from, slot, "MIGRATING", to)
 }
 
 // migrate moves up to n keys of a slot and returns them.
@@ -205,7 +253,7 @@ func (m *mover) finish(t *testing.T, slot, to int) {
 	t.Helper()
 	from := m.from(slot)
 	for _, i := range []int{to, from, 3 - to - from} {
-		m.Primaries[i].Do(t, "CLUSTER", "SETSLOT", strconv.Itoa(slot), "NODE", m.Primaries[to].ID)
+		m.set(t, i, slot, "NODE", to)
 	}
 	m.owner[slot] = to
 }

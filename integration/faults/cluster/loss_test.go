@@ -17,10 +17,7 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-const (
-	lossTimeout = 2 * time.Second // for a primary to answer; a shorter one would lose nodes of a busy machine by itself
-	patience    = 60 * time.Second
-)
+const lossTimeout = 2 * time.Second // for a primary to answer; a shorter one would lose nodes of a busy machine by itself
 
 // TestPrimaryLost kills one primary after another, each in the middle of traffic and at a step of a rotation. Its replica, which has just
 // ceased to follow it, is promoted by the cluster.
@@ -129,27 +126,15 @@ func (l *loss) round(kind int) {
 		r.old, r.new = l.create((l.victim+1)%3, 1)[0], l.newID(l.victim)
 	}
 
-	stop := make(chan struct{})
-	var workers sync.WaitGroup
-	repeat := func(work func()) {
-		workers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				case <-time.After(5 * time.Millisecond): // or the nodes have no time to find out about each other
-					work()
-				}
-			}
-		})
-	}
+	const pause = 5 * time.Millisecond // or the nodes have no time to find out about each other
+	workers := newCrew(t)
 	for range 2 {
-		repeat(func() { useLive(t, l.count, l.store, l.live[rand.IntN(len(l.live))]) })
-		repeat(func() { l.end() })
+		workers.repeat(pause, func() { useLive(t, l.count, l.store, l.live[rand.IntN(len(l.live))]) })
+		workers.repeat(pause, func() { l.end() })
 	}
-	repeat(func() { l.rotate() })
-	repeat(func() { l.late() })
-	repeat(func() { l.list(l.live) })
+	workers.repeat(pause, func() { l.rotate() })
+	workers.repeat(pause, func() { l.late() })
+	workers.repeat(pause, func() { l.list(l.live) })
 	l.await("traffic", func() bool { return len(l.acknowledged.all()) >= 30 })
 
 	kill := func() {
@@ -176,8 +161,7 @@ func (l *loss) round(kind int) {
 	})
 	before := len(l.acknowledged.all())
 	l.await("traffic after the loss", func() bool { return len(l.acknowledged.all()) >= before+5 })
-	close(stop)
-	workers.Wait()
+	workers.dismiss()
 
 	l.ends.Injected++
 	for _, id := range l.acknowledged.all() {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -43,35 +42,22 @@ func operations(t *testing.T, n *redistest.Nodes, m *mover) {
 		ended = append(ended, newID(moves))
 		count.done("end", s.Invalidate(t.Context(), ended[len(ended)-1]))
 	}
-	stop := make(chan struct{})
-	var workers sync.WaitGroup
-	repeat := func(work func()) {
-		workers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					work()
-				}
-			}
-		})
-	}
+	workers := newCrew(t)
 	for i := range 4 {
 		ending := s
 		if i%2 == 0 {
 			ending = acked
 		}
-		repeat(func() { life(t, count, s, ending) })
+		workers.repeat(0, func() { life(t, count, s, ending) })
 	}
 	for range 2 {
-		repeat(func() { useLive(t, count, s, live[rand.IntN(len(live))]) })
-		repeat(func() { useEnded(t, count, s, ended[rand.IntN(len(ended))]) })
+		workers.repeat(0, func() { useLive(t, count, s, live[rand.IntN(len(live))]) })
+		workers.repeat(0, func() { useEnded(t, count, s, ended[rand.IntN(len(ended))]) })
 	}
 
 	r := newRedirections(t, n)
 	moved := 0
-	for until := time.Now().Add(faults.Duration(t, 3*time.Second)); time.Now().Before(until) || r.missing(t); {
+	for until := time.Now().Add(faults.Duration(t, 2*time.Second)); time.Now().Before(until) || r.missing(t); {
 		var slots []int
 		for _, i := range rand.Perm(64)[:8] {
 			slots = append(slots, i*256)
@@ -79,8 +65,7 @@ func operations(t *testing.T, n *redistest.Nodes, m *mover) {
 		m.move(t, slots, func() { time.Sleep(5 * time.Millisecond) })
 		moved += len(slots)
 	}
-	close(stop)
-	workers.Wait()
+	workers.dismiss()
 	ask, moves := r.count(t)
 	t.Logf("%d slots moved: ASK %d, MOVED %d, TRYAGAIN %d; %d operations of unknown outcome, %d failed",
 		moved, ask, moves, errorReplies(t, n, "TRYAGAIN"), count.unknown.Load(), count.failed.Load())
