@@ -153,7 +153,7 @@ func startNode(t testing.TB, args []string) *Node {
 		require.NoError(t, listenErr)
 		_, bus, _ := net.SplitHostPort(l.Addr().String())
 		l.Close()
-		n.Server, err = start(append([]string{
+		n.Server, err = New(append([]string{
 			"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-announce-bus-port", bus,
 			"--cluster-allow-replica-migration", "no", "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
 			"--cluster-node-timeout", "1000", "--cluster-replica-no-failover", "yes", // until all know each other, and they do so soon
@@ -161,7 +161,7 @@ func startNode(t testing.TB, args []string) *Node {
 		if err != nil {
 			continue
 		}
-		t.Cleanup(func() { require.NoError(t, n.stop()) })
+		t.Cleanup(func() { require.NoError(t, n.Stop()) })
 		option, err := rueidis.ParseURL(n.URL)
 		require.NoError(t, err)
 		option.ForceSingleClient, option.DisableCache, option.DisableRetry, option.PipelineMultiplex = true, true, true, -1

@@ -36,7 +36,7 @@ func StartSentinels(t testing.TB, addr string, replicas int, down time.Duration)
 		s.Servers = append(s.Servers, newServer(nil))
 	}
 	for i, server := range s.Servers {
-		server.process, err = launch(append(command[:len(command):len(command)], s.configure(t, i, addr, down), "--sentinel"), t.TempDir())
+		server.process, err = launch(append(command[:len(command):len(command)], s.configure(t, i, addr, down), "--sentinel"), t.TempDir(), nil)
 		require.NoError(t, err)
 		t.Cleanup(server.process.kill)
 		require.NoError(t, server.await())

@@ -37,6 +37,7 @@ type Server struct {
 
 	port int
 	args []string
+	env  []string // further environment variables, if it is a process
 
 	// One of the two runs it.
 	process   *process
@@ -106,7 +107,7 @@ func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	var err error
 	if s.process != nil {
-		s.process, err = launch(s.process.command, s.process.dir)
+		s.process, err = launch(s.process.command, s.process.dir, s.env)
 	} else {
 		err = s.container.Start(context.Background())
 	}
@@ -126,7 +127,9 @@ func (s *Server) Replicaof(t testing.TB) []string {
 }
 
 // New starts a server with further arguments, for who is no test. Who calls it calls Stop.
-func New(args ...string) (*Server, error) {
+func New(args ...string) (*Server, error) { return newWithEnv(nil, args) }
+
+func newWithEnv(env, args []string) (*Server, error) {
 	command, err := serverCommand()
 	if err != nil {
 		return nil, err
@@ -140,7 +143,8 @@ func New(args ...string) (*Server, error) {
 	}
 	for range 5 { // somebody else may take the port first
 		s := newServer(args)
-		s.process, err = launch(append(append(command, s.arguments("127.0.0.1", s.port)...), "--dir", dir), dir)
+		s.env = env
+		s.process, err = launch(append(append(command, s.arguments("127.0.0.1", s.port)...), "--dir", dir), dir, env)
 		if err == nil {
 			if err = s.await(); err == nil {
 				return s, nil
@@ -240,13 +244,14 @@ type process struct {
 	log     *os.File
 }
 
-func launch(command []string, dir string) (*process, error) {
+func launch(command []string, dir string, env []string) (*process, error) {
 	log, err := os.CreateTemp(dir, "log")
 	if err != nil {
 		return nil, err
 	}
 	p := &process{command: command, dir: dir, done: make(chan struct{}), log: log}
 	p.server = exec.Command(command[0], command[1:]...)
+	p.server.Env = append(os.Environ(), env...)
 	p.server.Stdout, p.server.Stderr = log, log
 	if err := p.server.Start(); err != nil {
 		return nil, err
