@@ -43,6 +43,9 @@ var bugs = map[string]bug{
 	}},
 }
 
+// seedTime is how long a bug may take to be found.
+const seedTime = 3 * time.Minute
+
 // edited is a client that runs another script in the place of one.
 type edited struct {
 	rueidis.Client
@@ -94,7 +97,7 @@ func (r *retrying) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisR
 		if _, answered := rueidis.IsRedisErr(err); err == nil || answered || ctx.Err() != nil {
 			return res
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(between(0, 20*time.Millisecond)) // others come in between
 	}
 }
 
@@ -106,9 +109,10 @@ func TestHistory_SeededBugs(t *testing.T) {
 			b := newBed(t, c.lossy, name)
 			inject := func() {}
 			if c.lossy {
+				b.ids = 2 * groupSize // so that others come in between
 				inject = func() { b.lose(t) }
 			}
-			until := time.Now().Add(time.Minute)
+			until := time.Now().Add(seedTime)
 			_, r := b.run(t, inject, func(wrong int64) bool { return wrong > 0 || time.Now().After(until) })
 			faults.Report(t, faults.Row{Kind: faults.Seeded, Fault: name, Injected: 1, Checked: r.checked, Violations: r.wrong})
 		})

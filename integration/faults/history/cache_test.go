@@ -61,7 +61,7 @@ func TestReadYourWrites(t *testing.T) {
 
 			until := time.Now().Add(faults.Duration(t, time.Second))
 			if c.kind == faults.Seeded {
-				until = time.Now().Add(time.Minute)
+				until = time.Now().Add(seedTime)
 			}
 			var lives, stale atomic.Int64
 			var goroutines sync.WaitGroup

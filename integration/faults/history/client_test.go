@@ -170,7 +170,7 @@ type player struct {
 
 func (p *player) choose(data string, lossy bool) operation {
 	op := operation{Verb: verb(rand.IntN(int(verbs))), ID: rand.IntN(len(p.names)), Data: data}
-	if op.Verb.ends() && rand.IntN(4) > 0 { // or all would be ended at once
+	if op.Verb.ends() && rand.IntN(6) > 0 { // or all would be ended at once
 		op.Verb = read
 	}
 	if lossy && (op.Verb == write || op.Verb == ifPresent) { // may count twice

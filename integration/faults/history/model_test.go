@@ -113,30 +113,45 @@ func step(state group, op operation) (outcome string, next group) {
 	return done, next
 }
 
-var model = (&porcupine.NondeterministicModel{
-	Init: func() []any { return []any{group{}} },
-	Step: func(state, in, _ any) []any {
-		op := in.(operation)
-		outcome, next := step(state.(group), op)
-		switch op.Outcome {
-		case outcome:
-			return []any{next}
-		case unknown:
-			return []any{state, next}
+// moment is the state of a group, and whether all operations of known outcome are over.
+type moment struct {
+	group group
+	over  bool
+}
+
+// over is the outcome of a mark that follows all operations of known outcome.
+const over = "over"
+
+// An operation of unknown outcome takes effect at any time after its call, also after all others, where nobody sees it: that is never.
+// Before that it is of interest only where it changes something, which keeps the search short.
+var model = porcupine.Model{
+	Init: func() any { return moment{} },
+	Step: func(state, in, _ any) (bool, any) {
+		now, op := state.(moment), in.(operation)
+		if op.Outcome == over || now.over {
+			return true, moment{over: true}
 		}
-		return nil
+		outcome, next := step(now.group, op)
+		if op.Outcome == unknown {
+			return next != now.group, moment{group: next}
+		}
+		return op.Outcome == outcome, moment{group: next}
 	},
-}).ToModel()
+}
 
 // histories returns the history of each group. If replies were lost, a write that says that the session was ended may have been applied
 // before that.
 func histories(ops []operation, lossy bool) map[int][]porcupine.Operation {
 	groups := map[int][]porcupine.Operation{}
+	last := map[int]int64{}
 	add := func(op operation) {
-		if op.Outcome == unknown { // it may take effect at any later time
+		group := op.ID / groupSize
+		if op.Outcome == unknown {
 			op.Return = math.MaxInt64
+		} else {
+			last[group] = max(last[group], op.Return)
 		}
-		groups[op.ID/groupSize] = append(groups[op.ID/groupSize], porcupine.Operation{Input: op, Call: op.Call, Return: op.Return})
+		groups[group] = append(groups[group], porcupine.Operation{Input: op, Call: op.Call, Return: op.Return})
 	}
 	for _, op := range ops {
 		if lossy && op.Verb.writes() && (op.Outcome == ended || op.Outcome == rotated) {
@@ -146,6 +161,10 @@ func histories(ops []operation, lossy bool) map[int][]porcupine.Operation {
 			op.Verb = read
 		}
 		add(op)
+	}
+	for group, history := range groups {
+		mark := porcupine.Operation{Input: operation{Outcome: over}, Call: last[group] + 1, Return: math.MaxInt64 - 1}
+		groups[group] = append(history, mark)
 	}
 	return groups
 }
@@ -162,7 +181,7 @@ func check(ops []operation, lossy bool) (checked int64, wrong [][]porcupine.Oper
 		case porcupine.Illegal:
 			wrong = append(wrong, history)
 		}
-		checked += int64(len(history))
+		checked += int64(len(history)) - 1 // the mark
 	}
 	return checked, wrong, tooLong
 }

@@ -93,7 +93,7 @@ func TestRetries(t *testing.T) {
 
 			until := time.Now().Add(faults.Duration(t, time.Second))
 			if c.kind == faults.Seeded {
-				until = time.Now().Add(time.Minute)
+				until = time.Now().Add(seedTime)
 			}
 			var lives, wrong atomic.Int64
 			enough := func() bool { return time.Now().After(until) || c.kind == faults.Seeded && wrong.Load() > 0 }
