@@ -164,6 +164,7 @@ func (l *loss) round(kind int) {
 	workers.dismiss()
 
 	l.ends.Injected++
+	l.lists.Injected++
 	for _, id := range l.acknowledged.all() {
 		l.ends.Checked++
 		_, read := l.store.Read(ctx, id)
