@@ -20,7 +20,7 @@ func TestFullMemory(t *testing.T) {
 	client := redistest.Dial(t, redistest.Start(t, "--maxmemory-policy", "noeviction").URL)
 	usual, err := tombstore.New(client)
 	require.NoError(t, err)
-	broken, err := tombstore.New(edit("invalidate.lua",
+	broken, err := tombstore.New(faults.Edit("invalidate.lua",
 		"redis.call('DEL', KEYS[1])\n  redis.call('SET', KEYS[1], tombstone, 'PX', keep)", "return set")(client))
 	require.NoError(t, err)
 	var ids []string
@@ -70,7 +70,7 @@ func TestReplicaAcks(t *testing.T) {
 		wrap  func(rueidis.Client) rueidis.Client
 	}{
 		{faults.Promised, "replica hangs: acknowledged ends", func(c rueidis.Client) rueidis.Client { return c }},
-		{faults.Seeded, "replica hangs: invalidate.lua writes no standing tombstone again", edit("invalidate.lua",
+		{faults.Seeded, "replica hangs: invalidate.lua writes no standing tombstone again", faults.Edit("invalidate.lua",
 			"local tombstone, keep, left =",
 			"if ended and not (string.byte(head, 2) == 2 and ARGV[1] ~= '\\2') then return 'D' end\nlocal tombstone, keep, left =")},
 	} {

@@ -75,9 +75,9 @@ func TestRetries(t *testing.T) {
 	}{
 		"replies lost: changes of a client that is alone": {faults.Promised, same},
 		"a new version for each attempt":                  {faults.Seeded, func(c rueidis.Client) rueidis.Client { return &redrawn{Client: c} }},
-		"write.lua does not know its own version": {faults.Seeded, edit("write.lua",
+		"write.lua does not know its own version": {faults.Seeded, faults.Edit("write.lua",
 			"if string.sub(head, 1, 10) ~= ARGV[1] then return 'C' end\n  return 'D' .. stamps", "return 'C'")},
-		"rotate.lua does not know its own version": {faults.Seeded, edit("rotate.lua", "string.sub(new, 1, 10) == ARGV[1]", "false")},
+		"rotate.lua does not know its own version": {faults.Seeded, faults.Edit("rotate.lua", "string.sub(new, 1, 10) == ARGV[1]", "false")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

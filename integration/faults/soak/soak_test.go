@@ -3,9 +3,6 @@
 package soak
 
 import (
-	"context"
-	"crypto/sha1"
-	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -213,30 +210,9 @@ func requireNothingLeft(t *testing.T, b *bed, stores []*tombstore.RedisStore, be
 	goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("github.com/tombstore/tombstore/internal/redistest.launch.func1"))
 }
 
-// edited is a client that runs a script with a guard taken out.
-type edited struct {
-	rueidis.Client
-	sha, source string
-}
-
-func (e *edited) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	words := cmd.Commands()
-	if words[0] != "EVALSHA" || words[1] != e.sha {
-		return e.Client.Do(ctx, cmd)
-	}
-	return e.Client.Do(ctx, e.B().Arbitrary("EVAL", e.source, "1").Keys(words[3]).Args(words[4:]...).Build())
-}
-
 // TestSoak_SeededBugs takes guards out, which the checks must notice.
 func TestSoak_SeededBugs(t *testing.T) {
 	t.Parallel()
-	source, err := os.ReadFile("../../../scripts/write.lua")
-	require.NoError(t, err)
-	const guard = "if kind == 192 and #head == 8 then return 'E' .. head end"
-	require.Contains(t, string(source), guard)
-	sum := sha1.Sum(source)
-	broken := strings.Replace(string(source), guard, "if kind == 192 and #head == 8 then kind, head = nil, '' end", 1)
-
 	for bug, c := range map[string]struct {
 		args   []string // of the server
 		wrap   func(rueidis.Client) rueidis.Client
@@ -244,7 +220,8 @@ func TestSoak_SeededBugs(t *testing.T) {
 		found  []string
 	}{
 		"write.lua without the tombstone check": {
-			wrap:   func(c rueidis.Client) rueidis.Client { return &edited{c, hex.EncodeToString(sum[:]), broken} },
+			wrap: faults.Edit("write.lua",
+				"if kind == 192 and #head == 8 then return 'E' .. head end", "if kind == 192 and #head == 8 then kind, head = nil, '' end"),
 			inject: func(*testing.T, *bed) {}, // it is in from the beginning
 			found:  []string{revived},
 		},
