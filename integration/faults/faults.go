@@ -41,6 +41,15 @@ func Duration(t testing.TB, short time.Duration) time.Duration {
 	return d
 }
 
+// Repeat calls round for factor times as long as FAULTS_DURATION says, and least times at least.
+func Repeat(t testing.TB, least, factor int, round func()) {
+	t.Helper()
+	until := time.Now().Add(time.Duration(factor) * Duration(t, 0))
+	for n := 0; n < least || time.Now().Before(until); n++ {
+		round()
+	}
+}
+
 // Report checks the row against its kind, and appends it to the file that FAULTS_REPORT names, if it is set.
 func Report(t testing.TB, r Row) {
 	t.Helper()

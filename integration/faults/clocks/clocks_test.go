@@ -136,20 +136,10 @@ func end(t *testing.T, s tombstore.Store, list []session) {
 	}
 }
 
-// gone reports whether err says that there is no live session. Every other error fails the test.
-func gone(t *testing.T, err error) bool {
-	t.Helper()
-	if err == nil {
-		return false
-	}
-	require.True(t, errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), "%v", err)
-	return true
-}
-
 func live(t *testing.T, s tombstore.Store, list []session) (count int64) {
 	t.Helper()
 	for _, x := range list {
-		if _, err := s.Read(t.Context(), x.id); !gone(t, err) {
+		if _, err := s.Read(t.Context(), x.id); !faults.Gone(t, err) {
 			count++
 		}
 	}
@@ -167,7 +157,7 @@ func late(t *testing.T, s tombstore.Store, list []session) (checked, violations 
 		_, rotate := s.Rotate(t.Context(), x.id, tombstore.NewID())
 		for _, err := range []error{present, match, slide, rotate, s.Touch(t.Context(), x.id, hour)} {
 			checked++
-			if !gone(t, err) {
+			if !faults.Gone(t, err) {
 				violations++
 			}
 		}
@@ -179,7 +169,7 @@ func late(t *testing.T, s tombstore.Store, list []session) (checked, violations 
 func blind(t *testing.T, s tombstore.Store, list []session) (violations int64) {
 	t.Helper()
 	for _, x := range list {
-		if _, err := s.Write(t.Context(), x.id, []byte("late"), hour); !gone(t, err) {
+		if _, err := s.Write(t.Context(), x.id, []byte("late"), hour); !faults.Gone(t, err) {
 			violations++
 		}
 	}
@@ -207,23 +197,12 @@ func (r rows) report(t *testing.T) {
 	}
 }
 
-// repeat calls round until the time is over, and at least once.
-func repeat(t *testing.T, round func()) {
-	t.Helper()
-	for until := time.Now().Add(faults.Duration(t, 0)); ; {
-		round()
-		if !time.Now().Before(until) {
-			return
-		}
-	}
-}
-
 // TestJump moves the clock of a server ahead and back, by more than a tombstone lives.
 func TestJump(t *testing.T) {
 	t.Parallel()
 	server := start(t, 0)
 	s, r := server.store(t), rows{}
-	repeat(t, func() {
+	faults.Repeat(t, 1, 1, func() {
 		ended, loggedIn := create(t, s, hour), create(t, s, hour)
 		end(t, s, ended)
 		server.move(t, 30*hour)
@@ -299,12 +278,12 @@ func TestDeadline(t *testing.T) {
 		_, twice := cached.Read(t.Context(), x.id)
 		exists, err := s.Exists(t.Context(), x.id)
 		require.NoError(t, err)
-		for _, found := range []bool{!gone(t, slide), !gone(t, twice), exists} {
+		for _, found := range []bool{!faults.Gone(t, slide), !faults.Gone(t, twice), exists} {
 			if found {
 				served++
 			}
 		}
-		if _, err := s.Write(t.Context(), x.id, []byte("late"), 100*hour, tombstore.IfPresent()); !gone(t, err) {
+		if _, err := s.Write(t.Context(), x.id, []byte("late"), 100*hour, tombstore.IfPresent()); !faults.Gone(t, err) {
 			written++
 		}
 	}
@@ -329,7 +308,7 @@ func TestPromotion(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := rows{}
-			repeat(t, func() {
+			faults.Repeat(t, 1, 1, func() {
 				primary := start(t, 0, "--repl-diskless-sync-delay", "0")
 				replica := start(t, c.skew, primary.Replicaof(t)...)
 				for until := time.Now().Add(patience); ; { // it follows once WAIT has counted it

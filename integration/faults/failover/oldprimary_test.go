@@ -29,7 +29,7 @@ func TestOldPrimary(t *testing.T) {
 		t.Run("max-lag="+c.maxLag, func(t *testing.T) {
 			t.Parallel()
 			usual, strict := usual, c.row
-			repeat(t, 1, func() {
+			faults.Repeat(t, 1, 1, func() {
 				t.Run("round", func(t *testing.T) { replacePrimary(t, c.maxLag, c.down, &usual, &strict) })
 			})
 			faults.Report(t, usual)
@@ -44,7 +44,7 @@ func replacePrimary(t *testing.T, maxLag string, down time.Duration, usual, stri
 	for _, n := range r.replicas {
 		n.follow(t, old.wireAddr())
 	}
-	ids := create(t, old.store(t), 50)
+	ids := faults.Create(t, old.store(t), 50)
 	r.synced(t)
 	sentinels := redistest.StartSentinels(t, old.wireAddr(), 2, down)
 	old.do(t, "CONFIG", "SET", "min-replicas-max-lag", maxLag)
@@ -65,7 +65,7 @@ func replacePrimary(t *testing.T, maxLag string, down time.Duration, usual, stri
 	for refused := false; !refused; time.Sleep(5 * time.Millisecond) {
 		for _, id := range ids {
 			usual.Checked++
-			usual.Violations += live(t, plain, []string{id})
+			usual.Violations += faults.Live(t, plain, []string{id})
 			strict.Checked++
 			if _, err := careful.Read(t.Context(), id); err == nil {
 				strict.Violations++
@@ -83,7 +83,7 @@ func replacePrimary(t *testing.T, maxLag string, down time.Duration, usual, stri
 	joined := time.Now()
 	await(t, "the old primary stays one", func() bool {
 		usual.Checked++
-		usual.Violations += live(t, plain, ids[:1])
+		usual.Violations += faults.Live(t, plain, ids[:1])
 		return old.role(t) == "slave"
 	})
 	t.Logf("stale reads were answered for %.1f s, %.1f s of them after the old primary was joined again",

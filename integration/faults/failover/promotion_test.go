@@ -37,10 +37,10 @@ func TestPromotion(t *testing.T) {
 			near, far := r.replicas[0], r.replicas[1]
 			near.follow(t, r.primary.Addr)
 			far.follow(t, r.primary.wireAddr())
-			repeat(t, 2, func() {
+			faults.Repeat(t, 2, 6, func() {
 				s := r.primary.store(t)
 				r.primary.do(t, "FLUSHALL")
-				ids := create(t, s, n)
+				ids := faults.Create(t, s, n)
 				r.synced(t)
 
 				var opts []tombstore.Option
@@ -72,7 +72,7 @@ func TestPromotion(t *testing.T) {
 				if lags {
 					r.primary.wire.Isolate()
 					s = r.primary.store(t)
-					unheard = create(t, s, 5)
+					unheard = faults.Create(t, s, 5)
 					for _, id := range unheard {
 						require.NoError(t, s.Invalidate(t.Context(), id))
 					}
@@ -84,14 +84,14 @@ func TestPromotion(t *testing.T) {
 				r.lead(far)
 				row.Injected++
 				row.Checked += int64(len(promised))
-				row.Violations += live(t, far.store(t), promised)
+				row.Violations += faults.Live(t, far.store(t), promised)
 				if lags {
 					late.Injected++
 					late.Checked += int64(len(unheard))
-					late.Violations += revived(t, far.store(t), unheard, tombstore.IfPresent())
+					late.Violations += faults.Revived(t, far.store(t), unheard, tombstore.IfPresent())
 					blind.Injected++
 					blind.Checked += int64(len(unheard))
-					blind.Violations += revived(t, far.store(t), unheard)
+					blind.Violations += faults.Revived(t, far.store(t), unheard)
 				}
 
 				old.restartAs(t, far.Addr)

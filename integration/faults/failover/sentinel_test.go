@@ -79,12 +79,12 @@ func TestSentinel(t *testing.T) {
 			}
 			acked := faults.Row{Kind: faults.Promised, Fault: "Sentinel failover, acknowledged by 2 of 2"}
 			plain := faults.Row{Kind: faults.Unpromised, Fault: "Sentinel failover, without acknowledgements"}
-			repeat(t, 1, func() {
+			faults.Repeat(t, 1, 1, func() {
 				b.sentinels.Await(t, 2)
 				b.agreed(t, b.sentinels, nil)
 				b.synced(t)
-				b.end(t, create(t, b.primary.store(t), 20), b.primary.store(t, tombstore.WithReplicaAcks(2, patience)))
-				last := create(t, b.primary.store(t), 20)
+				b.end(t, faults.Create(t, b.primary.store(t), 20), b.primary.store(t, tombstore.WithReplicaAcks(2, patience)))
+				last := faults.Create(t, b.primary.store(t), 20)
 				b.synced(t)
 				refused := b.failed(c.refusal)
 				for _, wire := range b.wires {
@@ -105,13 +105,13 @@ func TestSentinel(t *testing.T) {
 				b.reunite(t)
 				plain.Injected++
 				plain.Checked += int64(len(last))
-				plain.Violations += live(t, b.primary.store(t), last)
+				plain.Violations += faults.Live(t, b.primary.store(t), last)
 			})
 			b.stop()
 
 			t.Logf("failures: %v", b.failures)
 			acked.Injected, acked.Checked = plain.Injected, int64(len(b.ended))
-			acked.Violations = live(t, b.primary.store(t), b.ended)
+			acked.Violations = faults.Live(t, b.primary.store(t), b.ended)
 			rows := make([]faults.Row, len(c.groups))
 			for _, client := range b.clients {
 				rows[client.group].Checked += client.answers
@@ -156,9 +156,9 @@ func newBed(t *testing.T, args ...string) *bed {
 	for _, s := range b.sentinels.Servers {
 		b.wires[s.Addr] = redistest.NewProxy(t, s.Addr)
 	}
-	b.alive = create(t, b.primary.store(t), 20)
+	b.alive = faults.Create(t, b.primary.store(t), 20)
 	b.synced(t)
-	b.end(t, create(t, b.primary.store(t), 1), b.primary.store(t, tombstore.WithReplicaAcks(2, patience)))
+	b.end(t, faults.Create(t, b.primary.store(t), 1), b.primary.store(t, tombstore.WithReplicaAcks(2, patience)))
 	var cancel func()
 	b.ctx, cancel = context.WithCancel(t.Context())
 	b.stop = func() {
@@ -220,7 +220,7 @@ func (b *bed) reunite(t *testing.T) {
 			if _, err := c.store.Write(t.Context(), id, nil, hour); err != nil {
 				return false
 			}
-			return live(t, b.primary.store(t), []string{id}) == 1
+			return faults.Live(t, b.primary.store(t), []string{id}) == 1
 		})
 	}
 	t.Logf("all clients have found the primary %.1f s after the Sentinels could be heard", time.Since(begun).Seconds())

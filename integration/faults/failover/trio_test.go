@@ -2,7 +2,6 @@
 package failover
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
-	"github.com/tombstore/tombstore/integration/faults"
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
@@ -174,52 +172,4 @@ func (n *node) store(t *testing.T, opts ...tombstore.Option) *tombstore.RedisSto
 	s, err := tombstore.New(n.client, append([]tombstore.Option{tombstore.WithTimeout(patience)}, opts...)...)
 	require.NoError(t, err)
 	return s
-}
-
-// create stores n sessions and returns their ids.
-func create(t *testing.T, s tombstore.Store, n int) (ids []string) {
-	t.Helper()
-	for range n {
-		ids = append(ids, tombstore.NewID())
-		_, err := s.Write(t.Context(), ids[len(ids)-1], []byte("x"), hour)
-		require.NoError(t, err)
-	}
-	return ids
-}
-
-// live counts the ids that are live.
-func live(t *testing.T, s tombstore.Store, ids []string) (n int64) {
-	t.Helper()
-	for _, id := range ids {
-		_, err := s.Read(t.Context(), id)
-		if err == nil {
-			n++
-		} else {
-			require.True(t, errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), "%v", err)
-		}
-	}
-	return n
-}
-
-// revived counts the ids that a late writer makes live.
-func revived(t *testing.T, s tombstore.Store, ids []string, opts ...tombstore.WriteOption) (n int64) {
-	t.Helper()
-	for _, id := range ids {
-		_, err := s.Write(t.Context(), id, []byte("late"), hour, opts...)
-		if err == nil {
-			n++
-		} else {
-			require.True(t, errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), "%v", err)
-		}
-	}
-	return n
-}
-
-// repeat calls round until the time is over, and at least so often.
-func repeat(t *testing.T, least int, round func()) {
-	t.Helper()
-	until := time.Now().Add(faults.Duration(t, 0))
-	for n := 0; n < least || time.Now().Before(until); n++ {
-		round()
-	}
 }

@@ -30,61 +30,6 @@ func do(t *testing.T, client rueidis.Client, command ...string) {
 	require.NoError(t, client.Do(t.Context(), client.B().Arbitrary(command...).Build()).Error())
 }
 
-// create stores n sessions and returns their ids.
-func create(t *testing.T, s tombstore.Store, n int) (ids []string) {
-	t.Helper()
-	for range n {
-		ids = append(ids, tombstore.NewID())
-		_, err := s.Write(t.Context(), ids[len(ids)-1], []byte("x"), hour, tombstore.IfAbsent())
-		require.NoError(t, err)
-	}
-	return ids
-}
-
-func end(t *testing.T, s tombstore.Store, ids []string) {
-	t.Helper()
-	for _, id := range ids {
-		require.NoError(t, s.Invalidate(t.Context(), id))
-	}
-}
-
-// live counts the ids that are live.
-func live(t *testing.T, s tombstore.Store, ids []string) (n int64) {
-	t.Helper()
-	for _, id := range ids {
-		switch _, err := s.Read(t.Context(), id); {
-		case err == nil:
-			n++
-		default:
-			require.True(t, errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), "%v", err)
-		}
-	}
-	return n
-}
-
-// revived counts the ids that a late writer makes live.
-func revived(t *testing.T, s tombstore.Store, ids []string, opts ...tombstore.WriteOption) (n int64) {
-	t.Helper()
-	for _, id := range ids {
-		if _, err := s.Write(t.Context(), id, []byte("late"), hour, opts...); err == nil {
-			n++
-		}
-	}
-	return n
-}
-
-// repeat calls round until the time is over, and at least once.
-func repeat(t *testing.T, round func()) {
-	t.Helper()
-	until := time.Now().Add(faults.Duration(t, 0))
-	for {
-		round()
-		if !time.Now().Before(until) {
-			return
-		}
-	}
-}
-
 // TestRestart kills the server right after it has acknowledged ends.
 func TestRestart(t *testing.T) {
 	t.Parallel()
@@ -103,19 +48,19 @@ func TestRestart(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, c.args...)
 			row := faults.Row{Kind: c.kind, Fault: "restart after SIGKILL, " + c.persistence}
-			repeat(t, func() {
+			faults.Repeat(t, 1, 1, func() {
 				client := redistest.Dial(t, server.URL)
 				s := newStore(t, client)
-				ids := create(t, s, 100)
+				ids := faults.Create(t, s, 100)
 				if c.snapshot {
 					do(t, client, "SAVE")
 				}
-				end(t, s, ids)
+				faults.End(t, s, ids)
 				server.Kill(t)
 				server.Restart(t)
 				row.Injected++
 				row.Checked += int64(len(ids))
-				row.Violations += live(t, newStore(t, redistest.Dial(t, server.URL)), ids)
+				row.Violations += faults.Live(t, newStore(t, redistest.Dial(t, server.URL)), ids)
 			})
 			faults.Report(t, row)
 		})
@@ -133,9 +78,9 @@ func TestEviction(t *testing.T) {
 			server := redistest.Start(t, "--maxmemory-policy", policy)
 			client := redistest.Dial(t, server.URL)
 			s := newStore(t, client)
-			ids := create(t, s, 3000)
+			ids := faults.Create(t, s, 3000)
 			ended, loggedIn := ids[:2000], ids[2000:]
-			end(t, s, ended)
+			faults.End(t, s, ended)
 			var used int64
 			_, err := fmt.Sscan(redistest.Info(t, client, "used_memory"), &used)
 			require.NoError(t, err)
@@ -167,13 +112,13 @@ func TestEviction(t *testing.T) {
 				require.Positive(t, full)
 			}
 			row(kept, policy+": tombstones lost", len(ended), lost)
-			row(faults.Promised, policy+": late writes with IfPresent", len(ended), revived(t, s, ended, tombstore.IfPresent()))
-			end(t, s, loggedIn)
+			row(faults.Promised, policy+": late writes with IfPresent", len(ended), faults.Revived(t, s, ended, tombstore.IfPresent()))
+			faults.End(t, s, loggedIn)
 			if policy == "noeviction" {
-				row(faults.Promised, policy+": logouts, then late writes", len(loggedIn), live(t, s, loggedIn)+revived(t, s, loggedIn))
+				row(faults.Promised, policy+": logouts, then late writes", len(loggedIn), faults.Live(t, s, loggedIn)+faults.Revived(t, s, loggedIn))
 			}
 			if policy == "allkeys-random" {
-				row(faults.Seeded, policy+": late writes without a condition", len(ended), revived(t, s, ended))
+				row(faults.Seeded, policy+": late writes without a condition", len(ended), faults.Revived(t, s, ended))
 			}
 		})
 	}
