@@ -166,5 +166,12 @@ func (s *RedisStore) invalidateAndWait(ctx context.Context, key string, reason R
 	if reply != string(codeDone) {
 		return 0, errUnexpected
 	}
-	return results[1].AsInt64()
+	count, err := results[1].ToMessage()
+	if err == nil && !count.IsInt64() { // an error of parsing it would show it
+		err = errUnexpected
+	}
+	if err != nil {
+		return 0, err
+	}
+	return count.AsInt64()
 }
