@@ -60,9 +60,10 @@ matrix: ## run the tests on each server of TOMBSTORE_SERVERS (lines of name=comm
 container: ## run the tests on a server in a container
 	TOMBSTORE_SERVER=container go test $(TESTFLAGS) -count=1 .
 
-fuzz: ## fuzz the record decoder and the keys, FUZZTIME each
+fuzz: server ## fuzz the record decoder, the keys and the adapters' cookies, FUZZTIME each
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) .
 	go test -run '^$$' -fuzz FuzzKey -fuzztime $(FUZZTIME) .
+	cd integration && go test -run '^$$' -fuzz FuzzCookie -fuzztime $(FUZZTIME) ./faults/hostile
 
 cover: server ## measure the coverage of the package: at least 90 %
 	go test -coverprofile=coverage.out .
