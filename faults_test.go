@@ -210,7 +210,8 @@ func TestNonsense(t *testing.T) {
 	t.Parallel()
 	for _, reply := range []string{
 		"+OK\r\n", ":1\r\n", "*0\r\n", "*2\r\n:1\r\n$1\r\nD\r\n", "$0\r\n\r\n", "$1\r\nD\r\n", "$1\r\nZ\r\n", "$1\r\nE\r\n",
-		"$3\r\nDxx\r\n", "$23\r\nE\xc1\x00" + strings.Repeat("x", 20) + "\r\n", "-ERR something about an-id\r\n", "-weird\r\n", "$9\r\nEabcdefgh\r\n", "(A1\r\n", ",A1\r\n",
+		"$3\r\nDxx\r\n", "$23\r\nE\xc1\x00" + strings.Repeat("x", 20) + "\r\n", "-ERR something about an-id\r\n", "-weird\r\n",
+		"$9\r\nEabcdefgh\r\n", "(A1\r\n", ",A1\r\n",
 	} {
 		t.Run(reply, func(t *testing.T) {
 			t.Parallel()

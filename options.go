@@ -87,8 +87,9 @@ func WithTouchThreshold(part float64) Option { return func(c *config) { c.touchT
 
 // WithReplicaAcks makes Invalidate and Rotate wait until n replicas have the tombstone, for at most timeout, and return
 // ErrUnacknowledged otherwise. Only with n as large as the number of replicas that could be promoted does an ended session
-// survive the loss of the primary (Redis documentation, WAIT). It takes a connection for itself while it waits. The default
-// is 0: replication is asynchronous, and a failover may bring back sessions ended in the moments before it.
+// survive the loss of the primary (Redis documentation, WAIT). It takes a connection for itself while it waits. If that breaks, or
+// while a slot of a cluster is between two nodes, it waits again, until the context ends. The default is 0: replication is
+// asynchronous, and a failover may bring back sessions ended in the moments before it.
 func WithReplicaAcks(n int, timeout time.Duration) Option {
 	return func(c *config) { c.acks, c.acksTimeout = n, timeout }
 }

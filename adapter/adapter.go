@@ -78,9 +78,10 @@ func WithOnRefused(f func(ctx context.Context, e Event)) Option {
 }
 
 // WithLateRequests refuses new anonymous sessions to requests that come with the id of a session that was ended less than window
-// ago by a logout or a rotation, as far as the clocks of the server and of this process agree. Such a request began before the browser got its new cookie, and a cookie for a new session would
-// overwrite that one: the user would be logged in and lose it. Requests whose session was revoked get a new session, and so do
-// those that renew their id, since they log in. The default is 0, off; a few seconds are enough.
+// ago by a logout or a rotation, as far as the clocks of the server and of this process agree. Such a request began before the
+// browser got its new cookie, and a cookie for a new session would overwrite that one: the user would be logged in and lose it.
+// Requests whose session was revoked get a new session, and so do those that renew their id, since they log in. The default is 0,
+// off; a few seconds are enough.
 func WithLateRequests(window time.Duration) Option { return func(a *Adapter) { a.late = window } }
 
 // WithEqual sets what tells whether two encodings are of the same session, so that a session that did not change is touched and

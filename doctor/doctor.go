@@ -177,7 +177,8 @@ func (e *examination) memory() {
 			"%s drops tombstones when memory is full: late writes without IfPresent bring ended sessions back", policy)
 	}
 	if n := e.number("evicted_keys"); n > 0 {
-		e.found("evictions", Warning, "CONFIG SET maxmemory-policy noeviction", "%d keys were evicted since the server started; each may have been a tombstone", n)
+		e.found("evictions", Warning, "CONFIG SET maxmemory-policy noeviction",
+			"%d keys were evicted since the server started; each may have been a tombstone", n)
 	}
 }
 
@@ -238,7 +239,8 @@ func (e *examination) replication() {
 		replicas, replicas)
 	if stale, ok := e.config("replica-serve-stale-data"); ok && stale != "no" {
 		e.found("stale replicas", Warning, "CONFIG SET replica-serve-stale-data no",
-			"a primary that comes back as a replica answers from what it has kept until it is in step: live sessions are not found, and ended ones may be")
+			"a primary that comes back as a replica answers from what it has kept until it is in step: "+
+				"live sessions are not found, and ended ones may be")
 	}
 	e.strictReads(replicas)
 }
@@ -306,7 +308,8 @@ func (e *examination) clock() {
 	micros, _ := strconv.ParseInt(now[1], 10, 64)
 	off := max(before.Sub(time.Unix(seconds, micros*1000)), time.Until(time.Unix(seconds, micros*1000)))
 	if off > clockLimit {
-		e.found(name, Warning, "timedatectl set-ntp true", "the server's clock and this one differ by %v: absolute deadlines are early or late by as much",
+		e.found(name, Warning, "timedatectl set-ntp true",
+			"the server's clock and this one differ by %v: absolute deadlines are early or late by as much",
 			off.Round(time.Millisecond))
 		return
 	}
@@ -325,5 +328,6 @@ func (e *examination) latency() {
 		took = append(took, time.Since(begun))
 	}
 	slices.Sort(took)
-	e.found(name, OK, "", "PING takes %v, and %v at the 99th percentile", took[pings/2].Round(time.Microsecond), took[pings-1].Round(time.Microsecond))
+	e.found(name, OK, "", "PING takes %v, and %v at the 99th percentile",
+		took[pings/2].Round(time.Microsecond), took[pings-1].Round(time.Microsecond))
 }
