@@ -96,9 +96,10 @@ type soak struct {
 
 	mu         sync.Mutex
 	violations map[string]int64
+	replies    map[string]int64 // of the server, that were an error
 }
 
-func newSoak() *soak { return &soak{violations: map[string]int64{}} }
+func newSoak() *soak { return &soak{violations: map[string]int64{}, replies: map[string]int64{}} }
 
 func (s *soak) violation(what string) {
 	s.mu.Lock()
@@ -169,6 +170,11 @@ func (w *worker) call(verb string, f func() error) error {
 	err := f()
 	t.record(time.Since(begun), err)
 	w.calls.Add(1)
+	if class(err) == errorReply {
+		w.mu.Lock()
+		w.replies[err.Error()]++ // carries no id
+		w.mu.Unlock()
+	}
 	if errors.Is(err, tombstore.ErrCorrupt) {
 		w.violation(damaged)
 	}

@@ -179,6 +179,9 @@ func TestSoak(t *testing.T) {
 	}
 	t.Logf("%v, %d goroutines, %d calls, %d faults: %s\n\n%s\n%s", took, goroutines, s.calls.Load(), total, list(injected),
 		verbTable(tallies), memoryTable(samples))
+	if len(s.replies) > 0 {
+		t.Logf("error replies: %s", list(s.replies))
+	}
 	if len(s.violations) > 0 {
 		t.Logf("violations: %s", list(s.violations))
 	}

@@ -18,7 +18,9 @@ import (
 )
 
 // classes of outcomes, in the order of the table.
-var classes = []string{"ok", "ended", "absent", "conflict", "outcome unknown", "timeout", "transport", "error reply"}
+var classes = []string{"ok", "ended", "absent", "conflict", "outcome unknown", "timeout", "transport", errorReply}
+
+const errorReply = "error reply"
 
 func class(err error) string {
 	var reply *rueidis.RedisError
@@ -34,7 +36,7 @@ func class(err error) string {
 	case errors.Is(err, tombstore.ErrUnknownOutcome):
 		return "outcome unknown"
 	case errors.As(err, &reply):
-		return "error reply"
+		return errorReply
 	case errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
 	}
