@@ -72,7 +72,7 @@ func stages(t *testing.T, n *redistest.Nodes, m *mover) {
 		require.Error(t, end(client, slot, gone, 500*time.Millisecond), "the key has gone ahead")
 		require.Error(t, end(client, slot, stays, 500*time.Millisecond), "a key that is nowhere")
 		m.migrate(t, slot, to, 100)
-		m.finish(t, slot, to)
+		m.finish(t, to, slot)
 		stale := dial(t, n)
 		require.NoError(t, end(client, slot, stays, patience), "the slot has arrived")
 
@@ -122,7 +122,7 @@ func naive(t *testing.T, n *redistest.Nodes, m *mover) {
 	for len(m.migrate(t, slot, to, 100)) > 0 {
 	}
 	client = dial(t, n) // knows the old owner
-	m.finish(t, slot, to)
+	m.finish(t, to, slot)
 	n.Replicas[to].Kill(t) // so it has nothing that comes from here on
 	id = newID(func(other int) bool { return other == slot })
 	acks, err := end(id)

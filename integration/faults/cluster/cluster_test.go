@@ -216,25 +216,17 @@ func (m *mover) from(slot int) int {
 	panic("no such slot")
 }
 
-// set sends CLUSTER SETSLOT, again while the replicas are too busy to confirm it, which Valkey waits for. A late message of an earlier
-// owner may have made the nodes forget who owns the slot, when it moves as often as here: then they are told again.
+// set sends CLUSTER SETSLOT, again while the replicas are too busy to confirm it, which Valkey waits for.
 func (m *mover) set(t *testing.T, node, slot int, state string, other int) {
 	t.Helper()
-	for until := time.Now().Add(patience); ; {
-		err := m.Primaries[node].Try("CLUSTER", "SETSLOT", strconv.Itoa(slot), state, m.Primaries[other].ID)
-		if err == nil {
-			return
-		}
-		if strings.Contains(err.Error(), "not the owner") {
-			for i := range m.Primaries {
-				_ = m.Primaries[(m.from(slot)+i)%3].Try("CLUSTER", "SETSLOT", strconv.Itoa(slot), "NODE", m.Primaries[m.from(slot)].ID)
-			}
-		} else {
+	var err error
+	redistest.Until(t, "SETSLOT is taken", func() bool {
+		err = m.Primaries[node].Try("CLUSTER", "SETSLOT", strconv.Itoa(slot), state, m.Primaries[other].ID)
+		if err != nil {
 			require.ErrorContains(t, err, "NOREPLICAS")
 		}
-		require.True(t, time.Now().Before(until), "%v", err)
-		time.Sleep(10 * time.Millisecond)
-	}
+		return err == nil
+	})
 }
 
 // begin marks a slot as on its way to another primary.
@@ -256,32 +248,66 @@ func (m *mover) migrate(t *testing.T, slot, to, n int) []string {
 	return keys
 }
 
-// finish makes to the owner of a slot whose keys have all been moved.
-func (m *mover) finish(t *testing.T, slot, to int) {
+// finish makes to the owner of slots whose keys have all been moved, and waits until every node knows. Two that claim one slot at the
+// same time, each with what it knew, would end with the loser deleting the slot's keys.
+func (m *mover) finish(t *testing.T, to int, slots ...int) {
 	t.Helper()
-	from := m.from(slot)
-	for _, i := range []int{to, from, 3 - to - from} {
-		m.set(t, i, slot, "NODE", to)
+	for _, slot := range slots {
+		from := m.from(slot)
+		for _, i := range []int{to, from, 3 - to - from} {
+			m.set(t, i, slot, "NODE", to)
+		}
+		m.owner[slot] = to
 	}
-	m.owner[slot] = to
+	redistest.Until(t, "the nodes agree who owns the slots", func() bool {
+		first := ""
+		for _, node := range m.All() {
+			view, sound := primariesAt(t, node)
+			if first == "" {
+				first = view
+			}
+			if !sound || view != first {
+				return false
+			}
+		}
+		return true
+	})
 }
 
-// move moves slots, each to another primary, and calls pause between two steps.
+// primariesAt returns which primaries a node knows, with their epochs and slots, and whether no two have the same epoch.
+func primariesAt(t *testing.T, node *redistest.Node) (view string, sound bool) {
+	t.Helper()
+	var lines []string
+	seen := map[string]bool{}
+	text := strings.TrimPrefix(node.Do(t, "CLUSTER", "NODES"), "txt:") // of a RESP3 verbatim string
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line) // id, address, flags, primary, ping, pong, epoch, link, slots
+		if len(fields) < 8 || !strings.Contains(fields[2], "master") {
+			continue
+		}
+		epoch := fields[6]
+		sound, seen[epoch] = !seen[epoch] && (sound || len(seen) == 0), true
+		slots := slices.DeleteFunc(fields[8:], func(s string) bool { return strings.HasPrefix(s, "[") }) // those on their way
+		lines = append(lines, fields[0]+" "+epoch+" "+strings.Join(slots, " "))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), sound
+}
+
+// move moves slots to one primary, except those that are there, and calls pause between two steps.
 func (m *mover) move(t *testing.T, slots []int, pause func()) {
 	t.Helper()
-	to, half := map[int]int{}, map[int]int{}
+	to, half := (m.from(slots[0])+1+rand.IntN(2))%3, map[int]int{}
+	slots = slices.DeleteFunc(slices.Clone(slots), func(slot int) bool { return m.from(slot) == to })
 	for _, slot := range slots {
-		to[slot] = (m.from(slot) + 1 + rand.IntN(2)) % 3
-		m.begin(t, slot, to[slot])
+		m.begin(t, slot, to)
 		half[slot] = max(1, len(keysIn(t, m.Primaries[m.from(slot)], slot, 100000))/2)
 	}
 	for left := slots; len(left) > 0; {
 		pause()
-		left = slices.DeleteFunc(slices.Clone(left), func(slot int) bool { return len(m.migrate(t, slot, to[slot], half[slot])) == 0 })
+		left = slices.DeleteFunc(slices.Clone(left), func(slot int) bool { return len(m.migrate(t, slot, to, half[slot])) == 0 })
 	}
-	for _, slot := range slots {
-		m.finish(t, slot, to[slot])
-	}
+	m.finish(t, to, slots...)
 	pause()
 }
 
