@@ -37,7 +37,7 @@ func TestPromotion(t *testing.T) {
 			near, far := r.replicas[0], r.replicas[1]
 			near.follow(t, r.primary.Addr)
 			far.follow(t, r.primary.wireAddr())
-			faults.Repeat(t, 2, 6, func() {
+			faults.Repeat(t, 2, 12, func() {
 				s := r.primary.store(t)
 				r.primary.do(t, "FLUSHALL")
 				ids := faults.Create(t, s, n)
