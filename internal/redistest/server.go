@@ -212,6 +212,9 @@ func (s *Server) await() error {
 		if answer, err = ping(s.Addr); err == nil && !strings.HasPrefix(answer, "-LOADING") {
 			return nil
 		}
+		if err == nil {
+			err = errors.New(strings.TrimSpace(answer))
+		}
 		if s.process != nil && s.process.exited() {
 			return fmt.Errorf("redistest: server exited: %s", s.process.output())
 		}
