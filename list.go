@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,20 +116,13 @@ func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 	defer cancel()
 	var primaries []rueidis.Client
 	var served [clusterSlots]bool
-	for addr, node := range s.client.Nodes() {
-		ranges, err := node.Do(ctx, node.B().ClusterSlots().Build()).ToArray()
+	for _, node := range s.client.Nodes() {
+		res, _ := s.sendTo(ctx, node, func() rueidis.Completed { return node.B().ClusterNodes().Build() })
+		view, err := res.ToString()
 		if err != nil {
 			return nil, fmt.Errorf("a node of the cluster does not tell its slots: %w", err)
 		}
-		own := false
-		for _, r := range ranges {
-			first, last, ok := slotRange(r, addr)
-			own = own || ok
-			for ; ok && first <= last; first++ {
-				served[first] = true
-			}
-		}
-		if own {
+		if ownSlots(view, &served) {
 			primaries = append(primaries, node)
 		}
 	}
@@ -142,29 +134,30 @@ func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 
 const clusterSlots = 16384
 
-// slotRange takes an entry of CLUSTER SLOTS apart. ok is false unless the node at addr serves the range itself.
-func slotRange(entry rueidis.RedisMessage, addr string) (first, last int64, ok bool) {
-	parts, err := entry.ToArray()
-	if err != nil || len(parts) < 3 {
-		return 0, 0, false
+// ownSlots notes the slots that a node says to serve itself in CLUSTER NODES, and reports whether there are any. Addresses are not looked
+// at: a node may know itself by another one than others do.
+func ownSlots(view string, served *[clusterSlots]bool) (own bool) {
+	for line := range strings.Lines(view) {
+		words := strings.Fields(line)
+		if len(words) < 9 || !slices.Contains(strings.Split(words[2], ","), "myself") {
+			continue
+		}
+		for _, slots := range words[8:] { // one in brackets is on its way
+			low, high, isRange := strings.Cut(slots, "-")
+			if !isRange {
+				high = low
+			}
+			first, err := strconv.Atoi(low)
+			last, err2 := strconv.Atoi(high)
+			if err != nil || err2 != nil || first < 0 || last >= clusterSlots {
+				continue
+			}
+			for ; first <= last; first++ {
+				served[first], own = true, true
+			}
+		}
 	}
-	primary, err := parts[2].ToArray()
-	if err != nil || len(primary) < 2 {
-		return 0, 0, false
-	}
-	first, err = parts[0].ToInt64()
-	last, err2 := parts[1].ToInt64()
-	port, err3 := primary[1].ToInt64()
-	if errors.Join(err, err2, err3) != nil || first < 0 || last >= clusterSlots {
-		return 0, 0, false
-	}
-	host, asked, err := net.SplitHostPort(addr)
-	if name, unknown := primary[0].ToString(); unknown == nil && name != "" { // else the node does not know how it is reached
-		ok = name == host
-	} else {
-		ok = true
-	}
-	return first, last, ok && err == nil && asked == strconv.FormatInt(port, 10)
+	return own
 }
 
 func (s *RedisStore) scan(ctx context.Context, node rueidis.Client, cursor uint64) (rueidis.ScanEntry, error) {

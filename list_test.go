@@ -2,9 +2,12 @@ package tombstore
 
 import (
 	"context"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore/internal/redistest"
@@ -123,4 +126,55 @@ func TestList_ForeignValue(t *testing.T) {
 	}
 	require.Equal(t, 1, found)
 	require.Equal(t, 1, faults)
+}
+
+// A node that was started again at another address may keep the old one for itself, while the others know the new one.
+func TestList_ClusterNodeMoved(t *testing.T) {
+	t.Parallel()
+	if redistest.InContainer() {
+		t.Skip("containers do not reach each other")
+	}
+	n := redistest.StartNodes(t, time.Minute, "--cluster-announce-ip", "")
+	node := n.Primaries[0]
+	dir, err := node.Client.Do(t.Context(), node.Client.B().Arbitrary("CONFIG", "GET", "dir").Build()).AsStrMap()
+	require.NoError(t, err)
+	node.Kill(t)
+	path := dir["dir"] + "/nodes.conf"
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "myself") {
+			line = strings.Replace(line, "127.0.0.1", "10.9.9.9", 1)
+		}
+		lines = append(lines, line)
+	}
+	require.NoError(t, os.WriteFile(path, []byte(strings.Join(lines, "")), 0o600))
+	node.Restart(t)
+	n.AwaitReady(t)
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{n.Primaries[1].Addr, n.Primaries[2].Addr}, DisableCache: true, DisableRetry: true,
+	})
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	s, err := New(client)
+	require.NoError(t, err)
+	for range 30 {
+		_, err = s.Write(t.Context(), NewID(), nil, time.Hour)
+		require.NoError(t, err)
+	}
+	require.Len(t, listed(t, s), 30)
+}
+
+// A connection that the server has closed is no reason to fail.
+func TestList_ClusterConnectionBroken(t *testing.T) {
+	t.Parallel()
+	server := redistest.StartCluster(t)
+	s := bedOn(t, redistest.Dial(t, server.URL)).RedisStore
+	admin := redistest.Dial(t, server.URL, func(o *rueidis.ClientOption) { o.ForceSingleClient = true })
+	for range 10 {
+		require.Empty(t, listed(t, s))
+		require.NoError(t, admin.Do(t.Context(), admin.B().Arbitrary("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Build()).Error())
+	}
+	require.Empty(t, listed(t, s))
 }
