@@ -57,9 +57,10 @@ func isGone(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(er
 
 func wrap(verb string, err error) error { return fmt.Errorf("tombstore: %s: %w", verb, err) }
 
-// unknown reports an operation that may have been applied. cause is nil if the last reply does not tell.
+// unknown reports an operation that may have been applied. cause is nil if the last reply does not tell; it is dropped if it is
+// another error of the contract.
 func unknown(verb string, cause error) error {
-	if cause == nil {
+	if cause == nil || errors.Is(cause, ErrCorrupt) {
 		return wrap(verb, ErrUnknownOutcome)
 	}
 	return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnknownOutcome, cause)

@@ -432,6 +432,17 @@ func TestRotate_ClusterHalfDone(t *testing.T) {
 	}
 }
 
+// Where a foreign value stands under the new id, the old one has been ended all the same.
+func TestRotate_ClusterForeign(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	key := b.keyOf(NewID())
+	b.do("RPUSH", key, "x")
+	err := b.create(t.Context(), "rotate", key, "record", 60_000)
+	require.ErrorIs(t, err, ErrUnknownOutcome)
+	require.NotErrorIs(t, err, ErrCorrupt)
+}
+
 // withoutSet does not send SET.
 type withoutSet struct {
 	rueidis.Client
