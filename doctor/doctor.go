@@ -49,11 +49,18 @@ const (
 )
 
 // Examine looks at the server of client. It writes, ends and removes one session of its own, and changes no setting. It needs a few
-// seconds at most; whatever ctx or the server's rights do not allow is Unknown. Clients of a cluster look at one node, and its
-// settings stand for all.
+// seconds at most; whatever ctx or the server's rights do not allow is Unknown. Of a cluster it looks at one primary, whose settings
+// stand for all.
 func Examine(ctx context.Context, client rueidis.Client) []Finding {
-	e := &examination{ctx: ctx, client: client, info: map[string]string{}}
+	e := &examination{ctx: ctx, client: client, node: client}
 	e.readInfo()
+	if client.Mode() == rueidis.ClientModeCluster { // each command would go to any of the nodes
+		for _, e.node = range client.Nodes() {
+			if e.readInfo(); e.info["role"] == "master" {
+				break
+			}
+		}
+	}
 	e.version()
 	e.operations()
 	e.memory()
@@ -68,6 +75,7 @@ func Examine(ctx context.Context, client rueidis.Client) []Finding {
 type examination struct {
 	ctx      context.Context
 	client   rueidis.Client
+	node     rueidis.Client    // that tells its settings
 	info     map[string]string // fields of INFO; empty if it is not permitted
 	findings []Finding
 }
@@ -77,10 +85,11 @@ func (e *examination) found(name string, level Level, fix, text string, args ...
 }
 
 func (e *examination) do(command ...string) rueidis.RedisResult {
-	return e.client.Do(e.ctx, e.client.B().Arbitrary(command...).Build())
+	return e.node.Do(e.ctx, e.node.B().Arbitrary(command...).Build())
 }
 
 func (e *examination) readInfo() {
+	e.info = map[string]string{}
 	text, err := e.do("INFO").ToString()
 	if err != nil {
 		return
@@ -240,7 +249,7 @@ func (e *examination) replication() {
 	if stale, ok := e.config("replica-serve-stale-data"); ok && stale != "no" {
 		e.found("stale replicas", Warning, "CONFIG SET replica-serve-stale-data no",
 			"a primary that comes back as a replica answers from what it has kept until it is in step: "+
-				"live sessions are not found, and ended ones may be")
+				"live sessions are not found, and ended ones may be live")
 	}
 	e.strictReads(replicas)
 }
@@ -256,7 +265,11 @@ func (e *examination) strictReads(replicas int64) {
 	case !ok || !ok2:
 		e.found(name, Unknown, "", "CONFIG is not permitted; WithStrictReads needs min-replicas-to-write of %d or more", want)
 		return
-	case least < want || seconds == 0:
+	case seconds == 0:
+		e.found(name, Warning, "CONFIG SET min-replicas-max-lag 3",
+			"min-replicas-max-lag is 0: after a failover the old primary goes on answering, also with WithStrictReads")
+		return
+	case least < want:
 		e.found(name, Warning, fmt.Sprintf("CONFIG SET min-replicas-to-write %d", want),
 			"min-replicas-to-write is %d of %d: after a failover the old primary goes on answering, also with WithStrictReads", least, replicas)
 		return
@@ -269,7 +282,11 @@ func (e *examination) strictReads(replicas int64) {
 	needs := time.Duration(seconds)*time.Second + lagRoom
 	switch {
 	case needs > quick:
-		e.found(name, Warning, "CONFIG SET min-replicas-max-lag 3",
+		fix := "CONFIG SET min-replicas-max-lag 3"
+		if quick < 3*time.Second+lagRoom {
+			fix = "CONFIG SET cluster-node-timeout 5000 and " + fix
+		}
+		e.found(name, Warning, fix,
 			"min-replicas-max-lag is %d s, and a failover may begin after %v: until then the old primary goes on answering", seconds, quick)
 	case known:
 		e.found(name, OK, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering", least, replicas)
