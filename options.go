@@ -108,7 +108,8 @@ func WithClientCache(maxAge time.Duration) Option { return func(c *config) { c.m
 // min-replicas-to-write that has lost its replicas refuses them: after a failover the old primary serves no session that was ended
 // at the new one. It needs min-replicas-to-write of more than half of the replicas, and min-replicas-max-lag at least two seconds below
 // Sentinel's down-after-milliseconds or the cluster's node timeout: the server counts whole seconds, once a second. Reads then fail
-// while too few replicas are there. A read costs what it costs without. It excludes WithClientCache. The default is to read by GET.
+// while too few replicas are there. A read costs what it costs without, and a second trip with Slide. It excludes WithClientCache. The
+// default is to read by GET.
 func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
 // ReadOption is an option of Read: Slide or Fresh.
