@@ -403,7 +403,7 @@ func TestCache_SilentServer(t *testing.T) {
 	}
 	server := redistest.Start(t)
 	b, _ := cachedBed(t, server.URL)
-	b.timeout = 200 * time.Millisecond
+	b.timeout = 2 * time.Second
 	deadlines := make(chan time.Time, 10)
 	b.RedisStore.client = &deadlined{b.client, deadlines}
 	server.Pause(t)

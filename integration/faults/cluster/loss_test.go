@@ -17,7 +17,7 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-const lossTimeout = 2 * time.Second // for a primary to answer; a shorter one would lose nodes of a busy machine by itself
+const lossTimeout = 5 * time.Second // for a primary to answer; a shorter one would lose nodes of a busy machine by itself
 
 // TestPrimaryLost kills one primary after another, each in the middle of traffic and at a step of a rotation. Its replica, which has just
 // ceased to follow it, is promoted by the cluster.

@@ -62,7 +62,8 @@ func replacePrimary(t *testing.T, maxLag string, down time.Duration, usual, stri
 	plain, careful := old.store(t), old.store(t, tombstore.WithStrictReads())
 	usual.Injected++
 	strict.Injected++
-	for refused := false; !refused; time.Sleep(5 * time.Millisecond) {
+	for refused, until := false, time.Now().Add(patience); !refused; time.Sleep(5 * time.Millisecond) {
+		require.True(t, time.Now().Before(until), "the old primary never refuses a strict read")
 		for _, id := range ids {
 			usual.Checked++
 			usual.Violations += faults.Live(t, plain, []string{id})

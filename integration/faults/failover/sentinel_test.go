@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	down   = 1500 * time.Millisecond // for Sentinels to call a primary down
+	down   = 3 * time.Second         // for Sentinels to call a primary down
 	window = 1500 * time.Millisecond // at least, for clients that have missed the switch to meet the old primary
 )
 
