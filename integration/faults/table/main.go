@@ -64,7 +64,15 @@ func read(path string) (rows []faults.Row, err error) {
 }
 
 func render(rows []faults.Row) string {
+	var all []string
+	for _, r := range rows {
+		if r.Release != "" && !slices.Contains(all, r.Release) {
+			all = append(all, r.Release)
+		}
+	}
+	slices.Sort(all)
 	var b strings.Builder
+	fmt.Fprintf(&b, "\nReleases: %s. A row that names none is of all of them.\n", strings.Join(all, ", "))
 	for _, part := range []struct {
 		kind  faults.Kind
 		title string
@@ -92,12 +100,14 @@ func render(rows []faults.Row) string {
 			}
 		}
 		slices.Sort(order)
-		fmt.Fprintf(&b, "\n%s\n\n| fault | injected | checked | violations | releases |\n|---|--:|--:|--:|---|\n", part.title)
+		fmt.Fprintf(&b, "\n%s\n\n| fault | injected | checked | violations |\n|---|--:|--:|--:|\n", part.title)
 		for _, fault := range order {
-			m := merged[fault]
-			slices.Sort(releases[fault])
-			fmt.Fprintf(&b, "| %s | %d | %d | %d | %s |\n",
-				fault, m.Injected, m.Checked, m.Violations, strings.Join(releases[fault], ", "))
+			m, name := merged[fault], fault
+			if on := releases[fault]; len(on) < len(all) {
+				slices.Sort(on)
+				name += " (" + strings.Join(on, ", ") + ")"
+			}
+			fmt.Fprintf(&b, "| %s | %d | %d | %d |\n", name, m.Injected, m.Checked, m.Violations)
 		}
 	}
 	b.WriteString("\n")
