@@ -150,7 +150,7 @@ func serve(conn net.Conn, answer answers) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
 	for {
-		command, err := readCommand(r)
+		command, err := redistest.ReadCommand(r)
 		if err != nil {
 			return
 		}
@@ -162,25 +162,6 @@ func serve(conn net.Conn, answer answers) {
 			return
 		}
 	}
-}
-
-func readCommand(r *bufio.Reader) ([]string, error) {
-	var n, size int
-	if _, err := fmt.Fscanf(r, "*%d\r\n", &n); err != nil {
-		return nil, err
-	}
-	words := make([]string, n)
-	for i := range words {
-		if _, err := fmt.Fscanf(r, "$%d\r\n", &size); err != nil {
-			return nil, err
-		}
-		word := make([]byte, size+2)
-		if _, err := io.ReadFull(r, word); err != nil {
-			return nil, err
-		}
-		words[i] = string(word[:size])
-	}
-	return words, nil
 }
 
 func TestOldServer(t *testing.T) {

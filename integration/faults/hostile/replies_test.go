@@ -21,6 +21,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/integration/faults"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // reply is what a server answers that is none.
@@ -185,7 +186,7 @@ func (p *peer) serve(conn net.Conn) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
 	for {
-		command, err := readCommand(r)
+		command, err := redistest.ReadCommand(r)
 		if err != nil {
 			return
 		}
@@ -194,25 +195,6 @@ func (p *peer) serve(conn net.Conn) {
 			return
 		}
 	}
-}
-
-func readCommand(r *bufio.Reader) ([]string, error) {
-	var n, size int
-	if _, err := fmt.Fscanf(r, "*%d\r\n", &n); err != nil {
-		return nil, err
-	}
-	words := make([]string, n)
-	for i := range words {
-		if _, err := fmt.Fscanf(r, "$%d\r\n", &size); err != nil {
-			return nil, err
-		}
-		word := make([]byte, size+2)
-		if _, err := io.ReadFull(r, word); err != nil {
-			return nil, err
-		}
-		words[i] = string(word[:size])
-	}
-	return words, nil
 }
 
 // answer returns what to send, and whether that is the reply of the test.
