@@ -54,7 +54,7 @@ func StartNodes(t testing.TB, timeout time.Duration, args ...string) *Nodes {
 	}
 	for i, node := range n.Replicas {
 		primary := n.Primaries[i].ID
-		n.eventually(t, "the replica knows its primary", func() bool {
+		Until(t, "the replica knows its primary", func() bool {
 			return strings.Contains(node.Do(t, "CLUSTER", "NODES"), primary) && node.Try("CLUSTER", "REPLICATE", primary) == nil
 		})
 	}
@@ -72,7 +72,7 @@ func (n *Nodes) All() []*Node { return append(n.Primaries[:], n.Replicas[:]...) 
 // AwaitReady waits until every node calls the cluster sound and knows three primaries and three replicas, and every replica follows.
 func (n *Nodes) AwaitReady(t testing.TB) {
 	t.Helper()
-	n.eventually(t, "the cluster is ready", func() bool {
+	Until(t, "the cluster is ready", func() bool {
 		for _, node := range n.All() {
 			info, err := node.Ask("CLUSTER", "INFO")
 			if err != nil || !strings.Contains(info, "cluster_state:ok") {
@@ -100,13 +100,6 @@ func (n *Nodes) AwaitReady(t testing.TB) {
 		}
 		return true
 	})
-}
-
-func (n *Nodes) eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for until := time.Now().Add(2 * patience); !condition(); time.Sleep(20 * time.Millisecond) {
-		require.True(t, time.Now().Before(until), "not in time: %s", what)
-	}
 }
 
 // Ask sends a command to the node and returns the reply, which must be a string.

@@ -103,11 +103,11 @@ func Keys(ctx context.Context, client rueidis.Client, prefix string) (keys []str
 	}
 }
 
-// Until waits for something that another process brings about.
+// Until waits for something that another process brings about, for a minute at most: the machine may be busy.
 func Until(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
-		require.True(t, time.Now().Before(end), what)
+	for end := time.Now().Add(3 * patience); !done(); time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(end), "not in time: "+what)
 	}
 }
 

@@ -92,19 +92,12 @@ func (l *loss) create(shard, n int) (ids []string) {
 		_, err := l.store.Write(l.t.Context(), ids[len(ids)-1], []byte(mine), hour)
 		require.NoError(l.t, err)
 	}
-	l.await("the replica has all", func() bool { return l.acked.Invalidate(l.t.Context(), l.newID(shard)) == nil })
+	redistest.Until(l.t, "the replica has all", func() bool { return l.acked.Invalidate(l.t.Context(), l.newID(shard)) == nil })
 	return ids
 }
 
 func (l *loss) newID(shard int) string {
 	return newID(func(slot int) bool { return l.mover.from(slot) == shard })
-}
-
-func (l *loss) await(what string, condition func() bool) {
-	l.t.Helper()
-	for until := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
-		require.True(l.t, time.Now().Before(until), "not in time: %s", what)
-	}
 }
 
 // round kills a primary. kind says whether it is that of the old or of the new id of a rotation, and at which of four steps.
@@ -135,7 +128,7 @@ func (l *loss) round(kind int) {
 	workers.repeat(pause, func() { l.rotate() })
 	workers.repeat(pause, func() { l.late() })
 	workers.repeat(pause, func() { l.list(l.live) })
-	l.await("traffic", func() bool { return len(l.acknowledged.all()) >= 30 })
+	redistest.Until(l.t, "traffic", func() bool { return len(l.acknowledged.all()) >= 30 })
 
 	kill := func() {
 		heir.Pause(t)
@@ -155,12 +148,12 @@ func (l *loss) round(kind int) {
 		l.acknowledged.add(r.old)
 	}
 	t.Logf("kind %d, the rotation that the primary was lost in: %v", kind, err)
-	l.await("the replica is promoted", func() bool {
+	redistest.Until(l.t, "the replica is promoted", func() bool {
 		role, err := heir.Ask("INFO", "replication")
 		return err == nil && strings.Contains(role, "role:master")
 	})
 	before := len(l.acknowledged.all())
-	l.await("traffic after the loss", func() bool { return len(l.acknowledged.all()) >= before+5 })
+	redistest.Until(l.t, "traffic after the loss", func() bool { return len(l.acknowledged.all()) >= before+5 })
 	workers.dismiss()
 
 	l.ends.Injected++
@@ -263,7 +256,7 @@ func (l *loss) listWithoutShard() {
 	l.lists.Injected++
 	impatient := newStore(l.t, l.client, tombstore.WithTimeout(100*time.Millisecond))
 	after := 0 // it is known
-	l.await("the loss is known", func() bool {
+	redistest.Until(l.t, "the loss is known", func() bool {
 		_, _ = impatient.Read(l.t.Context(), l.newID(l.victim)) // makes the client look at the cluster again
 		l.list(l.live)
 		if view, err := others[0].Ask("CLUSTER", "NODES"); err == nil && failed(view, heir.ID) {

@@ -82,7 +82,7 @@ func replacePrimary(t *testing.T, maxLag string, down time.Duration, usual, stri
 	}
 	old.wire.Heal()
 	joined := time.Now()
-	await(t, "the old primary stays one", func() bool {
+	redistest.Until(t, "the old primary is a replica", func() bool {
 		usual.Checked++
 		usual.Violations += faults.Live(t, plain, ids[:1])
 		return old.role(t) == "slave"

@@ -95,7 +95,7 @@ func TestSentinel(t *testing.T) {
 				}
 				c.replace(b, t)
 				time.Sleep(window)
-				await(t, "no client meets the old primary", func() bool { return b.failed(c.refusal) > refused })
+				redistest.Until(t, "clients meet the old primary", func() bool { return b.failed(c.refusal) > refused })
 				for _, n := range b.nodes {
 					n.wire.Heal()
 				}
@@ -188,7 +188,7 @@ func (b *bed) demote(t *testing.T) {
 	if faults.Duration(t, 0) == 0 {
 		old.follow(t, b.primary.Addr) // Sentinels take ten seconds for that
 	}
-	await(t, "the old primary stays one", func() bool { return old.role(t) == "slave" })
+	redistest.Until(t, "the old primary is a replica", func() bool { return old.role(t) == "slave" })
 }
 
 // killAndFollow kills the primary, which comes back as a replica that does not reach the new primary for a while.
@@ -215,7 +215,7 @@ func (b *bed) reunite(t *testing.T) {
 	t.Helper()
 	begun := time.Now()
 	for _, c := range b.clients {
-		await(t, "a client does not find the primary", func() bool {
+		redistest.Until(t, "every client finds the primary", func() bool {
 			id := tombstore.NewID()
 			if _, err := c.store.Write(t.Context(), id, nil, hour); err != nil {
 				return false

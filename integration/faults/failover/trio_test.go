@@ -90,7 +90,7 @@ func (r *trio) at(addr string) *node {
 // agreed waits until the Sentinels agree on a primary, another one than old, and notes it.
 func (r *trio) agreed(t *testing.T, sentinels *redistest.Sentinels, old *node) {
 	t.Helper()
-	await(t, "the Sentinels do not agree", func() bool {
+	redistest.Until(t, "the Sentinels agree", func() bool {
 		primary := r.at(sentinels.Primary(t))
 		if primary == nil || primary == old {
 			return false
@@ -103,7 +103,7 @@ func (r *trio) agreed(t *testing.T, sentinels *redistest.Sentinels, old *node) {
 // synced waits until all replicas have all that the primary has.
 func (r *trio) synced(t *testing.T) {
 	t.Helper()
-	await(t, "the replicas do not follow", func() bool {
+	redistest.Until(t, "the replicas follow", func() bool {
 		probe, wait := r.primary.client.B().Set().Key("probe").Value("x").Build(), r.primary.client.B().Wait().Numreplicas(2).Timeout(500).Build()
 		acks, err := r.primary.client.DoMulti(t.Context(), probe, wait)[1].AsInt64()
 		return err == nil && acks == 2
@@ -147,7 +147,7 @@ func (n *node) restartAs(t *testing.T, addr string) {
 
 func (n *node) do(t *testing.T, command ...string) {
 	t.Helper()
-	await(t, command[0]+" fails", func() bool {
+	redistest.Until(t, command[0]+" succeeds", func() bool {
 		return n.client.Do(t.Context(), n.client.B().Arbitrary(command...).Build()).Error() == nil
 	})
 }
@@ -157,14 +157,6 @@ func hostPort(t *testing.T, addr string) []string {
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 	return []string{host, port}
-}
-
-// await waits until ok.
-func await(t *testing.T, failure string, ok func() bool) {
-	t.Helper()
-	for until := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		require.True(t, time.Now().Before(until), failure)
-	}
 }
 
 func (n *node) store(t *testing.T, opts ...tombstore.Option) *tombstore.RedisStore {
