@@ -1,81 +1,231 @@
-/* One session, as scripts see it: who may change it, and what "ended is never live again" takes.
+/* One session and the ids that it has in succession: who may change it, and what "ended is never
+ * live again" takes.
  *
- * A script is atomic, so each of the blocks below is. Which cast plays, and which guard is taken out, is chosen with -D:
+ * A script or a command is atomic on the server, so each of the atomic blocks below is. Which cast
+ * plays, and which guard is taken out, is chosen with -D:
  *
- *   UPSERT   writers without a condition; the tombstone is never lost
- *   PRESENT  writers with IfPresent; the tombstone may be lost at any moment
- *   FAILOVER the replica may be promoted; the end waits for its acknowledgement
- *   CACHE    the reader is in the process that ends the session, and has a cache
- *   ROTATE   the session is moved to a new id in two steps, as in a cluster
+ *   UPSERT    writers without a condition; the tombstone is never lost
+ *   PRESENT   writers with Replacing; the tombstone may be lost at any moment
+ *   FAILOVER  the replica of id 0 may be promoted, the other ids are on other nodes; an end, a
+ *             Rotate and a renewal wait for its acknowledgement
+ *   CACHE     the reader is in the process that ends the session, and has a cache
+ *   ROTATE    Rotate in a cluster, in two steps
+ *   RENEWAL   a renewal in two halves
+ *   RENEWALS  two renewals and a Rotate of one id, at once
+ *   CHAIN     a renewal, a Rotate of the id that it gave, and a renewal of the next: four ids
  *
- *   NO_TOMBSTONE_CHECK, NO_EXISTENCE_CHECK, NO_ACKS, NO_EPOCH, NEW_FIRST: the guards
- *   NEVER_ENDS claims that the session is never ended, which must be found to be wrong: or the rest would hold of nothing
+ * The guards are those of the table in README.md. NEVER_ENDS claims that the session is never
+ * ended, which must be found to be wrong: or the rest would hold of nothing.
  */
+#if defined(ROTATE) || defined(RENEWAL) || defined(RENEWALS) || defined(CHAIN)
+#define SUCCESSION
+#endif
+#define IDS     4
+#define NONE    255
+#define REPLICA IDS
+#define lives   ((key[0] == live) + (key[1] == live) + (key[2] == live) + (key[3] == live))
+
 mtype = { absent, live, tombstone };
 
-mtype key = live;       /* on the primary */
-mtype moved = absent;   /* the new id of a rotation */
-mtype replica = live;   /* what has reached the replica */
-bool ended = false;     /* an Invalidate has returned nil */
-byte epoch = 0;         /* of the process that ends the session */
-bool cached = false;    /* its cache has the session, */
-byte cachedAt = 0;      /* under this epoch */
+/* On the primaries, under each id, and what has reached the replica, of id 0. */
+mtype key[IDS + 1] = absent;
+byte successor[IDS + 1] = NONE; /* in a tombstone: the id to which the session moves */
+byte claim[IDS + 1] = 0;        /* in a tombstone: the renewal that is between its halves */
 
-inline write() {
+byte term = 0;                  /* counts promotions */
+byte epoch = 0;                 /* of the process that ends the session */
+bool cached = false;            /* its cache has the session, */
+byte cachedAt = 0;              /* under this epoch */
+
+bool ending = false;            /* somebody has begun to end the session */
+bool ended = false;             /* an Invalidate has returned nil, or ErrInvalidated with IfLive */
+bool gaveUp = false;            /* a renewal has given up its claim */
+
+/* write.lua without a condition (UPSERT), or SET XX GET, which the server refuses over a hash. */
+inline save(id) {
 	if
-#ifndef NO_TOMBSTONE_CHECK
-	:: key == tombstone -> skip
+#if defined(NO_TOMBSTONE_CHECK) || defined(NO_GET) || defined(PLAIN_SET)
+	:: key[id] == tombstone -> key[id] = live
 #else
-	:: key == tombstone -> key = live
+	:: key[id] == tombstone -> skip
 #endif
-#if defined(PRESENT) && !defined(NO_EXISTENCE_CHECK)
-	:: key == absent -> skip
+#if defined(UPSERT) || defined(NO_XX) || defined(PLAIN_SET)
+	:: key[id] == absent -> key[id] = live
 #else
-	:: key == absent -> key = live
+	:: key[id] == absent -> skip
 #endif
-	:: key == live -> skip
+	:: key[id] == live -> skip
 	fi
 }
 
-/* Has loaded the session, takes its time, and saves it. */
-proctype writer() {
-	bool holds = false;
-	atomic { key == live -> holds = true }
-	atomic { holds -> write() }
+/* write.lua with IfAbsent: the last step of every move. */
+inline create(id) {
+	if
+	:: key[id] == absent -> key[id] = live
+	:: else
+	fi
 }
 
-proctype invalidator() {
-	atomic { key = tombstone }
-#ifdef FAILOVER
-#ifndef NO_ACKS
-	replica == tombstone;   /* WAIT */
+/* Names the id to which the session is about to move. */
+inline name(old, new) {
+#ifdef NO_SUCCESSOR
+	skip
+#else
+	successor[old] = new
+#endif
+}
+
+/* WAIT, before the session is created on another node. */
+inline acknowledged(new) {
+#if defined(FAILOVER) && !defined(NO_ACK_BEFORE_CREATE)
+	successor[REPLICA] == new
+#else
+	skip
+#endif
+}
+
+/* Has loaded the session, takes its time, and saves it. */
+proctype writer(byte id) {
+	key[id] == live;
+	atomic { save(id) }
+}
+
+/* Comes with an id that the session has or had, ends it, and follows the session from id to id.
+ * IfLive makes no other difference: it would leave the first id alone if that were absent. */
+proctype ender(bool ifLive) {
+	byte at = 0;
+	byte here, sent;
+	bool followed = false;
+	atomic { select (at : 0 .. IDS - 1); key[at] != absent -> ending = true }
+hop:
+	atomic {
+		here = at;
+		sent = term;
+		if
+		:: key[at] == live -> key[at] = tombstone; at = NONE
+#ifdef NO_NEW_TOMBSTONE
+		:: key[at] == absent -> at = NONE
+#else
+		:: key[at] == absent -> key[at] = tombstone; at = NONE
+#endif
+		:: key[at] == tombstone ->
+#ifdef IFLIVE_KEEPS_CLAIM
+			if :: ifLive :: else -> claim[at] = 0 fi;
+#else
+			claim[at] = 0;
+#endif
+#ifdef STOP_AT_FIRST
+			at = NONE
+#else
+			at = successor[at]
+#endif
+		fi
+	}
+#if defined(FAILOVER) && !defined(NO_ACKS)
+	here != 0 || (key[REPLICA] == tombstone && claim[REPLICA] == 0);    /* WAIT */
+#ifndef NO_SECOND_LOOK
+	here != 0 || sent == term;  /* who runs the script again after a promotion is another ender */
 #endif
 #endif
-#ifdef CACHE
-#ifndef NO_EPOCH
+#if defined(CACHE) && !defined(NO_EPOCH)
 	epoch = epoch + 1;
 #endif
+	if
+#ifdef STOP_AT_SECOND
+	:: at != NONE && !followed -> followed = true; goto hop
+#else
+	:: at != NONE -> goto hop
 #endif
-	ended = true;
+	:: else
+	fi;
+	ended = true
+}
+
+/* Rotate in a cluster. The script that moves a session in one step is one of its orders. */
+proctype rotation(byte old, new) {
+	key[old] == live;
+#ifdef NEW_FIRST
+	atomic { create(new) }
+#endif
+	atomic { if :: key[old] == live -> key[old] = tombstone; name(old, new) :: else -> goto done fi }
+	acknowledged(new);
+	atomic { create(new) }
+done:
+	skip
+}
+
+/* A renewal in two halves. It goes on whatever the first half has met: the claim decides. */
+proctype renewal(byte old, new, mine) {
+	key[old] == live;
+	atomic {                /* BeginRenewal: an end with the reason Rotated */
+		if
+		:: key[old] == live -> key[old] = tombstone; claim[old] = mine
+#ifdef ROTATED_CLEARS_CLAIM
+		:: else -> claim[old] = 0
+#else
+		:: else
+#endif
+		fi
+	}
+	if
+	:: goto finish
+	:: goto cancel
+	fi;
+finish:
+#ifdef WRITE_FIRST
+	atomic { create(new) }
+#endif
+	atomic {                /* FinishRenewal: link.lua, then write.lua */
+#ifdef NO_CLAIM_CHECK
+		name(old, new)
+#else
+		if :: claim[old] == mine -> claim[old] = 0; name(old, new) :: else -> goto done fi
+#endif
+	}
+	acknowledged(new);
+	atomic { create(new) }
+	goto done;
+cancel:
+	atomic {                /* CancelRenewal */
+		if
+		:: claim[old] == mine -> claim[old] = 0; gaveUp = true
+#ifdef CANCEL_CLEARS_ANY
+		:: else -> claim[old] = 0
+#else
+		:: else
+#endif
+		fi
+#ifdef CANCEL_FOLLOWS
+		if :: successor[old] != NONE -> key[successor[old]] = tombstone :: else fi
+#endif
+	}
+done:
+	skip
 }
 
 proctype loser() {
 	do
-	:: atomic { key == tombstone -> key = absent }
+	:: atomic { key[0] == tombstone -> key[0] = absent }
 	:: break
 	od
+}
+
+inline copy(from, to) {
+	key[to] = key[from];
+	successor[to] = successor[from];
+	claim[to] = claim[from]
 }
 
 /* Replication is late, and a promotion takes what has arrived. */
 proctype replication() {
 	do
-	:: atomic { replica != key -> replica = key }
+	:: atomic { copy(0, REPLICA) }
 	:: break
 	od
 }
 
 proctype promotion() {
-	atomic { key = replica }
+	atomic { copy(REPLICA, 0); term++ }
 }
 
 proctype reader() {
@@ -85,8 +235,10 @@ proctype reader() {
 	:: atomic { before = ended; seen = epoch }
 	   if
 	   :: atomic { cached && cachedAt == seen -> assert(!before) }           /* a hit */
-	   :: atomic { !(cached && cachedAt == seen) && key == live -> assert(!before); cached = true; cachedAt = seen }
-	   :: atomic { !(cached && cachedAt == seen) && key != live -> skip }
+	   :: atomic {
+		!(cached && cachedAt == seen) && key[0] == live -> assert(!before); cached = true; cachedAt = seen
+	      }
+	   :: atomic { !(cached && cachedAt == seen) && key[0] != live -> skip }
 	   fi
 	:: break
 	od
@@ -95,41 +247,39 @@ proctype reader() {
 /* The server's message about the change comes at some time, or never. */
 proctype push() {
 	if
-	:: atomic { key != live -> cached = false }
+	:: atomic { key[0] != live -> cached = false }
 	:: skip
 	fi
 }
 
-proctype rotator() {
-	bool had = false;
-#ifdef NEW_FIRST
-	atomic { if :: key == live -> had = true :: else -> skip fi }
-	atomic { if :: had && moved == absent -> moved = live :: else -> skip fi }
-	atomic { if :: had && key == live -> key = tombstone :: else -> skip fi }
-#else
-	atomic { if :: key == live -> key = tombstone; had = true :: else -> skip fi }
-	atomic { if :: had && moved == absent -> moved = live :: else -> skip fi }
-#endif
-}
-
-/* Who was told that the session had ended must not find it live, under any number of further steps. */
-active proctype monitor() {
+/* Who was told that the session has ended does not find it live under any id, and nobody finds it
+ * live under two. That holds at every moment, so also if somebody stops for ever between two steps.
+ * When all have done what they can, a session that nobody has ended or given up is live, unless
+ * somebody waits for an acknowledgement that does not come. */
+proctype monitor() {
 	do
-	:: atomic { ended -> assert(key != live) }
-	:: atomic { key == live && moved == live -> assert(false) }   /* two ids of one session */
-#ifdef NEVER_ENDS
-	:: atomic { ended -> assert(false) }
+	:: atomic { ended -> assert(lives == 0) }
+	:: atomic { lives > 1 -> assert(lives <= 1) }
+#ifndef FAILOVER
+	:: atomic { timeout && !ending && !gaveUp -> assert(lives == 1) }
 #endif
-	:: break
+#ifdef NEVER_ENDS
+	:: atomic { ended -> assert(!ended) }
+#endif
 	od
 }
 
 init {
 	atomic {
-		run invalidator();
+		key[0] = live;
+		key[REPLICA] = live;
+		run monitor();
+		if :: run ender(false) :: skip fi;
 #ifndef CACHE
-		run writer();
-		run writer();
+		run writer(0);
+#endif
+#if defined(UPSERT) || defined(PRESENT)
+		run writer(0);
 #endif
 #ifdef PRESENT
 		run loser();
@@ -137,13 +287,30 @@ init {
 #ifdef FAILOVER
 		run replication();
 		run promotion();
+		run rotation(0, 1);
+		run renewal(0, 2, 1);
 #endif
 #ifdef CACHE
 		run reader();
 		run push();
 #endif
+#ifdef SUCCESSION
+		if :: run ender(true) :: skip fi;
+		run writer(1);
+#endif
 #ifdef ROTATE
-		run rotator();
+		run rotation(0, 1);
+#endif
+#if defined(RENEWAL) || defined(RENEWALS) || defined(CHAIN)
+		run renewal(0, 1, 1);
+#endif
+#ifdef RENEWALS
+		run renewal(0, 2, 2);
+		run rotation(0, 3);
+#endif
+#ifdef CHAIN
+		run rotation(1, 2);
+		run renewal(2, 3, 2);
 #endif
 	}
 }
