@@ -1,0 +1,116 @@
+package gobmap
+
+import (
+	"bytes"
+	"encoding/gob"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// other makes the number of map[any]any in this program another one than the first.
+type other struct{ A, B int }
+
+var maps = []map[any]any{
+	{},
+	{"user": "alice"},
+	{"": "", "b": true, "c": false, "bytes": []byte{0, 1, 255}, "none": []byte(nil)},
+	{"long": strings.Repeat("x", 127), "longer": strings.Repeat("x", 300)},
+	{strings.Repeat("k", 200): strings.Repeat("x", 70000)},
+	{
+		"0": 0, "1": 1, "-1": -1, "63": 63, "64": 64, "-64": -64, "-65": -65,
+		"big": math.MaxInt, "small": math.MinInt, "int64": int64(-1 << 40),
+	},
+	{"0.": 0.0, "1.": 1.0, "pi": math.Pi, "-inf": math.Inf(-1), "tiny": 5e-324},
+}
+
+func encode(t testing.TB, value any) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	require.NoError(t, gob.NewEncoder(&buf).Encode(value))
+	return buf.Bytes()
+}
+
+// What either side writes, the other one reads.
+func TestMaps(t *testing.T) {
+	t.Parallel()
+	encode(t, other{})
+	for _, values := range maps {
+		got, ok := Decode(encode(t, values))
+		require.True(t, ok)
+		require.Equal(t, values, got)
+
+		data, ok := Encode(values)
+		require.True(t, ok)
+		var read map[any]any
+		require.NoError(t, gob.NewDecoder(bytes.NewReader(data)).Decode(&read))
+		require.Equal(t, values, read)
+		got, ok = Decode(data)
+		require.True(t, ok)
+		require.Equal(t, values, got)
+		again, _ := Encode(got)
+		require.Equal(t, data, again)
+	}
+}
+
+func TestMaps_Unknown(t *testing.T) {
+	t.Parallel()
+	gob.Register([]any{})
+	gob.Register(other{})
+	for _, value := range []any{[]any{1}, other{1, 2}, uint8(1), float32(1), int32(1), uint(1)} {
+		_, ok := Encode(map[any]any{"x": value})
+		require.False(t, ok)
+		_, ok = Decode(encode(t, map[any]any{"x": value}))
+		require.False(t, ok)
+	}
+	_, ok := Encode(map[any]any{1: "x"})
+	require.False(t, ok)
+	_, ok = Decode(encode(t, map[any]any{1: "x"}))
+	require.False(t, ok)
+	_, ok = Encode(map[any]any{"x": nil})
+	require.False(t, ok)
+	_, ok = Decode(encode(t, map[string]any{"x": 1}))
+	require.False(t, ok)
+	_, ok = Decode(encode(t, map[any]string{"x": "y"}))
+	require.False(t, ok)
+}
+
+func TestStrings(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"", "x", strings.Repeat("x", 126), strings.Repeat("x", 400)} {
+		require.Equal(t, encode(t, s), EncodeString(s))
+		got, ok := DecodeString(encode(t, s))
+		require.True(t, ok)
+		require.Equal(t, s, got)
+	}
+	for _, value := range []any{1, []byte("x"), maps[1]} {
+		_, ok := DecodeString(encode(t, value))
+		require.False(t, ok)
+	}
+}
+
+// What Decode takes for a map, gob takes for the same one.
+func FuzzDecode(f *testing.F) {
+	for _, values := range maps {
+		f.Add(encode(f, values))
+		data, _ := Encode(values)
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, ok := Decode(data)
+		if !ok {
+			return
+		}
+		var want map[any]any
+		require.NoError(t, gob.NewDecoder(bytes.NewReader(data)).Decode(&want))
+		for key, value := range got {
+			if x, ok := value.(float64); ok && math.IsNaN(x) {
+				delete(got, key)
+				delete(want, key)
+			}
+		}
+		require.Equal(t, want, got)
+	})
+}
