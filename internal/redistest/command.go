@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// ReadCommand reads a command as a client sends it, for who plays the server.
+// ReadCommand reads a command as a client sends it, for a test that plays the server.
 func ReadCommand(r *bufio.Reader) ([]string, error) {
 	var n, size int
 	if _, err := fmt.Fscanf(r, "*%d\r\n", &n); err != nil {

@@ -24,13 +24,14 @@ type Node struct {
 	Client rueidis.Client // of this node alone: it follows no redirections
 }
 
-// Nodes is a cluster of three primaries, each with one replica: Replicas[i] is that of Primaries[i] to begin with.
+// Nodes is a cluster of three primaries, each with one replica: at first Replicas[i] is the replica
+// of Primaries[i].
 type Nodes struct {
 	Primaries, Replicas [3]*Node
 }
 
-// StartNodes starts a cluster whose nodes have further arguments. A primary that does not answer for as long as timeout is taken for lost.
-// Containers cannot be the nodes, since they do not reach each other.
+// StartNodes starts a cluster whose nodes have further arguments. A primary that does not answer
+// for timeout counts as lost. The nodes cannot be containers, since these do not reach each other.
 func StartNodes(t testing.TB, timeout time.Duration, args ...string) *Nodes {
 	t.Helper()
 	n := new(Nodes)
@@ -69,7 +70,8 @@ func StartNodes(t testing.TB, timeout time.Duration, args ...string) *Nodes {
 // All returns the primaries and the replicas.
 func (n *Nodes) All() []*Node { return append(n.Primaries[:], n.Replicas[:]...) }
 
-// AwaitReady waits until every node calls the cluster sound and knows three primaries and three replicas, and every replica follows.
+// AwaitReady waits until every node calls the cluster sound and knows three primaries and three
+// replicas, and every replica follows.
 func (n *Nodes) AwaitReady(t testing.TB) {
 	t.Helper()
 	Until(t, "the cluster is ready", func() bool {

@@ -44,17 +44,19 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 	return p
 }
 
-// LoseReply makes the proxy swallow what the server sends next and break that connection: the server has executed a command,
-// and the client cannot know.
+// LoseReply makes the proxy swallow what the server sends next and break that connection: the
+// server has executed a command, and the client cannot know.
 func (p *Proxy) LoseReply() { p.lose.Store(true) }
 
-// Mute makes the proxy swallow everything that the server sends from now on, and keep the connections.
+// Mute makes the proxy swallow everything that the server sends from now on, and keep the
+// connections.
 func (p *Proxy) Mute() { p.mute.Store(true) }
 
 // Isolate makes the proxy swallow what either side sends, the end of a connection too, until Heal.
 func (p *Proxy) Isolate() { p.apart.Store(true) }
 
-// Heal ends what Isolate began. The connections break, since parts of what was said on them are missing.
+// Heal ends what Isolate began. The connections break, since parts of what was said on them are
+// missing.
 func (p *Proxy) Heal() {
 	p.apart.Store(false)
 	p.Cut()

@@ -1,8 +1,9 @@
 // Package redistest gives tests real Redis and Valkey servers.
 //
-// A server is, in this order: the one at the URL in TOMBSTORE_REDIS (not for Start); what the command line in TOMBSTORE_SERVER
-// starts, where the word "container" asks for a container; redis-server or valkey-server from PATH; a container of
-// redis:8-alpine or of the image in TOMBSTORE_TEST_IMAGE.
+// A server is, in this order: the one at the URL in TOMBSTORE_REDIS (not for Start); what the
+// command line in TOMBSTORE_SERVER starts, where the word "container" asks for a container;
+// redis-server or valkey-server from PATH; a container of redis:8-alpine or of the image in
+// TOMBSTORE_TEST_IMAGE.
 package redistest
 
 import (
@@ -26,7 +27,8 @@ var shared struct {
 	err    error
 }
 
-// Main runs the tests of a package and stops the shared server: os.Exit(redistest.Main(m)) in TestMain.
+// Main runs the tests of a package and stops the shared server: os.Exit(redistest.Main(m)) in
+// TestMain.
 func Main(m *testing.M) int {
 	code := m.Run()
 	if shared.server != nil {
@@ -55,7 +57,8 @@ func Client(t testing.TB) rueidis.Client {
 	return Dial(t, URL(t))
 }
 
-// Dial returns a client of the server at url, closed when the test ends. It has one connection, and no cache unless adjust gives it one.
+// Dial returns a client of the server at url, closed when the test ends. It has one connection, and
+// no cache unless adjust gives it one.
 func Dial(t testing.TB, url string, adjust ...func(*rueidis.ClientOption)) rueidis.Client {
 	t.Helper()
 	option, err := rueidis.ParseURL(url)
@@ -75,7 +78,8 @@ func Dial(t testing.TB, url string, adjust ...func(*rueidis.ClientOption)) rueid
 // WithCache makes the client that Dial returns cache what it reads.
 func WithCache(o *rueidis.ClientOption) { o.DisableCache = false }
 
-// Prefix returns a key prefix that no other test uses. What is left under it on client's server is deleted when the test ends.
+// Prefix returns a key prefix that no other test uses. What is left under it on client's server is
+// deleted when the test ends.
 func Prefix(t testing.TB, client rueidis.Client) string {
 	t.Helper()
 	prefix := "test:" + rand.Text() + ":"
@@ -103,7 +107,8 @@ func Keys(ctx context.Context, client rueidis.Client, prefix string) (keys []str
 	}
 }
 
-// Until waits for something that another process brings about, for a minute at most: the machine may be busy.
+// Until waits for something that another process brings about, for a minute at most: the machine
+// may be busy.
 func Until(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(3 * patience); !done(); time.Sleep(time.Millisecond) {
@@ -125,7 +130,8 @@ func Info(t testing.TB, client rueidis.Client, field string) string {
 	return ""
 }
 
-// InContainer reports whether Start starts containers, which cannot reach each other on the loopback of this machine.
+// InContainer reports whether Start starts containers, which cannot reach each other on the
+// loopback of this machine.
 func InContainer() bool {
 	command, err := serverCommand()
 	return err == nil && command == nil

@@ -16,7 +16,8 @@ import (
 
 const masterSet = "tombstore"
 
-// Sentinels are three Sentinels that watch one primary, and promote one of its replicas when two of them miss it.
+// Sentinels are three Sentinels that watch one primary, and promote one of its replicas when two of
+// them miss it.
 type Sentinels struct {
 	URL     string    // of a store that asks them for the primary
 	Servers []*Server // each speaks the protocol of a server
@@ -24,8 +25,9 @@ type Sentinels struct {
 	clients []rueidis.Client
 }
 
-// StartSentinels starts Sentinels for the primary at addr, which call it down after so long, and stops them when the test ends. It
-// returns when they know each other and that many replicas. The servers have to be processes.
+// StartSentinels starts Sentinels for the primary at addr, which call it down after so long, and
+// stops them when the test ends. It returns when they know each other and that many replicas. The
+// servers have to be processes.
 func StartSentinels(t testing.TB, addr string, replicas int, down time.Duration) *Sentinels {
 	t.Helper()
 	command, err := serverCommand()
@@ -53,7 +55,8 @@ func StartSentinels(t testing.TB, addr string, replicas int, down time.Duration)
 	return s
 }
 
-// configure writes the file of Sentinel i. It names the others, so that they need not find each other first.
+// configure writes the file of Sentinel i. It names the others, so that they need not find each
+// other first.
 func (s *Sentinels) configure(t testing.TB, i int, addr string, down time.Duration) (path string) {
 	t.Helper()
 	id := func(i int) string { return fmt.Sprintf("%x", sha1.Sum([]byte(s.Servers[i].Addr))) }
@@ -79,7 +82,8 @@ func (s *Sentinels) configure(t testing.TB, i int, addr string, down time.Durati
 	return path
 }
 
-// Await waits until each Sentinel sees the primary, the others and that many replicas, all of them well.
+// Await waits until each Sentinel sees the primary, the others and that many replicas, all of them
+// well.
 func (s *Sentinels) Await(t testing.TB, replicas int) {
 	t.Helper()
 	for _, client := range s.clients {
@@ -98,7 +102,8 @@ func (s *Sentinels) Await(t testing.TB, replicas int) {
 	}
 }
 
-// ask returns what a Sentinel says of its masters, or of the replicas or Sentinels of its one master.
+// ask returns what a Sentinel says of its masters, or of the replicas or Sentinels of its one
+// master.
 func ask(t testing.TB, client rueidis.Client, what string) (states []map[string]string) {
 	command := []string{"SENTINEL", what}
 	if what != "MASTERS" {
@@ -113,7 +118,8 @@ func ask(t testing.TB, client rueidis.Client, what string) (states []map[string]
 	return states
 }
 
-// Primary returns the address that the Sentinels give for the primary, or nothing as long as they do not agree.
+// Primary returns the address that the Sentinels give for the primary, or nothing as long as they
+// do not agree.
 func (s *Sentinels) Primary(t testing.TB) (addr string) {
 	t.Helper()
 	for i, client := range s.clients {

@@ -53,22 +53,55 @@ func Start(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// StartCluster starts a cluster of one node.
+// StartCluster starts a cluster of one node and stops it when the test ends.
 func StartCluster(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s := Start(t, append([]string{"--cluster-enabled", "yes"}, args...)...)
-	option, err := rueidis.ParseURL(s.URL)
+	s, err := NewCluster(args...)
 	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Stop()) })
+	return s
+}
+
+// NewCluster starts a cluster of one node, outside of a test. The caller must call Stop.
+func NewCluster(args ...string) (*Server, error) {
+	s, err := New(append([]string{"--cluster-enabled", "yes"}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.serveAllSlots(); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+func (s *Server) serveAllSlots() error {
+	option, err := rueidis.ParseURL(s.URL)
+	if err != nil {
+		return err
+	}
 	option.ForceSingleClient, option.DisableCache = true, true
 	client, err := rueidis.NewClient(option)
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	defer client.Close()
-	require.NoError(t, client.Do(t.Context(), client.B().Arbitrary("CLUSTER", "ADDSLOTSRANGE", "0", "16383").Build()).Error())
-	require.Eventually(t, func() bool {
-		info, err := client.Do(t.Context(), client.B().Arbitrary("CLUSTER", "INFO").Build()).ToString()
-		return err == nil && strings.Contains(info, "cluster_state:ok")
-	}, patience, 10*time.Millisecond)
-	return s
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	do := func(command ...string) rueidis.RedisResult {
+		return client.Do(ctx, client.B().Arbitrary(command...).Build())
+	}
+	if err := do("CLUSTER", "ADDSLOTSRANGE", "0", strconv.Itoa(Slots-1)).Error(); err != nil {
+		return err
+	}
+	for {
+		switch info, err := do("CLUSTER", "INFO").ToString(); {
+		case err != nil:
+			return err
+		case strings.Contains(info, "cluster_state:ok"):
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // Kill ends the server at once, as SIGKILL does. What it had not persisted is lost.
@@ -82,7 +115,8 @@ func (s *Server) Kill(t testing.TB) {
 	require.NoError(t, s.container.Stop(context.Background(), &now))
 }
 
-// Pause stops the server's process (SIGSTOP): its connections stay open, and nothing answers. Only for a server that is a process.
+// Pause stops the server's process (SIGSTOP): its connections stay open, and nothing answers. Only
+// for a server that is a process.
 func (s *Server) Pause(t testing.TB) {
 	t.Helper()
 	require.NoError(t, s.Signal(syscall.SIGSTOP))
@@ -126,7 +160,7 @@ func (s *Server) Replicaof(t testing.TB) []string {
 	return []string{"--replicaof", ip + " 6379"}
 }
 
-// New starts a server with further arguments, for who is no test. Who calls it calls Stop.
+// New starts a server with further arguments, outside of a test. The caller must call Stop.
 func New(args ...string) (*Server, error) { return newWithEnv(nil, args) }
 
 func newWithEnv(env, args []string) (*Server, error) {
@@ -207,13 +241,15 @@ func (s *Server) Stop() error {
 // await waits until the server answers PING with anything but LOADING.
 func (s *Server) await() error {
 	var err error
-	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+	until := time.Now().Add(patience)
+	loading := until.Add(5 * patience) // a server that loads makes progress
+	for ; time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
 		var answer string
 		if answer, err = ping(s.Addr); err == nil && !strings.HasPrefix(answer, "-LOADING") {
 			return nil
 		}
 		if err == nil {
-			err = errors.New(strings.TrimSpace(answer))
+			err, until = errors.New(strings.TrimSpace(answer)), loading
 		}
 		if s.process != nil && s.process.exited() {
 			return fmt.Errorf("redistest: server exited: %s", s.process.output())
@@ -237,7 +273,8 @@ func ping(addr string) (string, error) {
 	return bufio.NewReader(conn).ReadString('\n')
 }
 
-// process is a server that this process started. A shell kills it when this process ends, however it ends.
+// process is a server that this process started. A shell kills it when this process ends, however
+// it ends.
 type process struct {
 	command []string
 	dir     string
