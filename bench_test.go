@@ -2,8 +2,6 @@ package tombstore
 
 import (
 	"context"
-	"crypto/sha1"
-	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -17,9 +15,11 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// Every benchmark runs its verb and a plain command of the same client in turns, on the same keys with the same bytes, so that
-// both meet the same machine. ns/op, B/op and allocs/op are the verb's. x-raw is the verb's throughput as a part of the plain
-// command's; server-µs/op and raw-server-µs/op are what the server itself counts for a call.
+// Every benchmark runs its verb and a plain command of the same client in turns, on the same keys
+// with the same bytes, so that both meet the same machine. ns/op, B/op and allocs/op are the
+// verb's. x-raw is the verb's throughput as a part of the plain command's; server-µs/op and
+// raw-server-µs/op are what the server itself counts for a call, without reading it and writing the
+// reply.
 
 const (
 	benchSessions = 10_000
@@ -33,7 +33,8 @@ type workload struct {
 	record    string // what the store holds for data
 }
 
-// onEachClient runs a benchmark with the client of Open, and with one that has rueidis' own settings.
+// onEachClient runs a benchmark with the client of Open, and with one that has rueidis' own
+// settings.
 func onEachClient(b *testing.B, bench func(b *testing.B, w *workload)) {
 	b.Run("client=Open", func(b *testing.B) {
 		s, err := Open(redistest.URL(b), WithKeyPrefix(redistest.Prefix(b, redistest.Client(b))))
@@ -42,7 +43,9 @@ func onEachClient(b *testing.B, bench func(b *testing.B, w *workload)) {
 		bench(b, newWorkload(b, s))
 	})
 	b.Run("client=default", func(b *testing.B) {
-		client := redistest.Dial(b, redistest.URL(b), func(o *rueidis.ClientOption) { *o = rueidis.ClientOption{InitAddress: o.InitAddress} })
+		client := redistest.Dial(b, redistest.URL(b), func(o *rueidis.ClientOption) {
+			*o = rueidis.ClientOption{InitAddress: o.InitAddress}
+		})
 		s, err := New(client, WithKeyPrefix(redistest.Prefix(b, redistest.Client(b))))
 		require.NoError(b, err)
 		bench(b, newWorkload(b, s))
@@ -52,7 +55,7 @@ func onEachClient(b *testing.B, bench func(b *testing.B, w *workload)) {
 func newWorkload(b *testing.B, s *RedisStore) *workload {
 	b.Helper()
 	w := &workload{RedisStore: s, data: []byte(strings.Repeat("0123456789abcdef", benchData/16))}
-	w.record = newVersion().head() + strings.Repeat("\x00", 12) + string(w.data)
+	w.record = string(recordOf(newHeader(0, time.Now().UnixMilli(), 0), newVersion(), w.data))
 	for range benchSessions {
 		id := NewID()
 		key, err := s.key(id)
@@ -69,11 +72,15 @@ func (w *workload) get(ctx context.Context, i int) error {
 }
 
 func (w *workload) set(ctx context.Context, i int) error {
-	return w.client.Do(ctx, w.client.B().Set().Key(w.keys[i]).Value(w.record).PxMilliseconds(3_600_000).Build()).Error()
+	set := w.client.B().Set().Key(w.keys[i]).Value(w.record).Px(time.Hour).Build()
+	return w.client.Do(ctx, set).Error()
 }
 
-// compare runs raw and verb in turns, block by block, with 1 and with 128 goroutines.
-func (w *workload) compare(b *testing.B, rawCommand, command string, raw, verb func(ctx context.Context, i int) error) {
+// compare runs raw and verb in turns, block by block, with 1 and with 128 goroutines. The server
+// counts by command: those of the verb, one for each call, are joined by +.
+func (w *workload) compare(
+	b *testing.B, rawCommand, command string, raw, verb func(ctx context.Context, i int) error,
+) {
 	ctx, cancel := context.WithTimeout(b.Context(), 20*time.Minute) // as a request's with a time limit
 	defer cancel()
 	for _, goroutines := range []int{1, 128} {
@@ -133,11 +140,15 @@ func (c calls) mean() float64 {
 	return c.micros / c.number
 }
 
-func (w *workload) calls(b *testing.B, command string) (c calls) {
+func (w *workload) calls(b *testing.B, commands string) (c calls) {
 	text, err := w.client.Do(b.Context(), w.client.B().Info().Section("commandstats").Build()).ToString()
 	require.NoError(b, err)
-	_, line, _ := strings.Cut(text, "cmdstat_"+command+":")
-	_, _ = fmt.Sscanf(line, "calls=%f,usec=%f", &c.number, &c.micros)
+	for command := range strings.SplitSeq(commands, "+") {
+		_, line, _ := strings.Cut(text, "cmdstat_"+command+":")
+		var micros float64
+		_, _ = fmt.Sscanf(line, "calls=%f,usec=%f", &c.number, &micros)
+		c.micros += micros
+	}
 	return c
 }
 
@@ -160,9 +171,11 @@ func BenchmarkRead_NoDeadline(b *testing.B) {
 	})
 }
 
-// BenchmarkRead_Cached compares a Read that memory answers with the same client's DoCache of a GET, which hands out its own memory.
+// BenchmarkRead_Cached compares a Read that memory answers with the same client's DoCache of a GET,
+// which hands out its own memory, as Shared does.
 func BenchmarkRead_Cached(b *testing.B) {
-	s, err := Open(redistest.URL(b), WithKeyPrefix(redistest.Prefix(b, redistest.Client(b))), WithClientCache(time.Hour))
+	prefix := redistest.Prefix(b, redistest.Client(b))
+	s, err := Open(redistest.URL(b), WithKeyPrefix(prefix), WithClientCache(time.Hour))
 	require.NoError(b, err)
 	b.Cleanup(s.Close)
 	w := newWorkload(b, s)
@@ -174,20 +187,27 @@ func BenchmarkRead_Cached(b *testing.B) {
 		_, err := w.Read(ctx, w.ids[i])
 		return err
 	}
+	shared := func(ctx context.Context, i int) error {
+		_, err := w.Read(ctx, w.ids[i], Shared())
+		return err
+	}
 	for i := range w.ids { // both answer from memory from then on
 		require.NoError(b, get(b.Context(), i))
 		require.NoError(b, read(b.Context(), i))
 		require.NoError(b, read(b.Context(), i))
 	}
-	b.Run("deadline", func(b *testing.B) { w.compare(b, "get", "evalsha_ro", get, read) })
-	b.Run("none", func(b *testing.B) {
-		w.compare(b, "get", "evalsha_ro", get, func(_ context.Context, i int) error { return read(context.Background(), i) })
+	b.Run("deadline", func(b *testing.B) { w.compare(b, "get", "getrange", get, read) })
+	b.Run("shared", func(b *testing.B) { w.compare(b, "get", "getrange", get, shared) })
+	b.Run("no deadline", func(b *testing.B) {
+		w.compare(b, "get", "getrange", get, func(_ context.Context, i int) error {
+			return read(context.Background(), i)
+		})
 	})
 }
 
 func BenchmarkRead_Slide(b *testing.B) {
 	onEachClient(b, func(b *testing.B, w *workload) {
-		w.compare(b, "get", "evalsha", w.get, func(ctx context.Context, i int) error {
+		w.compare(b, "get", "get+pttl", w.get, func(ctx context.Context, i int) error {
 			_, err := w.Read(ctx, w.ids[i], Slide(time.Hour))
 			return err
 		})
@@ -203,19 +223,33 @@ func BenchmarkWrite(b *testing.B) {
 	})
 }
 
-// BenchmarkWrite_Limit is not a Write but a script that does nothing but SET: no script that writes can be faster.
-func BenchmarkWrite_Limit(b *testing.B) {
-	sum := sha1.Sum([]byte(onlySet))
-	limit := script{onlySet, hex.EncodeToString(sum[:])}
+func BenchmarkWrite_Replacing(b *testing.B) {
 	onEachClient(b, func(b *testing.B, w *workload) {
-		w.compare(b, "set", "evalsha", w.set, func(ctx context.Context, i int) error {
-			res, _ := w.run(ctx, &limit, []string{w.keys[i]}, w.record, "3600000")
-			return res.Error()
+		loaded := make([]Session, len(w.ids))
+		for i, id := range w.ids {
+			var err error
+			loaded[i], err = w.Read(b.Context(), id)
+			require.NoError(b, err)
+		}
+		// The plain command is a SET of the same record, so that it is the same session afterwards.
+		w.compare(b, "set", "set", w.set, func(ctx context.Context, i int) error {
+			_, err := w.Write(ctx, w.ids[i], w.data, time.Hour, Replacing(loaded[i]))
+			return err
 		})
 	})
 }
 
-const onlySet = "return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
+// BenchmarkWrite_Limit is not a Write but a script that does nothing but SET: no script that writes
+// can be faster.
+func BenchmarkWrite_Limit(b *testing.B) {
+	const onlySet = "return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
+	onEachClient(b, func(b *testing.B, w *workload) {
+		limit := rueidis.NewLuaScript(onlySet)
+		w.compare(b, "set", "evalsha", w.set, func(ctx context.Context, i int) error {
+			return limit.Exec(ctx, w.client, []string{w.keys[i]}, []string{w.record, "3600000"}).Error()
+		})
+	})
+}
 
 func BenchmarkTouch(b *testing.B) {
 	onEachClient(b, func(b *testing.B, w *workload) {
@@ -234,8 +268,9 @@ func BenchmarkInvalidate(b *testing.B) {
 	})
 }
 
-// BenchmarkMemory measures what a session of 300 bytes takes on the server, all in, and what it would take as the plain value
-// of a key that ends in its id.
+// BenchmarkMemory measures what a session of 300 bytes takes on the server, all in, what it would
+// take as the plain value of a key that ends in its id, and what its tombstone takes: of an end, of
+// an id that has moved, and of one whose renewal is finished.
 func BenchmarkMemory(b *testing.B) {
 	data := []byte(strings.Repeat("0123456789", 30))
 	memory := func(client rueidis.Client) float64 {
@@ -248,9 +283,8 @@ func BenchmarkMemory(b *testing.B) {
 		client := redistest.Dial(b, redistest.Start(b).URL)
 		s, err := New(client)
 		require.NoError(b, err)
-		_, err = s.Write(b.Context(), NewID(), data, time.Hour) // what the first command takes is not the session's
+		_, err = s.Check(b.Context()) // what the first commands take is not the session's
 		require.NoError(b, err)
-		require.NoError(b, s.Invalidate(b.Context(), NewID()))
 		before := memory(client)
 		run(b, b.Context(), 64, keys, func(context.Context, int) error { return store(s, NewID()) })
 		return (memory(client) - before) / keys
@@ -265,10 +299,31 @@ func BenchmarkMemory(b *testing.B) {
 			return s.client.Do(b.Context(), set).Error()
 		})
 		tombstone := perKey(func(s *RedisStore, id string) error { return s.Invalidate(b.Context(), id) })
+		// Next to each of these there is the session that goes on.
+		moved := perKey(func(s *RedisStore, id string) error {
+			if _, err := s.Write(b.Context(), id, data, time.Hour); err != nil {
+				return err
+			}
+			_, err := s.Rotate(b.Context(), id, NewID())
+			return err
+		})
+		renewed := perKey(func(s *RedisStore, id string) error {
+			if _, err := s.Write(b.Context(), id, data, time.Hour); err != nil {
+				return err
+			}
+			r, err := s.BeginRenewal(b.Context(), id, 0)
+			if err != nil {
+				return err
+			}
+			_, err = s.FinishRenewal(b.Context(), r, NewID(), data, time.Hour)
+			return err
+		})
 		b.ReportMetric(live, "B/live")
 		b.ReportMetric(plain, "B/plain")
 		b.ReportMetric(live/plain, "x-plain")
 		b.ReportMetric(tombstone, "B/tombstone")
+		b.ReportMetric(moved-live, "B/moved")
+		b.ReportMetric(renewed-live, "B/renewed")
 	}
 	b.ReportMetric(0, "ns/op")
 }

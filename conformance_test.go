@@ -13,11 +13,20 @@ import (
 	"github.com/tombstore/tombstore/storetest"
 )
 
-// sliding reads by the script.
-type sliding struct{ tombstore.Store }
+// sliding restarts the idle timeout with every Read that does not ask when the session expires.
+type sliding struct{ *tombstore.RedisStore }
 
 func (s sliding) Read(ctx context.Context, id string, opts ...tombstore.ReadOption) (tombstore.Session, error) {
-	return s.Store.Read(ctx, id, append([]tombstore.ReadOption{tombstore.Slide(time.Hour)}, opts...)...)
+	var asked tombstore.ReadOptions
+	for _, opt := range opts {
+		opt(&asked)
+	}
+	if asked.Slide || asked.Expiry {
+		return s.RedisStore.Read(ctx, id, opts...)
+	}
+	session, err := s.RedisStore.Read(ctx, id, append(opts, tombstore.Slide(time.Hour))...)
+	session.ExpiresAt = time.Time{}
+	return session, err
 }
 
 func newStore(t *testing.T, client rueidis.Client, opts ...tombstore.Option) *tombstore.RedisStore {
@@ -27,45 +36,63 @@ func newStore(t *testing.T, client rueidis.Client, opts ...tombstore.Option) *to
 	return s
 }
 
+// resp2 makes a client speak the older protocol, in which nothing can be cached.
+func resp2(o *rueidis.ClientOption) { o.AlwaysRESP2 = true }
+
 func TestRedisStore(t *testing.T) {
 	t.Parallel()
-	t.Run("plain", func(t *testing.T) {
-		t.Parallel()
-		client := redistest.Client(t)
-		storetest.Run(t, func(t *testing.T) tombstore.Store { return newStore(t, client) })
-	})
-	t.Run("sliding", func(t *testing.T) {
-		t.Parallel()
-		client := redistest.Client(t)
-		storetest.Run(t, func(t *testing.T) tombstore.Store { return sliding{newStore(t, client)} })
-	})
-	t.Run("plain ids, absolute timeout", func(t *testing.T) {
-		t.Parallel()
-		client := redistest.Client(t)
-		storetest.Run(t, func(t *testing.T) tombstore.Store {
-			return newStore(t, client, tombstore.WithPlainIDs(), tombstore.WithAbsoluteTimeout(24*time.Hour))
+	cluster := redistest.StartCluster(t).URL
+	day := tombstore.WithAbsoluteTimeout(24 * time.Hour)
+	caching, strict := tombstore.WithClientCache(time.Minute), tombstore.WithStrictReads()
+	briefly := tombstore.WithClientCache(time.Millisecond)
+	for _, c := range []struct {
+		name    string
+		url     string
+		client  func(*rueidis.ClientOption)
+		sliding bool
+		opts    []tombstore.Option
+	}{
+		{"plain", "", nil, false, nil},
+		{"sliding", "", nil, true, nil},
+		{"plain ids, absolute timeout", "", nil, false, []tombstore.Option{tombstore.WithPlainIDs(), day}},
+		{"cached", "", redistest.WithCache, false, []tombstore.Option{caching}},
+		{"cached, sliding, absolute timeout", "", redistest.WithCache, true, []tombstore.Option{caching, day}},
+		{"cached for a moment", "", redistest.WithCache, true, []tombstore.Option{briefly}},
+		{"strict", "", nil, false, []tombstore.Option{strict}},
+		{"strict, sliding", "", nil, true, []tombstore.Option{strict}},
+		{"RESP2", "", resp2, false, nil},
+		{"RESP2, sliding", "", resp2, true, nil},
+		{"RESP2, cached", "", resp2, false, []tombstore.Option{caching}},
+		{"RESP2, strict", "", resp2, true, []tombstore.Option{strict}},
+		{"cluster", cluster, nil, false, nil},
+		{"cluster, sliding, absolute timeout", cluster, nil, true, []tombstore.Option{day}},
+		{"cluster, cached", cluster, redistest.WithCache, false, []tombstore.Option{caching}},
+		{"cluster, cached, sliding", cluster, redistest.WithCache, true, []tombstore.Option{caching}},
+		{"cluster, strict", cluster, nil, false, []tombstore.Option{strict}},
+		{"cluster, RESP2", cluster, resp2, false, nil},
+		{"cluster, RESP2, sliding", cluster, resp2, true, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			url, mode := cluster, rueidis.ClientModeCluster
+			if c.url == "" {
+				url, mode = redistest.URL(t), rueidis.ClientModeStandalone
+			}
+			client := redistest.Dial(t, url, func(o *rueidis.ClientOption) {
+				if c.client != nil {
+					c.client(o)
+				}
+			})
+			require.Equal(t, mode, client.Mode())
+			storetest.Run(t, func(t *testing.T) tombstore.Store {
+				s := newStore(t, client, c.opts...)
+				if c.sliding {
+					return sliding{s}
+				}
+				return s
+			})
 		})
-	})
-	t.Run("cached", func(t *testing.T) {
-		t.Parallel()
-		client := redistest.Dial(t, redistest.URL(t), redistest.WithCache)
-		storetest.Run(t, func(t *testing.T) tombstore.Store { return newStore(t, client, tombstore.WithClientCache(time.Minute)) })
-		storetest.Run(t, func(t *testing.T) tombstore.Store {
-			return sliding{newStore(t, client, tombstore.WithClientCache(time.Minute))}
-		})
-	})
-	t.Run("strict", func(t *testing.T) {
-		t.Parallel()
-		client := redistest.Client(t)
-		storetest.Run(t, func(t *testing.T) tombstore.Store { return newStore(t, client, tombstore.WithStrictReads()) })
-		storetest.Run(t, func(t *testing.T) tombstore.Store { return sliding{newStore(t, client, tombstore.WithStrictReads())} })
-	})
-	t.Run("cluster", func(t *testing.T) {
-		t.Parallel()
-		client := redistest.Dial(t, redistest.StartCluster(t).URL)
-		require.Equal(t, rueidis.ClientModeCluster, client.Mode())
-		storetest.Run(t, func(t *testing.T) tombstore.Store { return newStore(t, client) })
-	})
+	}
 }
 
 func TestMemoryStore(t *testing.T) {

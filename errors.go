@@ -10,41 +10,44 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Every error of a Store wraps exactly one of these, or is a transport or server failure that keeps its cause for
-// errors.Is and errors.As. A failure is never reported as ErrNotFound.
+// Every error of a Store wraps exactly one of these, or is a transport or server failure that keeps
+// its cause for errors.Is and errors.As. A failure is never reported as ErrNotFound.
 var (
 	// ErrNotFound says that the id has no session: never written, or expired.
 	ErrNotFound = errors.New("no such session")
 	// ErrInvalidated says that the session was ended for good. The error is an [*InvalidatedError].
 	ErrInvalidated = errors.New("session was ended")
-	// ErrConflict says that a condition did not hold: IfVersion met another version, IfAbsent met a live session, or the
-	// new id of a Rotate is in use.
+	// ErrConflict says that a condition did not hold: IfVersion or IfUnchanged met another version,
+	// IfAbsent met a live session, or Replacing another session under the id; or that the new id of
+	// a session is in use.
 	ErrConflict = errors.New("session was changed, or its id is in use")
-	// ErrUnknownOutcome says that no reply arrived in time, so the operation may have been applied, or not, or may yet be.
-	// The cause is wrapped too, unless it is that the reply to a repeated attempt does not tell whether the first one was
-	// applied.
+	// ErrUnknownOutcome says that no reply arrived in time, so the operation may have been applied,
+	// or not, or may yet be. The cause is wrapped too, unless it is that a repeated attempt got a
+	// reply that does not tell whether the first one was applied.
 	ErrUnknownOutcome = errors.New("outcome unknown")
-	// ErrInvalidID says that an id is empty, longer than 1024 bytes, or both ids of a Rotate, or that a ref is none. Nothing was
-	// sent.
+	// ErrInvalidID says that an id is empty or longer than 1024 bytes, that a session would move to
+	// the id that it has, or that a ref is none. Nothing was sent.
 	ErrInvalidID = errors.New("invalid session id")
 	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")
 	// ErrTooLarge says that the data is larger than WithMaxDataSize allows. Nothing was sent.
 	ErrTooLarge = errors.New("session data too large")
-	// ErrCorrupt says that the key holds something that this package did not write. It is left untouched.
+	// ErrCorrupt says that the key holds something that this package did not write. It is left as
+	// it is, or put back if a Write with Replacing has met it.
 	ErrCorrupt = errors.New("key holds a foreign or damaged value")
-	// ErrNotInvalidated says that the server refused to end a session (for example MISCONF, NOREPLICAS, READONLY or
-	// NOPERM): the session may still be live.
+	// ErrNotInvalidated says that the server refused to end a session (for example MISCONF,
+	// NOREPLICAS, READONLY or NOPERM): the session may still be live.
 	ErrNotInvalidated = errors.New("session was NOT ended")
-	// ErrUnacknowledged says that a session was ended on the primary, but that fewer replicas than WithReplicaAcks asks
-	// for have confirmed it in time: a failover may bring the session back. Calling Invalidate again asks again.
+	// ErrUnacknowledged says that a session was ended on the primary, but that fewer replicas than
+	// WithReplicaAcks asks for have confirmed it in time: a failover may bring the session back.
+	// Calling Invalidate again asks again.
 	ErrUnacknowledged = errors.New("ended, but not confirmed by enough replicas")
 )
 
 // InvalidatedError is the ErrInvalidated of one session.
 type InvalidatedError struct {
 	Reason Reason
-	At     time.Time // on the server's clock, in whole milliseconds
+	At     time.Time // on the clock of the process that has ended it, in whole milliseconds
 }
 
 func (e *InvalidatedError) Error() string { return ErrInvalidated.Error() + ": " + e.Reason.String() }
@@ -52,22 +55,32 @@ func (e *InvalidatedError) Error() string { return ErrInvalidated.Error() + ": "
 // Is reports whether target is ErrInvalidated.
 func (e *InvalidatedError) Is(target error) bool { return target == ErrInvalidated }
 
-// isGone reports whether err says that there is no live session.
-func isGone(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalidated) }
-
-func wrap(verb string, err error) error { return fmt.Errorf("tombstore: %s: %w", verb, err) }
-
-// unknown reports an operation that may have been applied. cause is nil if the last reply does not tell; it is dropped if it is
-// another error of the contract.
-func unknown(verb string, cause error) error {
-	if cause == nil || errors.Is(cause, ErrCorrupt) {
-		return wrap(verb, ErrUnknownOutcome)
-	}
-	return fmt.Errorf("tombstore: %s: %w: %w", verb, ErrUnknownOutcome, cause)
+// NoSession reports whether err says that there is no live session: ErrNotFound or ErrInvalidated.
+// A request with such an id is anonymous. Any other error says nothing about the session.
+func NoSession(err error) bool {
+	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalidated)
 }
 
-// replyError is an error reply of the server. Its text is the reply's code word alone, because the rest of a reply may
-// quote the arguments of the command; the whole reply is there for errors.As with a *rueidis.RedisError.
+// wrap names the operation that failed. Exported methods call it once, at their edge.
+func wrap(verb string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("tombstore: %s: %w", verb, err)
+}
+
+// unknown reports an operation that may have been applied. cause is nil if the last reply does not
+// tell; it is dropped if it is another error of the contract.
+func unknown(cause error) error {
+	if cause == nil || errors.Is(cause, ErrCorrupt) {
+		return ErrUnknownOutcome
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
+}
+
+// replyError is an error reply of the server. Its text is the reply's code word alone, because the
+// rest of a reply may quote the arguments of the command; the whole reply is there for errors.As
+// with a *rueidis.RedisError.
 type replyError struct {
 	cause *rueidis.RedisError
 }
@@ -86,12 +99,18 @@ func (e *replyError) Error() string {
 
 func (e *replyError) Unwrap() error { return e.cause }
 
+// isWrongType reports whether err says that a key is not of the type that a command wants.
+func isWrongType(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && strings.HasPrefix(reply.Error(), "WRONGTYPE")
+}
+
 func isUnknownCommand(err *rueidis.RedisError) bool {
 	return strings.HasPrefix(err.Error(), "unknown command") // rueidis has cut off the "ERR "
 }
 
-// explain gives an error of the client its place in the contract: an error reply that names a wrong type is ErrCorrupt,
-// other error replies lose their text, and transport errors stay as they are.
+// explain gives an error of the client its place in the contract: an error reply that names a wrong
+// type is ErrCorrupt, other error replies lose their text, and transport errors stay as they are.
 func explain(err error) error {
 	if err == nil {
 		return nil
@@ -100,7 +119,7 @@ func explain(err error) error {
 	switch {
 	case !ok:
 		return err
-	case strings.HasPrefix(reply.Error(), "WRONGTYPE"):
+	case isWrongType(err):
 		return ErrCorrupt
 	}
 	return &replyError{cause: reply}

@@ -36,7 +36,7 @@ func Example() {
 
 	// Request B saves what it loaded, too late.
 	data := append(session.Data, ", 1 item"...)
-	_, err = store.Write(ctx, id, data, time.Hour, tombstore.IfPresent())
+	_, err = store.Write(ctx, id, data, time.Hour, tombstore.Replacing(session))
 	fmt.Println(errors.Is(err, tombstore.ErrInvalidated), err)
 
 	_, err = store.Read(ctx, id)
@@ -81,8 +81,8 @@ func ExampleMemoryStore_Read() {
 	// alice <nil>
 }
 
-// Write has a condition for a session that is new, one for a session that was read before, and one for a session that must not
-// have changed since it was read.
+// Write has a condition for a session that is new, one for a session that was read before, and one
+// for a session that must not have changed since it was read.
 func ExampleMemoryStore_Write() {
 	ctx, store := context.Background(), newMemory()
 	first, err := store.Write(ctx, "id", []byte("1 item"), time.Hour, tombstore.IfAbsent())

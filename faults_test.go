@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,34 +24,151 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
+// everyVerb calls every method that has to do with a session. Those that change one get the wrong
+// time to do so: renewal is one that has begun, and moved has gone on under another id.
+func (b *bed) everyVerb(id string, s Session, renewal Renewal, moved string) map[string]error {
+	ctx := b.t.Context()
+	errs := everyLiveVerb(b, id)
+	_, errs["Read WithExpiry"] = b.Read(ctx, id, WithExpiry())
+	_, errs["Read Fresh"] = b.Read(ctx, id, Fresh())
+	_, errs["Exists"] = b.Exists(ctx, id)
+	_, errs["Write"] = b.Write(ctx, id, nil, time.Minute)
+	_, errs["Write IfAbsent"] = b.Write(ctx, NewID(), nil, time.Minute, IfAbsent())
+	_, errs["Write Replacing"] = b.Write(ctx, id, nil, time.Minute, Replacing(s))
+	_, errs["Rotate WithData"] = b.Rotate(ctx, id, NewID(), WithData(nil, time.Minute))
+	_, errs["BeginRenewal"] = b.BeginRenewal(ctx, id, 0)
+	_, errs["FinishRenewal"] = b.FinishRenewal(ctx, renewal, NewID(), nil, time.Minute)
+	errs["CancelRenewal"] = b.CancelRenewal(ctx, renewal)
+	errs["Invalidate"] = b.Invalidate(ctx, id)
+	errs["Invalidate IfLive"] = b.Invalidate(ctx, id, IfLive())
+	errs["Invalidate, moved"] = b.Invalidate(ctx, moved)
+	errs["InvalidateRef"] = b.InvalidateRef(ctx, renewal.Ref)
+	for _, err := range b.List(ctx) {
+		errs["List"] = err
+	}
+	return errs
+}
+
+// begin returns a renewal that has begun, and the id that it has left.
+func (b *bed) begin() (Renewal, string) {
+	b.t.Helper()
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	r, err := b.BeginRenewal(b.t.Context(), id, 0)
+	require.NoError(b.t, err)
+	return r, id
+}
+
+// move returns the old and the present id of a session that has moved.
+func (b *bed) move() (old, id string) {
+	b.t.Helper()
+	old, id = NewID(), NewID()
+	b.write(old, "x", time.Hour)
+	_, err := b.Rotate(b.t.Context(), old, id)
+	require.NoError(b.t, err)
+	return old, id
+}
+
+// proven returns a bed whose store has seen that the server refuses a SET for an ended session.
+func (b *bed) proven() *bed {
+	b.t.Helper()
+	require.True(b.t, b.refusesByType(b.t.Context()))
+	return b
+}
+
+// value is dump without the TTL.
+func (b *bed) value(id string) string {
+	value, _ := b.dump(id)
+	return value
+}
+
+// inSteps is a client that a store takes for one of a cluster, where a Rotate goes in two steps.
+type inSteps struct{ rueidis.Client }
+
+func (inSteps) Mode() rueidis.ClientMode { return rueidis.ClientModeCluster }
+
+// At maxmemory everything that ends a session works, and the rest is refused and changes nothing.
 func TestFullMemory(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--maxmemory-policy", "noeviction")
 	client := redistest.Dial(t, server.URL)
-	b := bedOn(t, client)
-	live, absent, ended := NewID(), NewID(), NewID()
-	b.write(live, strings.Repeat("x", 100), time.Hour)
-	require.NoError(t, b.Invalidate(t.Context(), ended, WithReason(Revoked)))
-	b.do("CONFIG", "SET", "maxmemory", "1") // full from now on
-	before, _ := b.raw(live)
+	b := bedOn(t, client).proven()
+	steps := bedOn(t, inSteps{client}, WithKeyPrefix(b.prefix))
+	unproven := bedOn(t, client, WithKeyPrefix(b.prefix))
+	ctx := t.Context()
 
-	_, err := b.Write(t.Context(), live, []byte("y"), time.Hour)
-	require.EqualError(t, err, "tombstore: write: server answered OOM")
-	require.NotErrorIs(t, err, ErrUnknownOutcome)
-	_, err = b.Rotate(t.Context(), live, NewID())
-	require.ErrorContains(t, err, "OOM")
-	after, _ := b.raw(live)
-	require.Equal(t, before, after)
-	_, err = b.Write(t.Context(), NewID(), []byte("y"), time.Hour)
-	require.ErrorContains(t, err, "OOM")
-	_, err = b.Read(t.Context(), live)
+	live := NewID()
+	session := b.write(live, strings.Repeat("x", 100), time.Hour)
+	ended, rotated := NewID(), NewID()
+	require.NoError(t, b.Invalidate(ctx, ended, WithReason(Revoked)))
+	require.NoError(t, b.Invalidate(ctx, rotated, WithReason(Rotated)))
+	old, present := b.move()
+	bereft, missing := b.move()
+	b.do("DEL", b.keyOf(missing))
+	begun, left := b.begin()
+	given, _ := b.begin()
+	b.do("CONFIG", "SET", "maxmemory", "1") // full from here on
+
+	before := b.value(live)
+	for verb, change := range map[string]func() (Session, error){
+		"Write":           func() (Session, error) { return b.Write(ctx, live, []byte("y"), time.Hour) },
+		"Write IfAbsent":  func() (Session, error) { return b.Write(ctx, NewID(), nil, time.Hour, IfAbsent()) },
+		"Write Replacing": func() (Session, error) { return b.Write(ctx, live, nil, time.Hour, Replacing(session)) },
+		"Write Replacing, unproven": func() (Session, error) {
+			return unproven.Write(ctx, live, nil, time.Hour, Replacing(session))
+		},
+		"Rotate":          func() (Session, error) { return b.Rotate(ctx, live, NewID()) },
+		"Rotate WithData": func() (Session, error) { return b.Rotate(ctx, live, NewID(), WithData(nil, time.Hour)) },
+		"Rotate in steps": func() (Session, error) { return steps.Rotate(ctx, live, NewID()) },
+	} {
+		s, err := change()
+		require.ErrorContains(t, err, "server answered OOM", verb)
+		require.NotErrorIs(t, err, ErrUnknownOutcome, verb)
+		require.Zero(t, s, verb)
+		require.Equal(t, before, b.value(live), verb)
+	}
+	require.NoError(t, b.Touch(ctx, live, 2*time.Hour))
+	_, err := b.Read(ctx, live, Slide(time.Hour))
 	require.NoError(t, err)
+	_, ttl := b.raw(live)
+	almost(t, time.Hour, ttl)
 
-	for id, reason := range map[string]Reason{live: Logout, absent: Logout, ended: Revoked} {
-		require.NoError(t, b.Invalidate(t.Context(), id))
+	next := NewID()
+	s, err := b.FinishRenewal(ctx, begun, next, nil, time.Hour)
+	require.ErrorContains(t, err, "server answered OOM")
+	require.ErrorIs(t, err, ErrUnknownOutcome, "the old id has been linked")
+	require.Zero(t, s)
+	require.Empty(t, b.value(next))
+	require.NoError(t, b.CancelRenewal(ctx, given))
+	_, err = b.FinishRenewal(ctx, given, NewID(), nil, time.Hour)
+	require.ErrorIs(t, err, ErrInvalidated)
+
+	late, err := b.BeginRenewal(ctx, live, 0)
+	require.NoError(t, err)
+	require.Greater(t, b.requireTombstone(live, Rotated), 23*time.Hour)
+	fields, _ := b.tombstone(live)
+	require.Equal(t, late.claim(), fields["c"])
+
+	for id, reason := range map[string]Reason{
+		ended: Revoked, rotated: Rotated, old: Rotated, left: Rotated, live: Rotated,
+	} {
+		b.do("PEXPIRE", b.keyOf(id), "60000")
+		require.NoError(t, b.Invalidate(ctx, id, WithReason(Rotated))) // a standing tombstone is written again
 		require.Greater(t, b.requireTombstone(id, reason), 23*time.Hour)
-		_, err = b.Read(t.Context(), id)
+		_, err = b.BeginRenewal(ctx, id, 0)
 		require.ErrorIs(t, err, ErrInvalidated)
+	}
+	for id, reason := range map[string]Reason{
+		live: Logout, NewID(): Logout, ended: Revoked, rotated: Logout, old: Logout, bereft: Logout, left: Logout,
+	} {
+		b.do("PEXPIRE", b.keyOf(id), "60000")
+		require.NoError(t, b.Invalidate(ctx, id))
+		require.Greater(t, b.requireTombstone(id, reason), 23*time.Hour)
+		_, err = b.Read(ctx, id)
+		require.ErrorIs(t, err, ErrInvalidated)
+	}
+	for _, successor := range []string{present, missing, next} {
+		require.Greater(t, b.requireTombstone(successor, Logout), 23*time.Hour)
 	}
 }
 
@@ -59,64 +178,331 @@ func TestInvalidate_Refused(t *testing.T) {
 	for name, c := range map[string]struct{ command, code string }{
 		"READONLY":   {"REPLICAOF 127.0.0.1 1", "READONLY"},
 		"NOREPLICAS": {"CONFIG SET min-replicas-to-write 1", "NOREPLICAS"},
-		"NOPERM":     {"ACL SETUSER default -set", ""}, // 7.0 has no code for it,
+		"NOPERM":     {"ACL SETUSER default -hset -hdel -pexpire -restore", ""}, // 7.0 has no code for it
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := bedOn(t, redistest.Dial(t, redistest.Start(t).URL))
-			id := NewID()
-			b.write(id, "x", time.Hour)
+			b := bedOn(t, redistest.Dial(t, redistest.Start(t).URL)).proven()
+			ctx := t.Context()
+			live, absent, ended := NewID(), NewID(), NewID()
+			b.write(live, "x", time.Hour)
+			require.NoError(t, b.Invalidate(ctx, ended, WithReason(Rotated)))
+			old, present := b.move()
+			begun, left := b.begin()
+			everything := func() (dumps []string) {
+				for _, id := range []string{live, absent, ended, old, present, left} {
+					dumps = append(dumps, b.value(id))
+				}
+				return dumps
+			}
+			before := everything()
 			b.do(strings.Fields(c.command)...)
-			err := b.Invalidate(t.Context(), id)
+			check := func(verb string, err error) {
+				require.ErrorContains(t, err, c.code, verb)
+				var reply *rueidis.RedisError
+				require.ErrorAs(t, err, &reply, verb)
+				require.NotErrorIs(t, err, ErrUnknownOutcome, verb)
+				require.Equal(t, before, everything(), verb)
+			}
+			for what, id := range map[string]string{
+				"live": live, "absent": absent, "ended": ended, "moved": old, "between two ids": left,
+			} {
+				err := b.Invalidate(ctx, id)
+				require.ErrorIs(t, err, ErrNotInvalidated, what)
+				check(what, err)
+			}
+			err := b.Invalidate(ctx, live, IfLive())
 			require.ErrorIs(t, err, ErrNotInvalidated)
-			require.ErrorContains(t, err, c.code)
-			var reply *rueidis.RedisError
-			require.ErrorAs(t, err, &reply)
-			value, _ := b.raw(id)
-			require.EqualValues(t, kindLive, value[0])
+			check("IfLive", err)
+			_, err = b.BeginRenewal(ctx, live, 0)
+			check("BeginRenewal", err)
+			_, err = b.FinishRenewal(ctx, begun, NewID(), nil, time.Hour)
+			check("FinishRenewal", err)
+			check("CancelRenewal", b.CancelRenewal(ctx, begun))
 		})
 	}
+}
+
+// Whatever right is missing, no session is lost without a tombstone, and none that is live is
+// reported as ended.
+func TestInvalidate_MissingRights(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	admin := bedOn(t, redistest.Dial(t, server.URL))
+	for _, right := range []string{
+		"getrange", "pttl", "pexpire", "del", "time", "hset", "hget", "hmget", "hdel", "exists",
+		"set", "get", "setrange", "rename",
+	} {
+		t.Run(right, func(t *testing.T) {
+			t.Parallel()
+			admin.do("ACL", "SETUSER", "without-"+right, "on", ">password", "~*", "&*", "+@all", "-"+right)
+			client := redistest.Dial(t, server.URL, func(o *rueidis.ClientOption) {
+				o.Username, o.Password = "without-"+right, "password"
+			})
+			b := &bed{bedOn(t, client, WithKeyPrefix(admin.prefix)).RedisStore, t, admin.client}
+			steps := &bed{bedOn(t, inSteps{client}, WithKeyPrefix(admin.prefix)).RedisStore, t, admin.client}
+			ctx := t.Context()
+			for verb, end := range map[string]func(id string) error{
+				"Invalidate":        func(id string) error { return b.Invalidate(ctx, id) },
+				"Invalidate IfLive": func(id string) error { return b.Invalidate(ctx, id, IfLive()) },
+				"BeginRenewal":      func(id string) error { _, err := b.BeginRenewal(ctx, id, 0); return err },
+				"Rotate":            func(id string) error { _, err := b.Rotate(ctx, id, NewID()); return err },
+				"Rotate in steps":   func(id string) error { _, err := steps.Rotate(ctx, id, NewID()); return err },
+			} {
+				id := NewID()
+				_, err := admin.Write(ctx, id, []byte("x"), time.Hour)
+				require.NoError(t, err)
+				err = end(id)
+				s, met := admin.Read(ctx, id)
+				require.NotErrorIs(t, met, ErrNotFound, verb)
+				if err == nil {
+					require.ErrorIs(t, met, ErrInvalidated, verb)
+				}
+				if met == nil {
+					require.Equal(t, "x", string(s.Data), verb)
+				}
+			}
+		})
+	}
+}
+
+// An end that is refused at a later id says so, and can be repeated.
+func TestInvalidate_RefusedInMidChain(t *testing.T) {
+	t.Parallel()
+	b := bedOn(t, redistest.Dial(t, redistest.Start(t).URL))
+	old, id := b.move()
+	b.do("ACL", "SETUSER", "default", "resetkeys", "~"+b.keyOf(old), "%R~*")
+	err := b.Invalidate(t.Context(), old)
+	require.ErrorIs(t, err, ErrNotInvalidated)
+	require.NotErrorIs(t, err, ErrUnknownOutcome)
+	b.requireTombstone(old, Logout)
+	_, err = b.Read(t.Context(), id)
+	require.NoError(t, err)
+	b.do("ACL", "SETUSER", "default", "~*")
+	require.NoError(t, b.Invalidate(t.Context(), old))
+	b.requireTombstone(id, Logout)
+
+	old, id = b.move()
+	b.do("SET", b.keyOf(id), "foreign")
+	err = b.Invalidate(t.Context(), old)
+	require.ErrorIs(t, err, ErrUnknownOutcome, "the old id has been ended")
+	require.NotErrorIs(t, err, ErrCorrupt)
+	b.requireTombstone(old, Logout)
 }
 
 func TestDeadServer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	b := bedOn(t, redistest.Dial(t, server.URL), WithTimeout(300*time.Millisecond))
+	b := bedOn(t, redistest.Dial(t, server.URL), WithTimeout(100*time.Millisecond)).proven()
 	id := NewID()
-	b.write(id, "x", time.Hour)
+	session := b.write(id, "x", time.Hour)
+	begun, _ := b.begin()
+	old, _ := b.move()
 	server.Kill(t)
-	errs := everyLiveVerb(b, id)
-	errs["Invalidate"] = b.Invalidate(t.Context(), id)
-	_, errs["Exists"] = b.Exists(t.Context(), id)
-	for verb, err := range errs {
+	for verb, err := range b.everyVerb(id, session, begun, old) {
 		require.Error(t, err, verb)
 		require.NotErrorIs(t, err, ErrNotFound, verb)
 		require.NotErrorIs(t, err, ErrInvalidated, verb)
+		require.NotErrorIs(t, err, ErrConflict, verb)
 	}
-	err := b.Touch(t.Context(), id, time.Minute) // by now the connection is known to be broken, and nothing is sent
-	require.ErrorIs(t, err, syscall.ECONNREFUSED)
-	require.NotErrorIs(t, err, ErrUnknownOutcome)
+	redistest.Until(t, "the connection is known to be broken, and nothing is sent", func() bool {
+		_, replaced := b.Write(t.Context(), id, nil, time.Minute, Replacing(session))
+		_, renewed := b.BeginRenewal(t.Context(), id, 0)
+		for _, err := range []error{
+			replaced, renewed, b.Touch(t.Context(), id, time.Minute),
+			b.CancelRenewal(t.Context(), begun), b.Invalidate(t.Context(), id),
+		} {
+			if !errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, ErrUnknownOutcome) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
+// A server that falls silent leaves the outcome open of whatever it was sent that changes
+// something.
 func TestSilentServer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	proxy := redistest.NewProxy(t, server.Addr)
-	b := bedOn(t, redistest.Dial(t, proxy.URL), WithTimeout(300*time.Millisecond))
-	id := NewID()
-	b.write(id, "x", time.Hour)
-	proxy.Mute()
-	err := b.Invalidate(t.Context(), id)
-	require.ErrorIs(t, err, ErrUnknownOutcome)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	_, err = b.Read(t.Context(), id)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.NotErrorIs(t, err, ErrUnknownOutcome)
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
-	_, err = b.Write(ctx, id, nil, time.Minute)
-	require.ErrorIs(t, err, ErrUnknownOutcome)
-	require.ErrorIs(t, err, context.Canceled)
+	behind := bedOn(t, redistest.Dial(t, server.URL))
+	type call func(ctx context.Context) error
+	for name, c := range map[string]struct {
+		unknown bool
+		// prepare returns what to call, and the words of the first command that is not answered.
+		prepare func(b *bed) (call, []string)
+	}{
+		"Read": {false, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { _, err := b.Read(ctx, NewID()); return err }, nil
+		}},
+		"Read Slide": {false, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { _, err := b.Read(ctx, NewID(), Slide(time.Hour)); return err }, nil
+		}},
+		"Exists": {false, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { _, err := b.Exists(ctx, NewID()); return err }, nil
+		}},
+		"List": {false, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error {
+				for _, err := range b.List(ctx) {
+					return err
+				}
+				return nil
+			}, nil
+		}},
+		"Write": {true, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { _, err := b.Write(ctx, NewID(), nil, time.Minute); return err }, nil
+		}},
+		"Write Replacing": {true, func(b *bed) (call, []string) {
+			id := NewID()
+			s := b.proven().write(id, "x", time.Hour)
+			return func(ctx context.Context) error {
+				_, err := b.Write(ctx, id, nil, time.Minute, Replacing(s))
+				return err
+			}, []string{"SET"}
+		}},
+		"Write Replacing, looking at what the server refuses": {false, func(b *bed) (call, []string) {
+			id := NewID()
+			s := b.write(id, "x", time.Hour)
+			return func(ctx context.Context) error {
+				_, err := b.Write(ctx, id, nil, time.Minute, Replacing(s))
+				return err
+			}, nil
+		}},
+		"Write Replacing, putting back": {true, func(b *bed) (call, []string) {
+			id := NewID()
+			s := b.proven().write(id, "x", time.Hour)
+			b.do("SET", b.keyOf(id), "foreign")
+			return func(ctx context.Context) error {
+					_, err := b.Write(ctx, id, nil, time.Minute, Replacing(s))
+					return err
+				},
+				[]string{restoreScript.sha1}
+		}},
+		"Touch": {true, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { return b.Touch(ctx, NewID(), time.Minute) }, nil
+		}},
+		"Rotate": {true, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { _, err := b.Rotate(ctx, NewID(), NewID()); return err }, nil
+		}},
+		"Rotate, reading": {true, func(b *bed) (call, []string) {
+			id := NewID()
+			b.write(id, "x", time.Hour)
+			return func(ctx context.Context) error { _, err := b.Rotate(ctx, id, NewID()); return err }, []string{"GET"}
+		}},
+		"BeginRenewal": {true, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { _, err := b.BeginRenewal(ctx, NewID(), 0); return err }, nil
+		}},
+		"FinishRenewal, before the link": {false, func(b *bed) (call, []string) {
+			r, _ := b.begin()
+			return func(ctx context.Context) error {
+				_, err := b.FinishRenewal(ctx, r, NewID(), nil, time.Hour)
+				return err
+			}, []string{"EXISTS"}
+		}},
+		"FinishRenewal, link": {true, func(b *bed) (call, []string) {
+			r, _ := b.begin()
+			return func(ctx context.Context) error {
+					_, err := b.FinishRenewal(ctx, r, NewID(), nil, time.Hour)
+					return err
+				},
+				[]string{linkScript.sha1}
+		}},
+		"FinishRenewal, write": {true, func(b *bed) (call, []string) {
+			r, _ := b.begin()
+			return func(ctx context.Context) error {
+					_, err := b.FinishRenewal(ctx, r, NewID(), nil, time.Hour)
+					return err
+				},
+				[]string{writeScript.sha1}
+		}},
+		"CancelRenewal": {true, func(b *bed) (call, []string) {
+			r, _ := b.begin()
+			return func(ctx context.Context) error { return b.CancelRenewal(ctx, r) }, nil
+		}},
+		"Invalidate": {true, func(b *bed) (call, []string) {
+			return func(ctx context.Context) error { return b.Invalidate(ctx, NewID()) }, nil
+		}},
+		"Invalidate, second hop": {true, func(b *bed) (call, []string) {
+			old, id := b.move()
+			return func(ctx context.Context) error { return b.Invalidate(ctx, old) }, []string{b.keyOf(id)}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, want := range []error{context.DeadlineExceeded, context.Canceled} {
+				proxy := redistest.NewProxy(t, server.Addr)
+				client := redistest.Dial(t, proxy.URL)
+				s, err := New(client, WithKeyPrefix(behind.prefix))
+				require.NoError(t, err)
+				b := &bed{s, t, client}
+				warmUp(b)
+				call, words := c.prepare(b)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				mute := proxy.Mute
+				if want == context.Canceled {
+					mute = func() { proxy.Mute(); time.AfterFunc(20*time.Millisecond, cancel) }
+				} else {
+					b.timeout = 500 * time.Millisecond
+				}
+				b.RedisStore.client = &interrupted{Client: client, words: words, before: mute, between: func() {}}
+				err = call(ctx)
+				require.ErrorIs(t, err, want)
+				// The proof leaves time for the save itself.
+				saved := strings.HasPrefix(name, "Write Replacing, looking") && want == context.DeadlineExceeded
+				require.Equal(t, c.unknown || saved, errors.Is(err, ErrUnknownOutcome), err)
+				require.False(t, NoSession(err), err)
+				require.NotErrorIs(t, err, ErrNotInvalidated)
+				require.NotErrorIs(t, err, ErrConflict)
+				proxy.Cut() // or the client waits for answers when it is closed
+			}
+		})
+	}
+}
+
+// warmUp loads every script.
+func warmUp(b *bed) {
+	b.t.Helper()
+	for _, sc := range []script{
+		readScript, writeScript, restoreScript, touchScript, invalidateScript, rotateScript, linkScript,
+	} {
+		b.do("SCRIPT", "LOAD", sc.source)
+	}
+}
+
+// A store that was closed says so, and not that there is no session. Nothing is answered from
+// memory.
+func TestClosedStore(t *testing.T) {
+	t.Parallel()
+	plain := newBed(t)
+	for name, opts := range map[string][]Option{"plain": nil, "cached": {WithClientCache(time.Hour)}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := Open(redistest.URL(t), append(opts, WithKeyPrefix(plain.prefix))...)
+			require.NoError(t, err)
+			b := (&bed{s, t, plain.client}).proven()
+			if s.cache != nil {
+				caching(b)
+			}
+			id := NewID()
+			session := b.write(id, "x", time.Hour)
+			b.reads(id, "x")
+			begun, _ := b.begin()
+			old, _ := b.move()
+			s.Close()
+			s.Close()
+			errs := b.everyVerb(id, session, begun, old)
+			_, errs["Check"] = s.Check(t.Context())
+			for verb, err := range errs {
+				require.ErrorIs(t, err, rueidis.ErrClosing, verb)
+				require.False(t, NoSession(err), verb)
+				require.NotErrorIs(t, err, ErrUnknownOutcome, verb)
+				require.NotErrorIs(t, err, ErrNotInvalidated, verb)
+			}
+			_, err = plain.Read(t.Context(), id)
+			require.NoError(t, err)
+		})
+	}
 }
 
 // answers returns the reply to a command.
@@ -155,7 +541,7 @@ func serve(conn net.Conn, answer answers) {
 			return
 		}
 		reply := "+OK\r\n"
-		if command[0] == "GET" || command[0] == "WAIT" || strings.HasPrefix(command[0], "EVAL") {
+		if command[0] != "HELLO" && command[0] != "PING" { // of the connection
 			reply = answer(command)
 		}
 		if _, err := io.WriteString(conn, reply); err != nil {
@@ -187,32 +573,220 @@ func TestOldServer(t *testing.T) {
 	require.Zero(t, evals.Load(), "no script reaches a server that would run it unsafely")
 }
 
+// Whatever a server answers, it is an error and no session, nor the news that there is none.
 func TestNonsense(t *testing.T) {
 	t.Parallel()
+	const id = "an-id"
+	header := newHeader(newVersion(), time.Now().UnixMilli(), 0)
+	session, err := parse(append(header, "data"...))
+	require.NoError(t, err)
+	renewal := Renewal{Ref: Ref("left"), Claim: 1}
+	bulk := func(s string) string { return fmt.Sprintf("$%d\r\n%s\r\n", len(s), s) }
+	const wrongType, none = "-WRONGTYPE Operation against a key\r\n", ":0\r\n"
+	type proper map[string]string // by a word of the command
+	slide := Slide(time.Minute)
+
 	for _, reply := range []string{
 		"+OK\r\n", ":1\r\n", "*0\r\n", "*2\r\n:1\r\n$1\r\nD\r\n", "$0\r\n\r\n", "$1\r\nD\r\n", "$1\r\nZ\r\n", "$1\r\nE\r\n",
 		"$3\r\nDxx\r\n", "$23\r\nE\xc1\x00" + strings.Repeat("x", 20) + "\r\n", "-ERR something about an-id\r\n", "-weird\r\n",
-		"$9\r\nEabcdefgh\r\n", "(A1\r\n", ",A1\r\n",
+		"$9\r\nEabcdefgh\r\n", "(A1\r\n", ",A1\r\n", "*1\r\n*1\r\n:1\r\n", "*3\r\n:1\r\n:2\r\n:3\r\n",
+		"*1\r\n$5\r\nan-id\r\n",
+		"*2\r\n$1\r\n0\r\n:1\r\n", ":-9223372036854775808\r\n", "+an-id\r\n", "$1\r\nK\r\n",
 	} {
 		t.Run(reply, func(t *testing.T) {
 			t.Parallel()
-			s, err := New(listen(t, func([]string) string { return reply }), WithTimeout(time.Second))
+			var expected atomic.Pointer[proper]
+			client := listen(t, func(command []string) string {
+				for word, answer := range *expected.Load() {
+					if slices.Contains(command, word) {
+						return answer
+					}
+				}
+				return reply
+			})
+			plain, err := New(client, WithTimeout(200*time.Millisecond))
 			require.NoError(t, err)
-			id := "an-id"
-			errs := map[string]error{}
-			_, errs["Read"] = s.Read(t.Context(), id)
-			_, errs["Slide"] = s.Read(t.Context(), id, Slide(time.Minute))
-			_, errs["Write"] = s.Write(t.Context(), id, nil, time.Minute)
-			_, errs["Rotate"] = s.Rotate(t.Context(), id, "another")
-			if !strings.Contains(reply, "\nD") { // which is all that these want to hear
-				errs["Touch"] = s.Touch(t.Context(), id, time.Minute)
-				errs["Invalidate"] = s.Invalidate(t.Context(), id)
+			cached, err := New(client, WithTimeout(200*time.Millisecond), WithClientCache(time.Hour))
+			require.NoError(t, err)
+			strict, err := New(client, WithTimeout(200*time.Millisecond), WithStrictReads())
+			require.NoError(t, err)
+			steps, err := New(inSteps{client}, WithTimeout(200*time.Millisecond))
+			require.NoError(t, err)
+			for _, p := range []*proof{&plain.native, &cached.cache.proof} {
+				p.seen.Store(true)
+				p.again.Store(math.MaxInt64)
 			}
-			for verb, err := range errs {
-				require.Error(t, err, verb)
-				require.NotErrorIs(t, err, ErrNotFound, verb)
-				require.NotErrorIs(t, err, ErrInvalidated, verb)
-				require.NotContains(t, err.Error(), id, verb)
+			ctx := t.Context()
+			read := func(s Store, opts ...ReadOption) func() (Session, error) {
+				return func() (Session, error) { return s.Read(ctx, id, opts...) }
+			}
+			only := func(err error) (Session, error) { return Session{}, err }
+			exists := func(s Store) func() (Session, error) {
+				return func() (Session, error) {
+					exists, err := s.Exists(ctx, id)
+					require.False(t, exists)
+					return only(err)
+				}
+			}
+			write := func(opts ...WriteOption) func() (Session, error) {
+				return func() (Session, error) { return plain.Write(ctx, id, nil, time.Minute, opts...) }
+			}
+			rotate := func(s Store, opts ...RotateOption) func() (Session, error) {
+				return func() (Session, error) { return s.Rotate(ctx, id, "another", opts...) }
+			}
+			finish := func() (Session, error) { return plain.FinishRenewal(ctx, renewal, id, nil, time.Minute) }
+			list := func() (Session, error) {
+				for e, err := range plain.List(ctx) {
+					require.Error(t, err)
+					require.Zero(t, e.Session)
+					require.False(t, e.Pending)
+					return only(err)
+				}
+				return only(nil)
+			}
+			// pages answers SCAN with one key of this type.
+			pages := func(kind string) proper {
+				none := "*2\r\n" + bulk("0") + "*0\r\n"
+				p := proper{"string": none, "hash": none}
+				p[kind] = "*2\r\n" + bulk("0") + "*1\r\n" + bulk("tombstore:"+Ref(id))
+				return p
+			}
+			calling := func(do func() error) func() (Session, error) {
+				return func() (Session, error) { return only(do()) }
+			}
+			touch := calling(func() error { return plain.Touch(ctx, id, time.Minute) })
+			cancel := calling(func() error { return plain.CancelRenewal(ctx, renewal) })
+			begin := calling(func() error { _, err := plain.BeginRenewal(ctx, id, 0); return err })
+			end := calling(func() error { return plain.Invalidate(ctx, id) })
+			endLive := calling(func() error { return plain.Invalidate(ctx, id, IfLive()) })
+			check := calling(func() error { _, err := cached.Check(ctx); return err })
+
+			head, record := string(header), bulk(string(header))
+			moved := "E" + canaryEnd(Rotated)
+			nothing, number := reply == "$0\r\n\r\n", strings.HasPrefix(reply, ":")
+			done := strings.HasPrefix(reply, "$") && strings.ContainsAny(reply, "DK")
+			for name, c := range map[string]struct {
+				call   func() (Session, error)
+				proper proper
+				fits   bool // this reply is one that the command may give
+			}{
+				"Read":                     {read(plain), nil, false},
+				"Read, why":                {read(plain), proper{"GET": wrongType}, false},
+				"Read strict":              {read(strict), nil, false},
+				"Read strict, why":         {read(strict), proper{"GETEX": wrongType}, false},
+				"Read Slide":               {read(plain, slide), nil, false},
+				"Read Slide, PTTL":         {read(plain, slide), proper{"GET": record}, false},
+				"Read Slide, setting":      {read(plain, slide), proper{"GET": record, "PTTL": ":1\r\n"}, false},
+				"Read Slide, why":          {read(plain, slide), proper{"GET": wrongType, "PTTL": none}, false},
+				"Read WithExpiry":          {read(plain, WithExpiry()), proper{"PTTL": ":1000\r\n"}, false},
+				"Read WithExpiry, PTTL":    {read(plain, WithExpiry()), proper{"GET": record}, number},
+				"Read cached":              {read(cached), nil, nothing},
+				"Read cached, why":         {read(cached), proper{"GETRANGE": wrongType}, false},
+				"Read cached Slide":        {read(cached, slide), nil, nothing},
+				"Exists":                   {exists(plain), nil, nothing},
+				"Exists, why":              {exists(plain), proper{"GETRANGE": wrongType}, false},
+				"Exists strict":            {exists(strict), nil, false},
+				"Write":                    {write(), nil, false},
+				"Write IfAbsent":           {write(IfAbsent()), nil, false},
+				"Write IfVersion":          {write(IfVersion(1)), nil, false},
+				"Write Replacing":          {write(Replacing(session)), nil, false},
+				"Write Replacing, why":     {write(Replacing(session)), proper{"SET": wrongType}, false},
+				"Write Replacing, foreign": {write(Replacing(session)), proper{"SET": bulk("foreign")}, false},
+				"Touch":                    {touch, nil, done},
+				"Rotate":                   {rotate(plain), nil, false},
+				"Rotate, reading":          {rotate(plain), proper{rotateScript.sha1: bulk("D")}, false},
+				"Rotate WithData":          {rotate(plain, WithData(nil, time.Minute)), nil, false},
+				"Rotate in steps":          {rotate(steps), nil, false},
+				"Rotate in steps, first":   {rotate(steps), proper{"EXISTS": none}, false},
+				"Rotate in steps, second": {
+					rotate(steps), proper{"EXISTS": none, rotateScript.sha1: bulk("Dmillis" + head)}, false,
+				},
+				"BeginRenewal":           {begin, nil, done},
+				"FinishRenewal":          {finish, nil, false},
+				"FinishRenewal, link":    {finish, proper{"EXISTS": none}, false},
+				"FinishRenewal, write":   {finish, proper{"EXISTS": none, linkScript.sha1: bulk("D" + head)}, false},
+				"CancelRenewal":          {cancel, nil, done},
+				"Invalidate":             {end, nil, done},
+				"Invalidate IfLive":      {endLive, nil, done},
+				"Invalidate, second hop": {end, proper{"tombstore:" + Ref(id): bulk(moved + Ref("next"))}, done},
+				"Invalidate, successor":  {end, proper{"tombstore:" + Ref(id): bulk(moved + "nonsense")}, false},
+				"List":                   {list, nil, false},
+				"List, records":          {list, pages("string"), false},
+				"List, tombstones":       {list, pages("hash"), false},
+				"Check":                  {check, nil, false},
+			} {
+				if c.fits {
+					continue
+				}
+				expected.Store(&c.proper)
+				s, err := c.call()
+				require.Error(t, err, name)
+				require.Zero(t, s, name)
+				require.False(t, NoSession(err), name)
+				require.NotContains(t, err.Error(), id, name)
+			}
+		})
+	}
+}
+
+// A SET is not sent to a server that was not seen to refuse it for an ended session.
+func TestWrite_ReplacingIsAScriptWhere(t *testing.T) {
+	t.Parallel()
+	header := newHeader(newVersion(), time.Now().UnixMilli(), 0)
+	session, err := parse(header)
+	require.NoError(t, err)
+	end := canaryEnd(Logout)
+	const refused = "-WRONGTYPE Operation against a key\r\n"
+	good := map[string]string{
+		"HSET": ":1\r\n", "PEXPIRE": ":1\r\n", "SET": refused, "HGET": "$9\r\n" + end + "\r\n", "DEL": ":1\r\n",
+	}
+	for name, odd := range map[string]map[string]string{
+		"":                                 {},
+		"SET is obeyed":                    {"SET": "+OK\r\n"},
+		"SET answers what was there":       {"SET": "$1\r\nx\r\n"},
+		"SET answers nil":                  {"SET": "$-1\r\n"},
+		"SET with GET is not known":        {"SET": "-ERR syntax error\r\n"},
+		"SET is not permitted":             {"SET": "-NOPERM\r\n"},
+		"SET is refused, but obeyed":       {"HGET": "$-1\r\n"},
+		"SET is refused, and changes it":   {"HGET": "$9\r\n" + canaryEnd(Rotated) + "\r\n"},
+		"SET is refused, and makes it one": {"HGET": refused},
+		"HGET is not permitted":            {"HGET": "-NOPERM\r\n"},
+		"HSET is not permitted":            {"HSET": "-NOPERM\r\n"},
+		"PEXPIRE is not permitted":         {"PEXPIRE": "-NOPERM\r\n"},
+		"nonsense":                         {"HGET": ":1\r\n", "SET": "*0\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			var sent []string
+			s, err := New(listen(t, func(command []string) string {
+				mu.Lock()
+				defer mu.Unlock()
+				if strings.HasPrefix(command[0], "EVALSHA") || strings.Contains(command[1], Ref("id")) {
+					sent = append(sent, command[0])
+				}
+				if reply, ok := odd[command[0]]; ok && !strings.Contains(command[1], Ref("id")) {
+					return reply
+				}
+				if command[0] == "SET" && strings.Contains(command[1], Ref("id")) {
+					return fmt.Sprintf("$%d\r\n%s\r\n", len(header), header)
+				}
+				if reply, ok := good[command[0]]; ok {
+					return reply
+				}
+				return fmt.Sprintf("$%d\r\nD%s\r\n", 1+len(header), header)
+			}))
+			require.NoError(t, err)
+			for range 2 {
+				_, err = s.Write(t.Context(), "id", nil, time.Minute, Replacing(session))
+				require.NoError(t, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if name == "" {
+				require.Equal(t, []string{"SET", "SET"}, sent)
+			} else {
+				require.Equal(t, []string{"EVALSHA", "EVALSHA"}, sent)
 			}
 		})
 	}
@@ -229,15 +803,13 @@ func TestLostReply(t *testing.T) {
 	require.NoError(t, err)
 	ctx := t.Context()
 
-	// Every script is loaded, so that the reply that is lost is the answer and not NOSCRIPT.
-	warm := NewID()
-	b.write(warm, "x", time.Hour)
-	everyLiveVerb(b, warm)
-	require.NoError(t, b.Invalidate(ctx, warm))
+	warmUp(b) // so that the reply that is lost is the answer and not NOSCRIPT
+	b.proven()
 
-	// lose loses the reply of the next command, and meanwhile calls between before the command is sent again.
-	lose := func(between func()) {
-		b.RedisStore.client = &interrupted{Client: b.client, before: proxy.LoseReply, between: between}
+	// lose loses the reply of the next command that has these words, and calls between before it is
+	// sent again.
+	lose := func(between func(), words ...string) {
+		b.RedisStore.client = &interrupted{Client: b.client, words: words, before: proxy.LoseReply, between: between}
 	}
 	check := func(name string, test func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -262,7 +834,7 @@ func TestLostReply(t *testing.T) {
 		lose(nothing)
 		s := b.write(id, "x", time.Hour, IfAbsent())
 		value, _ := b.raw(id)
-		require.Equal(t, s.Version.head(), value[:10])
+		require.Equal(t, headOf(s.Version), value[:10])
 	})
 	check("Write IfAbsent, then overwritten", func(t *testing.T) {
 		id := NewID()
@@ -302,6 +874,94 @@ func TestLostReply(t *testing.T) {
 		require.ErrorIs(t, err, ErrInvalidated)
 		b.requireTombstone(id, Logout)
 	})
+	check("Read Slide", func(t *testing.T) {
+		id := NewID()
+		b.write(id, "x", time.Hour)
+		lose(nothing)
+		s, err := b.Read(ctx, id, Slide(time.Hour))
+		require.NoError(t, err)
+		require.Equal(t, "x", string(s.Data))
+		almost(t, time.Hour, time.Until(s.ExpiresAt))
+	})
+	check("Read Slide, setting the TTL", func(t *testing.T) {
+		id := NewID()
+		b.write(id, "x", time.Hour)
+		lose(nothing, readScript.sha1)
+		s, err := b.Read(ctx, id, Slide(2*time.Hour))
+		require.NoError(t, err)
+		require.Equal(t, "x", string(s.Data))
+		almost(t, 2*time.Hour, time.Until(s.ExpiresAt))
+		_, ttl := b.raw(id)
+		almost(t, 2*time.Hour, ttl)
+	})
+	for name, opts := range map[string][]ReadOption{
+		"Read": nil, "Read Slide": {Slide(time.Hour)}, "Read WithExpiry": {WithExpiry()},
+	} {
+		check(name+" of an ended session, looking why", func(t *testing.T) {
+			id := NewID()
+			require.NoError(t, b.Invalidate(ctx, id, WithReason(Revoked)))
+			lose(nothing, readScript.sha1)
+			_, err := b.Read(ctx, id, opts...)
+			require.EqualError(t, err, "tombstore: read: session was ended: revoked")
+		})
+	}
+	check("Exists of an ended session, looking why", func(t *testing.T) {
+		id := NewID()
+		require.NoError(t, b.Invalidate(ctx, id))
+		lose(nothing, readScript.sha1)
+		exists, err := b.Exists(ctx, id)
+		require.NoError(t, err)
+		require.False(t, exists)
+	})
+	check("Write Replacing", func(t *testing.T) {
+		id := NewID()
+		first := b.write(id, "1", time.Hour)
+		lose(nothing, "SET")
+		second := b.write(id, "2", 2*time.Hour, Replacing(first))
+		value, ttl := b.raw(id)
+		require.Equal(t, headOf(second.Version), value[:10])
+		require.Equal(t, "2", value[headerSize:])
+		almost(t, 2*time.Hour, ttl)
+	})
+	check("Write Replacing, then overwritten", func(t *testing.T) { // as a SET that is sent again
+		id := NewID()
+		first := b.write(id, "1", time.Hour)
+		lose(func() {
+			_, err := other.Write(ctx, id, []byte("theirs"), time.Hour, Replacing(first))
+			require.NoError(t, err)
+		}, "SET")
+		b.write(id, "2", time.Hour, Replacing(first))
+		value, _ := b.raw(id)
+		require.Equal(t, "2", value[headerSize:])
+	})
+	check("Write Replacing, then ended", func(t *testing.T) {
+		id := NewID()
+		first := b.write(id, "1", time.Hour)
+		lose(func() { require.NoError(t, other.Invalidate(ctx, id)) }, "SET")
+		_, err := b.Write(ctx, id, []byte("2"), time.Hour, Replacing(first))
+		require.ErrorIs(t, err, ErrInvalidated)
+		b.requireTombstone(id, Logout)
+	})
+	check("Write Replacing, then expired", func(t *testing.T) {
+		id := NewID()
+		first := b.write(id, "1", time.Hour)
+		lose(func() { b.do("DEL", b.keyOf(id)) }, "SET")
+		_, err := b.Write(ctx, id, []byte("2"), time.Hour, Replacing(first))
+		require.ErrorIs(t, err, ErrUnknownOutcome, "the lost attempt may yet arrive")
+		require.NotErrorIs(t, err, ErrNotFound)
+		require.Empty(t, b.value(id))
+	})
+	check("Write Replacing, putting back", func(t *testing.T) {
+		id := NewID()
+		first := b.write(id, "1", time.Hour)
+		begun := newHeader(newVersion(), first.CreatedAt.UnixMilli()+1, 0)
+		b.do("SET", b.keyOf(id), string(begun)+"theirs", "PX", "3600000")
+		before := b.value(id)
+		lose(nothing, restoreScript.sha1)
+		_, err := b.Write(ctx, id, []byte("2"), time.Hour, Replacing(first))
+		require.ErrorIs(t, err, ErrConflict)
+		require.Equal(t, before, b.value(id))
+	})
 	check("Touch", func(t *testing.T) {
 		id := NewID()
 		b.write(id, "x", time.Minute)
@@ -318,7 +978,7 @@ func TestLostReply(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "x", string(s.Data))
 		value, ttl := b.raw(id)
-		require.Equal(t, s.Version.head(), value[:10])
+		require.Equal(t, headOf(s.Version), value[:10])
 		almost(t, time.Hour, ttl)
 		b.requireTombstone(old, Rotated)
 	})
@@ -333,6 +993,137 @@ func TestLostReply(t *testing.T) {
 		require.ErrorIs(t, err, ErrUnknownOutcome)
 		require.NotErrorIs(t, err, ErrInvalidated)
 		b.requireTombstone(old, Rotated)
+	})
+	check("Rotate, reading", func(t *testing.T) {
+		old, id := NewID(), NewID()
+		b.write(old, "x", time.Hour)
+		lose(nothing, "GET")
+		s, err := b.Rotate(ctx, old, id)
+		require.NoError(t, err)
+		require.Equal(t, "x", string(s.Data))
+	})
+	check("Rotate, then ended", func(t *testing.T) {
+		old, id := NewID(), NewID()
+		b.write(old, "x", time.Hour)
+		lose(func() { require.NoError(t, other.Invalidate(ctx, old)) })
+		_, err := b.Rotate(ctx, old, id)
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		b.requireTombstone(old, Logout)
+		b.requireTombstone(id, Logout)
+	})
+	check("Invalidate of a session that has moved", func(t *testing.T) {
+		old, id := b.move()
+		lose(nothing)
+		require.NoError(t, b.Invalidate(ctx, old))
+		b.requireTombstone(old, Logout)
+		b.requireTombstone(id, Logout)
+	})
+	check("Invalidate of a session that has moved, second hop", func(t *testing.T) {
+		old, id := b.move()
+		lose(nothing, b.keyOf(id))
+		require.NoError(t, b.Invalidate(ctx, old))
+		b.requireTombstone(old, Logout)
+		almost(t, 25*time.Hour, b.requireTombstone(id, Logout))
+	})
+	check("Invalidate IfLive of a session that has moved, second hop", func(t *testing.T) {
+		old, id := b.move()
+		lose(nothing, b.keyOf(id))
+		err := b.Invalidate(ctx, old, IfLive())
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.NotErrorIs(t, err, ErrInvalidated)
+		b.requireTombstone(id, Logout)
+	})
+	check("Invalidate, then moved on from the second hop", func(t *testing.T) {
+		old, id := b.move()
+		next := NewID()
+		b.RedisStore.client = &interrupted{
+			Client: b.client, words: []string{b.keyOf(id)}, between: nothing,
+			before: func() { // the end follows a session that moves ahead of it
+				_, err := other.Rotate(ctx, id, next)
+				require.NoError(t, err)
+				proxy.LoseReply()
+			},
+		}
+		require.NoError(t, b.Invalidate(ctx, old))
+		for _, id := range []string{old, id, next} {
+			b.requireTombstone(id, Logout)
+		}
+	})
+	check("BeginRenewal", func(t *testing.T) {
+		id, next := NewID(), NewID()
+		s := b.write(id, "x", time.Hour)
+		lose(nothing)
+		r, err := b.BeginRenewal(ctx, id, s.Version)
+		require.NoError(t, err, "the claim is its own")
+		fields, ttl := b.tombstone(id)
+		require.Equal(t, r.claim(), fields["c"])
+		almost(t, 25*time.Hour, ttl)
+		renewed, err := b.FinishRenewal(ctx, r, next, []byte("y"), time.Hour)
+		require.NoError(t, err)
+		require.Equal(t, s.CreatedAt, renewed.CreatedAt)
+	})
+	check("BeginRenewal, then ended", func(t *testing.T) {
+		id := NewID()
+		b.write(id, "x", time.Hour)
+		lose(func() { require.NoError(t, other.Invalidate(ctx, id)) })
+		_, err := b.BeginRenewal(ctx, id, 0)
+		require.EqualError(t, err, "tombstore: begin renewal: session was ended: logout")
+		b.requireTombstone(id, Logout)
+	})
+	check("BeginRenewal of a session that another renewal has ended", func(t *testing.T) {
+		theirs, id := b.begin()
+		lose(nothing)
+		_, err := b.BeginRenewal(ctx, id, 0)
+		require.EqualError(t, err, "tombstore: begin renewal: session was ended: rotated")
+		fields, _ := b.tombstone(id)
+		require.Equal(t, theirs.claim(), fields["c"])
+	})
+	for name, sc := range map[string]script{"link": linkScript, "write": writeScript} {
+		check("FinishRenewal, "+name, func(t *testing.T) {
+			r, old := b.begin()
+			id := NewID()
+			lose(nothing, sc.sha1)
+			s, err := b.FinishRenewal(ctx, r, id, []byte("y"), time.Hour)
+			require.NoError(t, err)
+			value, ttl := b.raw(id)
+			require.Equal(t, headOf(s.Version), value[:10])
+			require.Equal(t, "y", value[headerSize:])
+			almost(t, time.Hour, ttl)
+			fields, _ := b.tombstone(old)
+			require.Equal(t, Ref(id), fields["s"])
+			require.NotContains(t, fields, "c")
+		})
+		check("FinishRenewal, "+name+", then ended", func(t *testing.T) {
+			r, old := b.begin()
+			id := NewID()
+			lose(func() { require.NoError(t, other.Invalidate(ctx, old)) }, sc.sha1)
+			_, err := b.FinishRenewal(ctx, r, id, []byte("y"), time.Hour)
+			require.ErrorIs(t, err, ErrInvalidated)
+			b.requireTombstone(old, Logout)
+			b.requireTombstone(id, Logout)
+		})
+	}
+	check("FinishRenewal, write, then overwritten", func(t *testing.T) {
+		r, _ := b.begin()
+		id := NewID()
+		lose(func() {
+			_, err := other.Write(ctx, id, []byte("theirs"), time.Hour)
+			require.NoError(t, err)
+		}, writeScript.sha1)
+		_, err := b.FinishRenewal(ctx, r, id, []byte("y"), time.Hour)
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.NotErrorIs(t, err, ErrConflict)
+		value, _ := b.raw(id)
+		require.Equal(t, "theirs", value[headerSize:])
+	})
+	check("CancelRenewal", func(t *testing.T) {
+		r, old := b.begin()
+		lose(nothing)
+		require.NoError(t, b.CancelRenewal(ctx, r))
+		fields, _ := b.tombstone(old)
+		require.NotContains(t, fields, "c")
+		_, err := b.FinishRenewal(ctx, r, NewID(), nil, time.Hour)
+		require.ErrorIs(t, err, ErrInvalidated)
 	})
 	check("Invalidate", func(t *testing.T) {
 		id := NewID()
@@ -364,6 +1155,14 @@ func TestLostReply(t *testing.T) {
 			return err
 		},
 		"Invalidate IfLive": func(id string) error { return b.Invalidate(ctx, id, IfLive()) },
+		"BeginRenewal": func(id string) error {
+			_, err := b.BeginRenewal(ctx, id, 0)
+			return err
+		},
+		"BeginRenewal of a version": func(id string) error {
+			_, err := b.BeginRenewal(ctx, id, newVersion())
+			return err
+		},
 	} {
 		check(name+" of an absent session", func(t *testing.T) { // the lost attempt may yet arrive when there is one
 			lose(nothing)
@@ -372,25 +1171,47 @@ func TestLostReply(t *testing.T) {
 			require.NotErrorIs(t, err, ErrNotFound)
 		})
 	}
-	check("SET of a rotation in a cluster", func(t *testing.T) {
-		key, record := b.keyOf(NewID()), newVersion().head()+strings.Repeat("\x00", 12)
-		lose(nothing)
-		require.NoError(t, b.create(ctx, "rotate", key, record, 60_000))
-		require.ErrorIs(t, b.create(ctx, "rotate", key, newVersion().head(), 60_000), ErrConflict)
+	check("first step of a rotation in a cluster", func(t *testing.T) {
+		old, id := NewID(), NewID()
+		b.write(old, "x", time.Hour)
+		lose(nothing, rotateScript.sha1)
+		b.RedisStore.client = inSteps{b.RedisStore.client}
+		_, err := b.Rotate(ctx, old, id)
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.NotErrorIs(t, err, ErrInvalidated)
+		fields, _ := b.tombstone(old)
+		require.Equal(t, Ref(id), fields["s"])
+		require.Empty(t, b.value(id))
 	})
-	check("SET of a rotation in a cluster, then overwritten", func(t *testing.T) {
+	check("second step of a rotation in a cluster", func(t *testing.T) {
+		step := created(b.keyOf(NewID()))
+		lose(nothing)
+		_, err := b.create(ctx, step)
+		require.NoError(t, err)
+		step.version++
+		_, err = b.create(ctx, step)
+		require.ErrorIs(t, err, ErrConflict)
+	})
+	check("second step of a rotation in a cluster, then overwritten", func(t *testing.T) {
 		id := NewID()
 		lose(func() {
 			_, err := other.Write(ctx, id, []byte("theirs"), time.Hour)
 			require.NoError(t, err)
 		})
-		err := b.create(ctx, "rotate", b.keyOf(id), newVersion().head()+strings.Repeat("\x00", 12), 60_000)
+		_, err := b.create(ctx, created(b.keyOf(id)))
 		require.ErrorIs(t, err, ErrUnknownOutcome)
 		require.NotErrorIs(t, err, ErrConflict)
 	})
 }
 
-// A rotation in a cluster that fails when the old id has been ended does not look like one that has done nothing.
+// created is the second step of a rotation in a cluster.
+func created(key string) writing {
+	v := newVersion()
+	return writing{key: key, version: v, ttl: 60_000, begins: string(newHeader(v, time.Now().UnixMilli(), 0))}
+}
+
+// A rotation in a cluster that fails when the old id has been ended does not look like one that has
+// done nothing.
 func TestRotate_ClusterHalfDone(t *testing.T) {
 	t.Parallel()
 	for name, cause := range map[string]error{
@@ -402,7 +1223,7 @@ func TestRotate_ClusterHalfDone(t *testing.T) {
 			b := bedOn(t, redistest.Dial(t, redistest.StartCluster(t).URL), WithTimeout(300*time.Millisecond))
 			id, next := NewID(), NewID()
 			b.write(id, "x", time.Hour)
-			b.RedisStore.client = &withoutSet{b.client, cause}
+			b.RedisStore.client = &withoutWrite{b.client, cause}
 			_, err := b.Rotate(t.Context(), id, next)
 			require.ErrorIs(t, err, cause)
 			require.ErrorIs(t, err, ErrUnknownOutcome)
@@ -419,33 +1240,43 @@ func TestRotate_ClusterForeign(t *testing.T) {
 	b := newBed(t)
 	key := b.keyOf(NewID())
 	b.do("RPUSH", key, "x")
-	err := b.create(t.Context(), "rotate", key, "record", 60_000)
+	_, err := b.create(t.Context(), created(key))
 	require.ErrorIs(t, err, ErrUnknownOutcome)
 	require.NotErrorIs(t, err, ErrCorrupt)
 }
 
-// withoutSet does not send SET.
-type withoutSet struct {
+// withoutWrite does not send write.lua.
+type withoutWrite struct {
 	rueidis.Client
 	cause error
 }
 
-func (c *withoutSet) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	if cmd.Commands()[0] == "SET" {
+func (c *withoutWrite) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	if slices.Contains(cmd.Commands(), writeScript.sha1) {
 		return rueidis.NewErrorResult(c.cause)
 	}
 	return c.Client.Do(ctx, cmd)
 }
 
-// interrupted calls before ahead of the first command, and between after it.
+// interrupted calls before ahead of the first command that has these words, and between after it.
 type interrupted struct {
 	rueidis.Client
+	words           []string
 	before, between func()
 	done            bool
 }
 
+func (c *interrupted) meant(command []string) bool {
+	for _, word := range c.words {
+		if !slices.Contains(command, word) {
+			return false
+		}
+	}
+	return !c.done
+}
+
 func (c *interrupted) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	if c.done {
+	if !c.meant(cmd.Commands()) {
 		return c.Client.Do(ctx, cmd)
 	}
 	c.done = true
@@ -453,6 +1284,17 @@ func (c *interrupted) Do(ctx context.Context, cmd rueidis.Completed) rueidis.Red
 	res := c.Client.Do(ctx, cmd)
 	c.between()
 	return res
+}
+
+func (c *interrupted) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	if !slices.ContainsFunc(multi, func(cmd rueidis.Completed) bool { return c.meant(cmd.Commands()) }) {
+		return c.Client.DoMulti(ctx, multi...)
+	}
+	c.done = true
+	c.before()
+	results := c.Client.DoMulti(ctx, multi...)
+	c.between()
+	return results
 }
 
 // A reply that is lost every time ends as an unknown outcome.
@@ -463,19 +1305,32 @@ func TestLostReply_UntilTheDeadline(t *testing.T) {
 	for name, change := range map[string]func(b *bed, id string) error{
 		"Invalidate": func(b *bed, id string) error { return b.Invalidate(t.Context(), id) },
 		"Write":      func(b *bed, id string) error { _, err := b.Write(t.Context(), id, nil, time.Minute); return err },
+		"Write Replacing": func(b *bed, id string) error {
+			s, err := behind.Write(t.Context(), id, nil, time.Minute)
+			if err == nil {
+				_, err = b.Write(t.Context(), id, nil, time.Minute, Replacing(s))
+			}
+			return err
+		},
+		"BeginRenewal": func(b *bed, id string) error {
+			_, err := behind.Write(t.Context(), id, nil, time.Minute)
+			if err == nil {
+				_, err = b.BeginRenewal(t.Context(), id, 0)
+			}
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			proxy := redistest.NewProxy(t, server.Addr)
 			b := bedOn(t, redistest.Dial(t, proxy.URL), WithKeyPrefix(behind.prefix))
-			require.NoError(t, change(b, NewID())) // loads the script
-			b.RedisStore.client, b.timeout = &lossy{b.client, proxy}, 200*time.Millisecond
+			require.NoError(t, change(b.proven(), NewID())) // loads the script
+			b.RedisStore.client, b.timeout = &lossy{b.client, proxy}, 500*time.Millisecond
 			id := NewID()
 			err := change(b, id)
 			require.ErrorIs(t, err, ErrUnknownOutcome)
 			require.NotErrorIs(t, err, ErrNotInvalidated)
-			value, _ := behind.raw(id)
-			require.NotEmpty(t, value)
+			require.Len(t, redistest.Keys(t.Context(), behind.client, behind.keyOf(id)), 1)
 		})
 	}
 }
@@ -490,8 +1345,9 @@ func (l *lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResu
 	return l.Client.Do(ctx, cmd)
 }
 
-// TestTraffic breaks things in the middle of traffic. Each worker counts in a session of its own with IfVersion, so that a
-// write applied twice, or lost without an error, leaves a wrong count; and ends sessions that must stay ended.
+// TestTraffic breaks things in the middle of traffic. Each worker counts in a session of its own
+// with IfVersion, so that a write applied twice, or lost without an error, leaves a wrong count;
+// and ends sessions that must stay ended.
 func TestTraffic(t *testing.T) {
 	t.Parallel()
 	const workers, faults = 16, 20
@@ -555,13 +1411,28 @@ func countAndEnd(t *testing.T, b *bed) {
 	if !assert.NoError(t, err) || !assert.Equal(t, fmt.Sprint(number(steps)), fmt.Sprint(read.Data)) {
 		return
 	}
-	next := NewID()
-	_, err = b.Rotate(ctx, id, next)
-	if !assert.NoError(t, err) || !assert.NoError(t, b.Touch(ctx, next, 2*time.Hour)) || !assert.NoError(t, b.Invalidate(ctx, next)) {
+	if s, err = b.Write(ctx, id, number(steps+1), time.Hour, Replacing(read)); !assert.NoError(t, err) {
 		return
 	}
-	for _, ended := range []string{id, next} {
+	moved, next := NewID(), NewID()
+	if _, err = b.Rotate(ctx, id, moved); !assert.NoError(t, err) {
+		return
+	}
+	renewal, err := b.BeginRenewal(ctx, moved, 0)
+	if !assert.NoError(t, err) {
+		return
+	}
+	renewed, err := b.FinishRenewal(ctx, renewal, next, number(0), time.Hour)
+	if !assert.NoError(t, err) || !assert.Equal(t, s.CreatedAt, renewed.CreatedAt) {
+		return
+	}
+	if !assert.NoError(t, b.Touch(ctx, next, 2*time.Hour)) || !assert.NoError(t, b.Invalidate(ctx, id)) {
+		return
+	}
+	for _, ended := range []string{id, moved, next} {
 		_, err = b.Write(ctx, ended, number(0), time.Hour)
+		assert.ErrorIs(t, err, ErrInvalidated)
+		_, err = b.Write(ctx, ended, number(0), time.Hour, Replacing(s))
 		assert.ErrorIs(t, err, ErrInvalidated)
 		_, err = b.Read(ctx, ended)
 		assert.ErrorIs(t, err, ErrInvalidated)
@@ -580,7 +1451,7 @@ func TestReplicaAcks(t *testing.T) {
 	onReplica := redistest.Dial(t, replica.URL)
 	b := bedOn(t, client, WithReplicaAcks(1, 10*time.Second))
 	held := func(id string) string {
-		value, err := onReplica.Do(t.Context(), onReplica.B().Arbitrary("GET").Keys(b.keyOf(id)).Build()).ToString()
+		value, err := onReplica.Do(t.Context(), onReplica.B().Arbitrary("HGET").Keys(b.keyOf(id)).Args("t").Build()).ToString()
 		require.NoError(t, err)
 		return value
 	}
@@ -589,11 +1460,11 @@ func TestReplicaAcks(t *testing.T) {
 	id, old, next := NewID(), NewID(), NewID()
 	b.write(id, "x", time.Hour)
 	require.NoError(t, b.Invalidate(t.Context(), id))
-	require.Len(t, held(id), tombstoneSize)
+	require.Len(t, held(id), endSize)
 	b.write(old, "x", time.Hour)
 	_, err := b.Rotate(t.Context(), old, next)
 	require.NoError(t, err)
-	require.Len(t, held(old), tombstoneSize)
+	require.Len(t, held(old), endSize)
 
 	many := bedOn(t, client, WithReplicaAcks(2, 20*time.Millisecond))
 	many.write(id, "x", time.Hour)
@@ -669,7 +1540,7 @@ func TestReplicaAcks_Deadline(t *testing.T) {
 	id := NewID()
 	b.write(id, "x", time.Hour)
 	b.do("SCRIPT", "FLUSH") // the session is ended before anybody waits
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	require.ErrorIs(t, b.Invalidate(ctx, id), ErrUnacknowledged)
 	b.requireTombstone(id, Logout)
@@ -679,7 +1550,7 @@ func TestReplicaAcks_Deadline(t *testing.T) {
 	require.NotErrorIs(t, err, ErrUnknownOutcome, "nothing was sent")
 
 	proxy.Mute()
-	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err = far.Invalidate(ctx, NewID())
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -690,10 +1561,15 @@ func TestReplicaAcks_Deadline(t *testing.T) {
 // A server that does not let the client WAIT says so once.
 func TestReplicaAcks_NotPermitted(t *testing.T) {
 	t.Parallel()
-	b := bedOn(t, redistest.Dial(t, redistest.Start(t).URL), WithReplicaAcks(1, time.Minute))
+	client := newTap(redistest.Dial(t, redistest.Start(t).URL))
+	b := bedOn(t, client, WithReplicaAcks(1, 10*time.Millisecond))
 	b.do("ACL", "SETUSER", "default", "-wait")
+	loadScripts(t, b)
 	id := NewID()
-	err := b.Invalidate(t.Context(), id)
+	var err error
+	require.Equal(t, "invalidate invalidate+WAIT", client.tripsOf(func() {
+		err = b.Invalidate(t.Context(), id)
+	}))
 	require.ErrorIs(t, err, ErrUnacknowledged)
 	require.ErrorContains(t, err, "NOPERM")
 	b.requireTombstone(id, Logout)
@@ -705,15 +1581,20 @@ func TestReplicaAcks_Nowhere(t *testing.T) {
 	for _, redirection := range []string{"MOVED", "MOVED 1", "ASK", "ASK 1"} {
 		t.Run(redirection, func(t *testing.T) {
 			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
 			var calls atomic.Int64
 			s, err := New(listen(t, func(command []string) string {
-				if calls.Add(1) == 1 { // the session is ended
+				switch calls.Add(1) {
+				case 1: // the session is ended
 					return "$1\r\nD\r\n"
+				case 10: // the caller gives up
+					cancel()
 				}
 				return "-" + redirection + "\r\n"
-			}), WithReplicaAcks(1, time.Millisecond), WithTimeout(100*time.Millisecond))
+			}), WithReplicaAcks(1, time.Millisecond), WithTimeout(time.Minute))
 			require.NoError(t, err)
-			require.ErrorIs(t, s.Invalidate(t.Context(), "id"), ErrUnacknowledged)
+			require.ErrorIs(t, s.Invalidate(ctx, "id"), ErrUnacknowledged)
 		})
 	}
 }

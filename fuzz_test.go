@@ -2,41 +2,62 @@ package tombstore
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
 func FuzzDecode(f *testing.F) {
-	record := newVersion().head() + strings.Repeat("\x00", 12) + "data"
-	tombstone := string([]byte{kindTombstone, 1, 0, 0, 0, 0, 0, 1})
+	record := headOf(newVersion()) + strings.Repeat("\x00", 12) + "data"
+	items := "\xc1\x41" + record[2:headerSize] + "\x00\x04" + "\x7f\x00\x01x" + "data"
 	for _, seed := range []string{
-		"", "x", record, record[:21], record[:22], tombstone, tombstone[:7], tombstone + "x", "\xc1\x01" + record[2:],
+		"", "x", record, record[:21], record[:22], items, items[:27], items[:23], "\xc1\x80" + record[2:],
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
-		s, err := decode(value)
-		var ended *InvalidatedError
+		s, err := decode(value, time.Now())
 		switch {
 		case err == nil:
-			require.Equal(t, "\xc1\x00", string(value[:2]))
-			require.Equal(t, string(value[headerSize:]), string(s.Data))
-			require.Equal(t, s.Version.head(), string(value[:offsetCreated]))
-		case errors.As(err, &ended):
-			require.Len(t, value, tombstoneSize)
-			require.EqualValues(t, kindTombstone, value[0])
+			require.EqualValues(t, kindLive, value[0])
+			require.Zero(t, value[1]&flagStrict)
+			require.Equal(t, value, append(slices.Clone(s.header), s.Data...))
+			require.Equal(t, s.Version.bytes(), string(value[offsetVersion:offsetCreated]))
+			require.Equal(t, value, recordOf(s.header, s.Version, s.Data))
+			require.NoError(t, alive(value[:headerSize], time.Now()))
 		case errors.Is(err, ErrNotFound):
 			require.NotZero(t, milli48(value[offsetDeadline:]))
+			require.ErrorIs(t, alive(value[:headerSize], time.Now()), ErrNotFound)
 		default:
 			require.ErrorIs(t, err, ErrCorrupt)
 		}
 	})
 }
 
+func FuzzParseEnd(f *testing.F) {
+	end := canaryEnd(Logout)
+	for _, seed := range []string{"", end, end[:8], end + "more", "\xc0\x80" + end[2:], "\xc1" + end[1:]} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, field []byte) {
+		err := parseEnd(field)
+		var ended *InvalidatedError
+		if !errors.As(err, &ended) {
+			require.ErrorIs(t, err, ErrCorrupt)
+			return
+		}
+		require.EqualValues(t, field[2], ended.Reason)
+		require.Equal(t, milli48(field[3:]), ended.At.UnixMilli())
+	})
+}
+
 func FuzzKey(f *testing.F) {
-	for _, seed := range []string{"", "x", NewID(), strings.Repeat("x", 1024), strings.Repeat("x", 1025), "a\r\nb\x00{c}*"} {
+	for _, seed := range []string{
+		"", "x", NewID(), strings.Repeat("x", 1024), strings.Repeat("x", 1025), "a\r\nb\x00{c}*",
+	} {
 		f.Add(seed)
 	}
 	hashed, err := newConfig([]Option{WithKeyPrefix("p:")})

@@ -1,10 +1,10 @@
 package tombstore
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"time"
 )
 
@@ -14,16 +14,17 @@ const (
 	refEntropy  = 16   // bytes of the digest that a key carries
 )
 
-// NewID returns a new session id: 256 bits from crypto/rand as 43 characters that are safe in a cookie. OWASP asks for at
-// least 64 bits (Session Management Cheat Sheet).
+// NewID returns a new session id: 256 bits from crypto/rand as 43 characters that are safe in a
+// cookie. OWASP asks for at least 64 bits (Session Management Cheat Sheet).
 func NewID() string {
 	var b [idEntropy]byte
 	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// key returns the key of id. It carries a digest, so that who reads a dump, a replica, MONITOR or the slow log holds no
-// usable cookie. Half of SHA-256 is enough: to be let in one needs a preimage, not a collision.
+// key returns the key of id. It carries a digest, so a dump, a replica, MONITOR or the slow log
+// reveals no usable cookie. Half of SHA-256 is enough: to be let in takes a preimage, not a
+// collision.
 func (c *config) key(id string) (string, error) {
 	var buf [64]byte
 	key, err := c.appendKey(buf[:0], id)
@@ -43,17 +44,38 @@ func (c *config) appendKey(buf []byte, id string) ([]byte, error) {
 	return base64.RawURLEncoding.AppendEncode(buf, digest[:refEntropy]), nil
 }
 
+// Ref returns the digest of id that the session's key carries, unless WithPlainIDs is set. It can
+// be logged.
+func Ref(id string) string {
+	digest := sha256.Sum256([]byte(id))
+	return base64.RawURLEncoding.EncodeToString(digest[:refEntropy])
+}
+
+// refKey returns the key of the session with this ref.
+func (c *config) refKey(ref string) (string, error) {
+	valid := ref != "" && len(ref) <= maxIDLength
+	if !c.plainIDs { // one spelling only, because the text becomes the key
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(ref)
+		valid = err == nil && len(raw) == refEntropy && len(ref) == base64.RawURLEncoding.EncodedLen(refEntropy)
+	}
+	if !valid {
+		return "", ErrInvalidID
+	}
+	return c.prefix + ref, nil
+}
+
 // keyPair returns the keys of the two ids of a Rotate.
 func (c *config) keyPair(oldID, newID string) (oldKey, newKey string, err error) {
 	oldKey, err = c.key(oldID)
 	newKey, err2 := c.key(newID)
-	if err = errors.Join(err, err2); err == nil && oldKey == newKey {
+	if err = cmp.Or(err, err2); err == nil && oldKey == newKey {
 		err = ErrInvalidID
 	}
 	return oldKey, newKey, err
 }
 
-// millis returns ttl in whole milliseconds, the unit of the server, rounded up so that no TTL becomes zero.
+// millis returns ttl in whole milliseconds, the unit of the server, rounded up so that no TTL
+// becomes zero.
 func millis(ttl time.Duration) (int64, error) {
 	if ttl <= 0 {
 		return 0, ErrInvalidTTL

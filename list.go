@@ -2,10 +2,9 @@ package tombstore
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"slices"
 	"strconv"
@@ -15,99 +14,216 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Lister is a Store that can show what it holds, for pages that list sessions and for logging a user out everywhere. Both
-// stores of this package implement it. It is safe for concurrent use.
-type Lister interface {
-	Store
-
-	// List returns the live sessions, in no order. One that is live from beginning to end is returned at least once; one that
-	// comes or goes meanwhile may be missing. After an error it goes on only if that is an [ErrCorrupt]. On a server it walks
-	// through all keys (SCAN), so it takes time in proportion to all that the server holds. In a cluster it fails while a node is
-	// down, and may miss sessions whose slots move meanwhile.
-	List(ctx context.Context) iter.Seq2[Entry, error]
-
-	// InvalidateRef is Invalidate for the session that List returned with ref. It must return an error wrapping
-	// [ErrInvalidID] if ref is none.
-	InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error
-}
-
-var (
-	_ Lister = (*RedisStore)(nil)
-	_ Lister = (*MemoryStore)(nil)
+const (
+	// listMargin is how long before a walk begins a session may have left its old id and still be
+	// on its way to the new one: the time of a long request, and by how much clocks differ.
+	listMargin = 10 * time.Minute
+	listChunk  = 100 // sessions read in one pipeline
 )
 
-// Entry is a live session in a list.
-type Entry struct {
-	// Ref stands for the session and is of no use as a cookie: it can be logged, and shown to an administrator. With
-	// WithPlainIDs it is the id itself.
-	Ref string
-	Session
-}
-
-// Ref returns the digest of id that the session's key carries, unless WithPlainIDs is set. It can be logged.
-func Ref(id string) string {
-	digest := sha256.Sum256([]byte(id))
-	return base64.RawURLEncoding.EncodeToString(digest[:refEntropy])
-}
-
-// refKey returns the key of the session with this ref.
-func (c *config) refKey(ref string) (string, error) {
-	valid := ref != "" && len(ref) <= maxIDLength
-	if !c.plainIDs { // one spelling only, because the text becomes the key
-		raw, err := base64.RawURLEncoding.Strict().DecodeString(ref)
-		valid = err == nil && len(raw) == refEntropy && len(ref) == base64.RawURLEncoding.EncodedLen(refEntropy)
-	}
-	if !valid {
-		return "", ErrInvalidID
-	}
-	return c.prefix + ref, nil
-}
-
-// List implements [Lister].
+// List implements [Lister]. It walks twice: through the live sessions, and then through the
+// tombstones. A session that moves during the first walk may be missed there, for SCAN promises
+// nothing of a key that is made meanwhile; but then the second one meets the tombstone of the id
+// that it has left, and follows it. It names again only what has moved between the two.
 func (s *RedisStore) List(ctx context.Context) iter.Seq2[Entry, error] {
-	const verb = "list"
 	return func(yield func(Entry, error) bool) {
-		nodes, err := s.primaries(ctx)
-		if err != nil {
-			yield(Entry{}, wrap(verb, explain(err)))
-			return
+		w := walk{RedisStore: s, young: time.Now().Add(-listMargin), yield: yield, named: map[uint64]bool{}}
+		err := w.through(ctx, "string", w.records)
+		if err == nil {
+			err = w.through(ctx, "hash", w.tombstones)
 		}
-		for _, node := range nodes {
-			for cursor := uint64(0); ; {
-				page, err := s.scan(ctx, node, cursor)
-				if err != nil {
-					yield(Entry{}, wrap(verb, explain(err)))
-					return
+		if err != nil && !errors.Is(err, errStop) {
+			yield(Entry{}, wrap("list", explain(err)))
+		}
+	}
+}
+
+var errStop = errors.New("the caller wants no more")
+
+type walk struct {
+	*RedisStore
+	young time.Time // tombstones since then are followed
+	yield func(Entry, error) bool
+	named map[uint64]bool // hashes of the refs of live sessions that were named
+}
+
+// name hands an entry to the caller, or an ErrCorrupt.
+func (w *walk) name(e Entry, err error) error {
+	if !w.yield(e, wrap("list", err)) {
+		return errStop
+	}
+	return nil
+}
+
+// through calls visit with the refs of all keys of one type, in chunks.
+func (w *walk) through(
+	ctx context.Context, kind string, visit func(ctx context.Context, refs []string) error,
+) error {
+	nodes, err := w.primaries(ctx)
+	if err != nil {
+		return err
+	}
+	for _, node := range nodes {
+		for cursor := uint64(0); ; {
+			page, err := w.scan(ctx, node, kind, cursor)
+			if err != nil {
+				return err
+			}
+			var refs []string
+			for _, key := range page.Elements {
+				ref := strings.TrimPrefix(key, w.prefix)
+				if _, err := w.refKey(ref); err == nil { // not of a store whose prefix begins with this one
+					refs = append(refs, ref)
 				}
-				for _, key := range page.Elements {
-					ref := strings.TrimPrefix(key, s.prefix)
-					if _, err := s.refKey(ref); err != nil { // of a store whose prefix begins with this one
-						continue
-					}
-					value, err := s.query(ctx, "GET", key)
-					session, err := s.session(verb, value, err)
-					if isGone(err) {
-						continue
-					}
-					if !yield(Entry{Ref: ref, Session: session}, err) {
-						return
-					}
-					if err != nil && !errors.Is(err, ErrCorrupt) {
-						return
-					}
+			}
+			for chunk := range slices.Chunk(refs, listChunk) {
+				if err := visit(ctx, chunk); err != nil {
+					return err
 				}
-				if cursor = page.Cursor; cursor == 0 {
-					break
-				}
+			}
+			if cursor = page.Cursor; cursor == 0 {
+				break
 			}
 		}
 	}
+	return nil
 }
 
-var errSlots = errors.New("a part of the cluster's slots is served by no node that is known")
+// each runs a command that reads on each ref, in one pipeline.
+func (w *walk) each(ctx context.Context, refs []string, command string, args ...string) ([]rueidis.RedisResult, error) {
+	ctx, cancel := w.bounded(ctx)
+	defer cancel()
+	return w.pipeline(ctx, w.client, func() []rueidis.Completed {
+		commands := make([]rueidis.Completed, len(refs))
+		for i, ref := range refs {
+			commands[i] = w.client.B().Arbitrary(command).Keys(w.prefix + ref).Args(args...).Build()
+		}
+		return commands
+	})
+}
 
-// primaries returns a client for each node that holds keys of its own. Each tells which slots it serves, and together they must serve all:
-// rueidis forgets the nodes of a shard that is down, and a list without them would look complete.
+// records names the live sessions among refs.
+func (w *walk) records(ctx context.Context, refs []string) error {
+	_, _, err := w.live(ctx, refs)
+	return err
+}
+
+// live names the live sessions among refs, and returns the indices of those that are absent and of
+// those whose key is no string.
+func (w *walk) live(ctx context.Context, refs []string) (absent, other []int, err error) {
+	results, err := w.each(ctx, refs, "GET")
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, res := range results {
+		value, err := bytesOf(res)
+		switch {
+		case rueidis.IsRedisNil(err):
+			absent = append(absent, i)
+			continue
+		case isWrongType(err):
+			other = append(other, i)
+			continue
+		case err != nil:
+			return nil, nil, err
+		}
+		session, err := decode(value, time.Now())
+		hash := maphash.String(epochSeed, refs[i])
+		if NoSession(err) || w.named[hash] {
+			continue
+		}
+		w.named[hash] = true
+		if err := w.name(Entry{Ref: refs[i], Session: session}, err); err != nil {
+			return nil, nil, err
+		}
+	}
+	return absent, other, nil
+}
+
+// tombstones names the sessions that have lately left the ids of refs, where they are, or as
+// pending if they are between two ids.
+func (w *walk) tombstones(ctx context.Context, refs []string) error {
+	for hop := 0; len(refs) > 0 && hop < maxHops; hop++ {
+		results, err := w.each(ctx, refs, "HMGET", "t", "s", "c")
+		if err != nil {
+			return err
+		}
+		var from, to []string
+		for i, res := range results {
+			end, successor, claimed, err := tombstoneOf(res)
+			switch {
+			case isWrongType(err): // a session has begun under the id
+				continue
+			case errors.Is(err, ErrCorrupt):
+				err = w.name(Entry{Ref: refs[i]}, err)
+			case err != nil || end == nil || hop == 0 && end.At.Before(w.young):
+			case claimed:
+				err = w.name(Entry{Ref: refs[i], Pending: true}, nil)
+			case successor != "":
+				from, to = append(from, refs[i]), append(to, successor)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if refs = nil; len(to) == 0 {
+			break
+		}
+		absent, other, err := w.live(ctx, to)
+		if err != nil {
+			return err
+		}
+		for _, i := range absent {
+			if err := w.name(Entry{Ref: from[i], Pending: true}, nil); err != nil {
+				return err
+			}
+		}
+		for _, i := range other {
+			refs = append(refs, to[i])
+		}
+	}
+	return nil
+}
+
+// tombstoneOf takes the reply to HMGET t s c apart. end is nil if the key is absent.
+func tombstoneOf(res rueidis.RedisResult) (end *InvalidatedError, successor string, claimed bool, err error) {
+	reply, err := res.ToMessage()
+	if err != nil {
+		return nil, "", false, err
+	}
+	if !reply.IsArray() {
+		return nil, "", false, errUnexpected
+	}
+	parts, err := reply.ToArray()
+	if err != nil {
+		return nil, "", false, err
+	}
+	if len(parts) != 3 {
+		return nil, "", false, errUnexpected
+	}
+	if parts[0].IsNil() {
+		return nil, "", false, nil
+	}
+	t, err := parts[0].ToString()
+	if err != nil {
+		return nil, "", false, errUnexpected
+	}
+	if err := parseEnd(t); !errors.As(err, &end) {
+		return nil, "", false, err
+	}
+	if !parts[1].IsNil() {
+		if successor, err = parts[1].ToString(); err != nil {
+			return nil, "", false, errUnexpected
+		}
+	}
+	return end, successor, !parts[2].IsNil(), nil
+}
+
+var errSlots = errors.New("no known node serves some of the cluster's slots")
+
+// primaries returns a client for each node that holds keys of its own. Each tells which slots it
+// serves, and together they must serve all: rueidis forgets the nodes of a shard that is down, and
+// a list without them would look complete.
 func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 	if s.client.Mode() != rueidis.ClientModeCluster {
 		return []rueidis.Client{s.client}, nil
@@ -120,7 +236,7 @@ func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 		res, _ := s.sendTo(ctx, node, func() rueidis.Completed { return node.B().ClusterNodes().Build() })
 		view, err := res.ToString()
 		if err != nil {
-			return nil, fmt.Errorf("a node of the cluster does not tell its slots: %w", err)
+			return nil, fmt.Errorf("cluster node did not report its slots: %w", err)
 		}
 		if ownSlots(view, &served) {
 			primaries = append(primaries, node)
@@ -134,8 +250,8 @@ func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 
 const clusterSlots = 16384
 
-// ownSlots notes the slots that a node says to serve itself in CLUSTER NODES, and reports whether there are any. Addresses are not looked
-// at: a node may know itself by another one than others do.
+// ownSlots notes the slots that a node says it serves in CLUSTER NODES, and reports whether there
+// are any. Addresses are not looked at: a node may know itself by another one than others do.
 func ownSlots(view string, served *[clusterSlots]bool) (own bool) {
 	for line := range strings.Lines(view) {
 		words := strings.Fields(line)
@@ -160,67 +276,20 @@ func ownSlots(view string, served *[clusterSlots]bool) (own bool) {
 	return own
 }
 
-func (s *RedisStore) scan(ctx context.Context, node rueidis.Client, cursor uint64) (rueidis.ScanEntry, error) {
+// scan returns a page of the keys of one type on one node.
+func (s *RedisStore) scan(
+	ctx context.Context, node rueidis.Client, kind string, cursor uint64,
+) (rueidis.ScanEntry, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	glob := strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `\`, `\\`).Replace(s.prefix) + "*"
 	res, _ := s.sendTo(ctx, node, func() rueidis.Completed { // not the typed command, which may be sent to a replica
-		return node.B().Arbitrary("SCAN", strconv.FormatUint(cursor, 10), "MATCH", glob, "COUNT", "1000").Build()
+		return node.B().Arbitrary("SCAN", strconv.FormatUint(cursor, 10)).
+			Args("MATCH", glob, "COUNT", "1000", "TYPE", kind).Build()
 	})
 	page, err := res.AsScanEntry()
 	if errors.As(err, new(*strconv.NumError)) { // its text quotes the reply
 		err = errUnexpected
 	}
 	return page, err
-}
-
-// InvalidateRef implements [Lister].
-func (s *RedisStore) InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error {
-	const verb = "invalidate"
-	key, err := s.refKey(ref)
-	if err != nil {
-		return wrap(verb, err)
-	}
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	return s.end(ctx, verb, key, collect(opts))
-}
-
-// List implements [Lister]. It returns what was live when the iteration began.
-func (m *MemoryStore) List(ctx context.Context) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		for _, e := range m.snapshot(time.Now()) {
-			if err := ctx.Err(); err != nil {
-				yield(Entry{}, wrap("list", err))
-				return
-			}
-			if !yield(e, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (m *MemoryStore) snapshot(now time.Time) (live []Entry) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for key := range m.entries {
-		if e, err := m.live(key, now); err == nil {
-			live = append(live, Entry{Ref: strings.TrimPrefix(key, m.prefix), Session: e.copied()})
-		}
-	}
-	return live
-}
-
-// InvalidateRef implements [Lister].
-func (m *MemoryStore) InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error {
-	const verb = "invalidate"
-	key, err := m.refKey(ref)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return wrap(verb, err)
-	}
-	return m.invalidate(verb, key, collect(opts))
 }

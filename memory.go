@@ -2,8 +2,11 @@ package tombstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"iter"
+	"strings"
 	"sync"
 	"time"
 )
@@ -11,29 +14,35 @@ import (
 // sweep is how many entries each change looks at to drop the expired ones.
 const sweep = 4
 
-// MemoryStore is a Store in the memory of one process, with the same contract as RedisStore, for tests, demonstrations and
-// programs of one process. Sessions and tombstones end with the process, so a session that a client still holds a cookie of
-// is then unknown, not live.
+// MemoryStore is a Store in the memory of one process, with the same contract as RedisStore, for
+// tests, demonstrations and programs of one process. Sessions and tombstones end with the process:
+// a cookie from before names no session after that.
 //
-// It is safe for concurrent use. It starts no goroutine: expired entries are dropped by later changes.
+// It is safe for concurrent use. It starts no goroutine: expired entries are dropped by later
+// changes.
 type MemoryStore struct {
 	config
 	mu      sync.Mutex
 	entries map[string]*entry // by key
 }
 
-// entry is a live session, or a tombstone if ended is set.
+// entry is a live session or, if ended is set, a tombstone.
 type entry struct {
-	Session
-	deadline time.Time // zero: none
-	expires  time.Time
-	ended    *InvalidatedError
+	record  []byte // replaced and never changed; of a tombstone that has a claim, the ended session's
+	expires time.Time
+
+	ended     *InvalidatedError
+	successor string // key of the id to which the session has moved, or ""
+	claim     uint64 // of a renewal under way, or 0
 }
 
-var _ Store = (*MemoryStore)(nil)
+var (
+	_ Renewer = (*MemoryStore)(nil)
+	_ Lister  = (*MemoryStore)(nil)
+)
 
-// NewMemory returns an empty store. It checks the options. WithTimeout, WithTouchThreshold and WithReplicaAcks have no
-// effect on it.
+// NewMemory returns an empty store. It checks the options, and ignores those that only a server can
+// carry out.
 func NewMemory(opts ...Option) (*MemoryStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -44,94 +53,137 @@ func NewMemory(opts ...Option) (*MemoryStore, error) {
 
 // Read implements [Store].
 func (m *MemoryStore) Read(ctx context.Context, id string, opts ...ReadOption) (Session, error) {
-	const verb = "read"
-	o := collect(opts)
+	s, err := m.read(ctx, id, collect(opts))
+	return s, wrap("read", err)
+}
+
+func (m *MemoryStore) read(ctx context.Context, id string, o ReadOptions) (Session, error) {
 	key, err := m.key(id)
 	if err == nil && o.Slide {
 		_, err = millis(o.TTL)
 	}
-	if err = errors.Join(err, ctx.Err()); err != nil {
-		return Session{}, wrap(verb, err)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Session{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	e, err := m.live(key, now)
 	if err != nil {
-		return Session{}, wrap(verb, err)
+		return Session{}, err
 	}
 	if o.Slide {
 		e.expireIn(o.TTL, now)
 	}
-	return e.copied(), nil
+	s := e.session()
+	if !o.Shared {
+		s.Data = bytes.Clone(s.Data)
+	}
+	if o.Slide || o.Expiry {
+		s.ExpiresAt = e.expires
+	}
+	return s, nil
 }
 
 // Write implements [Store].
 func (m *MemoryStore) Write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...WriteOption,
 ) (Session, error) {
-	const verb = "write"
-	o := collect(opts)
+	s, err := m.write(ctx, id, data, ttl, collect(opts))
+	return s, wrap("write", err)
+}
+
+func (m *MemoryStore) write(
+	ctx context.Context, id string, data []byte, ttl time.Duration, o WriteOptions,
+) (Session, error) {
 	key, err := m.key(id)
 	if err == nil {
 		_, err = m.check(data, ttl)
 	}
-	if err = errors.Join(err, ctx.Err()); err != nil {
-		return Session{}, wrap(verb, err)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Session{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.dropExpired(now)
 	e, err := m.live(key, now)
+	var header []byte
 	switch {
 	case errors.Is(err, ErrNotFound) && !o.Present && !o.Match:
-		e = &entry{Session: Session{CreatedAt: now.Truncate(time.Millisecond)}}
-		if m.absolute > 0 {
-			e.deadline = now.Add(m.absolute)
-		}
-		m.entries[key] = e
+		header = m.firstHeader(now)
 	case err != nil:
-		return Session{}, wrap(verb, err)
-	case o.Absent, o.Match && o.Version != e.Version:
-		return Session{}, wrap(verb, ErrConflict)
+		return Session{}, err
+	case o.Absent, o.Match && o.Version != e.session().Version, e.begunSince(o.Replaced):
+		return Session{}, ErrConflict
+	default:
+		header = headerOf(e.record)
 	}
-	e.Data, e.Version = bytes.Clone(data), newVersion()
+	return m.store(key, header, data, ttl, now), nil
+}
+
+// firstHeader returns the header of a session that begins now.
+func (m *MemoryStore) firstHeader(now time.Time) []byte {
+	created, deadline := now.UnixMilli(), int64(0)
+	if m.absolute > 0 {
+		deadline = created + m.absolute.Milliseconds()
+	}
+	return newHeader(0, created, deadline)
+}
+
+// store puts a live session at key, under a new version.
+func (m *MemoryStore) store(
+	key string, header, data []byte, ttl time.Duration, now time.Time,
+) Session {
+	e := &entry{record: recordOf(header, newVersion(), data)}
 	e.expireIn(ttl, now)
-	return Session{Data: data, Version: e.Version, CreatedAt: e.CreatedAt}, nil
+	m.entries[key] = e
+	s := e.session()
+	s.Data = data
+	return s
 }
 
 // Touch implements [Store].
 func (m *MemoryStore) Touch(ctx context.Context, id string, ttl time.Duration) error {
-	const verb = "touch"
+	return wrap("touch", m.touch(ctx, id, ttl))
+}
+
+func (m *MemoryStore) touch(ctx context.Context, id string, ttl time.Duration) error {
 	key, err := m.key(id)
 	if err == nil {
 		_, err = millis(ttl)
 	}
-	if err = errors.Join(err, ctx.Err()); err != nil {
-		return wrap(verb, err)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	e, err := m.live(key, now)
 	if err != nil {
-		return wrap(verb, err)
+		return err
 	}
 	e.expireIn(ttl, now)
 	return nil
 }
 
 // Rotate implements [Store].
-func (m *MemoryStore) Rotate(ctx context.Context, oldID, newID string, opts ...RotateOption) (Session, error) {
-	const verb = "rotate"
-	o := collect(opts)
+func (m *MemoryStore) Rotate(
+	ctx context.Context, oldID, newID string, opts ...RotateOption,
+) (Session, error) {
+	s, err := m.rotate(ctx, oldID, newID, collect(opts))
+	return s, wrap("rotate", err)
+}
+
+func (m *MemoryStore) rotate(
+	ctx context.Context, oldID, newID string, o RotateOptions,
+) (Session, error) {
 	oldKey, newKey, err := m.keyPair(oldID, newID)
 	if err == nil && o.Replace {
 		_, err = m.check(o.Data, o.TTL)
 	}
-	if err = errors.Join(err, ctx.Err()); err != nil {
-		return Session{}, wrap(verb, err)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Session{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -139,55 +191,69 @@ func (m *MemoryStore) Rotate(ctx context.Context, oldID, newID string, opts ...R
 	m.dropExpired(now)
 	old, err := m.live(oldKey, now)
 	if err != nil {
-		return Session{}, wrap(verb, err)
+		return Session{}, err
 	}
-	if _, err := m.live(newKey, now); !errors.Is(err, ErrNotFound) {
-		return Session{}, wrap(verb, ErrConflict)
+	before := old.session()
+	if o.Version != 0 && o.Version != before.Version || m.used(newKey, now) {
+		return Session{}, ErrConflict
 	}
-	moved := *old
-	moved.Version = newVersion()
-	session := moved.copied()
+	data, ttl := bytes.Clone(before.Data), old.expires.Sub(now)
 	if o.Replace {
-		moved.Data = bytes.Clone(o.Data)
-		moved.expireIn(o.TTL, now)
-		session.Data = o.Data
+		data, ttl = o.Data, o.TTL
 	}
-	m.entries[newKey] = &moved
-	m.end(oldKey, Rotated, now)
-	return session, nil
+	m.end(oldKey, Rotated, now).successor = newKey
+	return m.store(newKey, before.header, data, ttl, now), nil
 }
 
 // Invalidate implements [Store].
 func (m *MemoryStore) Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error {
-	const verb = "invalidate"
 	key, err := m.key(id)
-	if err = errors.Join(err, ctx.Err()); err != nil {
-		return wrap(verb, err)
+	if err = cmp.Or(err, ctx.Err()); err == nil {
+		err = m.invalidate(key, collect(opts))
 	}
-	return m.invalidate(verb, key, collect(opts))
+	return wrap("invalidate", err)
 }
 
-func (m *MemoryStore) invalidate(verb, key string, o InvalidateOptions) error {
-	if o.Reason == 0 {
-		o.Reason = Logout
+// InvalidateRef implements [Lister].
+func (m *MemoryStore) InvalidateRef(
+	ctx context.Context, ref string, opts ...InvalidateOption,
+) error {
+	key, err := m.refKey(ref)
+	if err = cmp.Or(err, ctx.Err()); err == nil {
+		err = m.invalidate(key, collect(opts))
 	}
+	return wrap("invalidate", err)
+}
+
+func (m *MemoryStore) invalidate(key string, o InvalidateOptions) error {
+	reason := cmp.Or(o.Reason, Logout)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.dropExpired(now)
-	if _, err := m.live(key, now); o.Live && err != nil {
-		return wrap(verb, err)
+	for hop := range maxHops {
+		_, met := m.live(key, now)
+		if hop == 0 && o.Live && errors.Is(met, ErrNotFound) {
+			return met
+		}
+		next := m.end(key, reason, now).successor
+		switch {
+		case next != "" && reason != Rotated && !o.Alone:
+			key = next
+		case o.Live:
+			return met
+		default:
+			return nil
+		}
 	}
-	m.end(key, o.Reason, now)
-	return nil
+	return errTooManyHops
 }
 
 // Exists implements [Store].
 func (m *MemoryStore) Exists(ctx context.Context, id string) (bool, error) {
-	const verb = "exists"
 	key, err := m.key(id)
-	if err = errors.Join(err, ctx.Err()); err != nil {
-		return false, wrap(verb, err)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return false, wrap("exists", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -195,39 +261,174 @@ func (m *MemoryStore) Exists(ctx context.Context, id string) (bool, error) {
 	return err == nil, nil
 }
 
-// live returns the live session at key, ErrNotFound or an *InvalidatedError.
+// BeginRenewal implements [Renewer].
+func (m *MemoryStore) BeginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
+	r, err := m.beginRenewal(ctx, id, v)
+	return r, wrap("begin renewal", err)
+}
+
+func (m *MemoryStore) beginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
+	key, err := m.key(id)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Renewal{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.dropExpired(now)
+	e, err := m.live(key, now)
+	if err != nil {
+		return Renewal{}, err
+	}
+	if v != 0 && v != e.session().Version {
+		return Renewal{}, ErrConflict
+	}
+	t := m.end(key, Rotated, now)
+	t.record, t.claim = e.record, uint64(newVersion())
+	return Renewal{Ref: m.ref(key), Claim: t.claim}, nil
+}
+
+// FinishRenewal implements [Renewer].
+func (m *MemoryStore) FinishRenewal(
+	ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
+) (Session, error) {
+	s, err := m.finishRenewal(ctx, r, newID, data, ttl)
+	return s, wrap("finish renewal", err)
+}
+
+func (m *MemoryStore) finishRenewal(
+	ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
+) (Session, error) {
+	oldKey, err := m.refKey(r.Ref)
+	newKey, err2 := m.key(newID)
+	if err = cmp.Or(err, err2); err == nil && oldKey == newKey {
+		err = ErrInvalidID
+	}
+	if err == nil {
+		_, err = m.check(data, ttl)
+	}
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Session{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.dropExpired(now)
+	if m.used(newKey, now) {
+		return Session{}, ErrConflict
+	}
+	t := m.claimed(r, oldKey, now)
+	if t == nil {
+		_, err := m.live(oldKey, now)
+		return Session{}, cmp.Or(err, ErrNotFound) // a session that lives there is another one
+	}
+	before := t.session()
+	if deadline := before.deadline(); deadline != 0 && deadline <= now.UnixMilli() {
+		return Session{}, ErrNotFound
+	}
+	t.record, t.claim, t.successor = nil, 0, newKey
+	return m.store(newKey, before.header, data, ttl, now), nil
+}
+
+// CancelRenewal implements [Renewer].
+func (m *MemoryStore) CancelRenewal(ctx context.Context, r Renewal) error {
+	key, err := m.refKey(r.Ref)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return wrap("cancel renewal", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := m.claimed(r, key, time.Now()); t != nil {
+		t.record, t.claim = nil, 0
+	}
+	return nil
+}
+
+// claimed returns the tombstone at key if the claim of r stands on it, or nil.
+func (m *MemoryStore) claimed(r Renewal, key string, now time.Time) *entry {
+	e := m.entries[key]
+	if e == nil || !now.Before(e.expires) || e.claim == 0 || e.claim != r.Claim {
+		return nil
+	}
+	return e
+}
+
+// List implements [Lister]. It returns what was live when the iteration began.
+func (m *MemoryStore) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for _, e := range m.snapshot(time.Now()) {
+			if err := ctx.Err(); err != nil {
+				yield(Entry{}, wrap("list", err))
+				return
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (m *MemoryStore) snapshot(now time.Time) (all []Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, e := range m.entries {
+		switch {
+		case !now.Before(e.expires):
+		case e.ended == nil:
+			s := e.session()
+			s.Data = bytes.Clone(s.Data)
+			all = append(all, Entry{Ref: m.ref(key), Session: s})
+		case e.claim != 0 && now.Sub(e.ended.At) < listMargin:
+			all = append(all, Entry{Ref: m.ref(key), Pending: true})
+		}
+	}
+	return all
+}
+
+func (m *MemoryStore) ref(key string) string { return strings.TrimPrefix(key, m.prefix) }
+
+// live returns the live session at key, ErrNotFound, or an *InvalidatedError that is the caller's.
 func (m *MemoryStore) live(key string, now time.Time) (*entry, error) {
 	e := m.entries[key]
 	switch {
 	case e == nil, !now.Before(e.expires):
 		return nil, ErrNotFound
 	case e.ended != nil:
-		return nil, e.ended
+		ended := *e.ended
+		return nil, &ended
 	}
 	return e, nil
 }
 
-// end puts a tombstone at key that outlives what is there by the tombstone TTL.
-func (m *MemoryStore) end(key string, reason Reason, now time.Time) {
-	outlive := now
+// used reports whether key holds a live session or a tombstone.
+func (m *MemoryStore) used(key string, now time.Time) bool {
+	_, err := m.live(key, now)
+	return !errors.Is(err, ErrNotFound)
+}
+
+// end puts a tombstone at key, or keeps the one that is there, and returns it. It outlives what was
+// there by the tombstone TTL.
+func (m *MemoryStore) end(key string, reason Reason, now time.Time) *entry {
 	e := m.entries[key]
-	switch {
-	case e == nil || !now.Before(e.expires):
-	case e.ended != nil:
-		if expires := now.Add(m.tombstoneTTL); expires.After(e.expires) {
-			e.expires = expires
-		}
-		if e.ended.Reason == Rotated && reason != Rotated {
-			e.ended = &InvalidatedError{Reason: reason, At: now.Truncate(time.Millisecond)}
-		}
-		return
-	default:
-		outlive = e.expires
+	if e == nil || !now.Before(e.expires) {
+		e = &entry{expires: now}
 	}
-	m.entries[key] = &entry{
-		ended:   &InvalidatedError{Reason: reason, At: now.Truncate(time.Millisecond)},
-		expires: outlive.Add(m.tombstoneTTL),
+	ended := &InvalidatedError{Reason: reason, At: now.Truncate(time.Millisecond)}
+	if e.ended == nil {
+		t := &entry{ended: ended, expires: e.expires.Add(m.tombstoneTTL)}
+		m.entries[key] = t
+		return t
 	}
+	if expires := now.Add(m.tombstoneTTL); expires.After(e.expires) {
+		e.expires = expires
+	}
+	if reason != Rotated {
+		if e.ended.Reason == Rotated {
+			e.ended = ended
+		}
+		e.record, e.claim = nil, 0
+	}
+	return e
 }
 
 // dropExpired looks at a few entries; ranging over a map begins anywhere.
@@ -243,15 +444,23 @@ func (m *MemoryStore) dropExpired(now time.Time) {
 	}
 }
 
-func (e *entry) expireIn(ttl time.Duration, now time.Time) {
-	e.expires = now.Add(ttl)
-	if !e.deadline.IsZero() && e.deadline.Before(e.expires) {
-		e.expires = e.deadline
-	}
+// session returns the session of e. Its data is e's.
+func (e *entry) session() Session {
+	s, _ := parse(e.record)
+	return s
 }
 
-func (e *entry) copied() Session {
-	s := e.Session
-	s.Data = append([]byte{}, e.Data...)
-	return s
+// begunSince reports whether e is another session than s and was begun under the id after it.
+func (e *entry) begunSince(s Session) bool {
+	stored := e.session()
+	return s.header != nil && !sameHeader(s.header, stored.header) &&
+		!stored.CreatedAt.Before(s.CreatedAt)
+}
+
+func (e *entry) expireIn(ttl time.Duration, now time.Time) {
+	e.expires = now.Add(ttl)
+	s := e.session()
+	if ms := s.deadline(); ms != 0 && time.UnixMilli(ms).Before(e.expires) {
+		e.expires = time.UnixMilli(ms)
+	}
 }

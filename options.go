@@ -3,10 +3,12 @@ package tombstore
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
-// Option configures a store. RedisStore and MemoryStore take the same ones; what only a server can do, MemoryStore ignores.
+// Option configures a store. RedisStore and MemoryStore take the same ones; MemoryStore ignores
+// what only a server can do.
 type Option func(*config)
 
 type config struct {
@@ -34,10 +36,10 @@ func newConfig(opts []Option) (config, error) {
 	for _, opt := range opts {
 		opt(&c)
 	}
-	var errs []error
+	var faults []string
 	must := func(ok bool, format string, args ...any) {
 		if !ok {
-			errs = append(errs, fmt.Errorf("tombstore: new: "+format, args...))
+			faults = append(faults, fmt.Sprintf(format, args...))
 		}
 	}
 	must(c.prefix != "", "key prefix is empty")
@@ -51,109 +53,153 @@ func newConfig(opts []Option) (config, error) {
 		c.acksTimeout)
 	must(c.maxAge == 0 || c.maxAge >= time.Millisecond, "maximum age of cached sessions %v is below one millisecond", c.maxAge)
 	must(c.maxAge == 0 || !c.strict, "a cache and strict reads exclude each other")
-	return c, errors.Join(errs...)
+	if len(faults) > 0 {
+		return config{}, errors.New("tombstore: new: " + strings.Join(faults, "; "))
+	}
+	return c, nil
 }
 
-// WithKeyPrefix sets what every key begins with. Stores with different prefixes do not see each other's sessions; with
-// WithPlainIDs neither prefix may begin with the other.
-// The default is "tombstore:".
+// WithKeyPrefix sets what every key begins with. Stores with different prefixes do not see each
+// other's sessions; with WithPlainIDs neither prefix may begin with the other. The default is
+// "tombstore:".
 func WithKeyPrefix(prefix string) Option { return func(c *config) { c.prefix = prefix } }
 
-// WithPlainIDs puts ids into keys as they are, for those who must find a session by its id with other tools. Whoever can
-// list keys, read a dump or see MONITOR can then take over every session. The default is to store a digest.
+// WithPlainIDs puts ids into keys as they are, for those who must find a session by its id with
+// other tools. Whoever can list keys, read a dump or see MONITOR can then take over every session.
+// The default is to store a digest.
 func WithPlainIDs() Option { return func(c *config) { c.plainIDs = true } }
 
-// WithTimeout bounds an operation, retries included, whose context has no deadline. It must be positive. The default is
-// 2 seconds.
+// WithTimeout bounds an operation, retries included, whose context has no deadline. It must be
+// positive. The default is 2 seconds.
 func WithTimeout(d time.Duration) Option { return func(c *config) { c.timeout = d } }
 
-// WithTombstoneTTL sets how much longer than the ended session a tombstone lives; it must be longer than any request that
-// may still hold a copy of the session, and at least one second. The default is 24 hours.
+// WithTombstoneTTL sets how much longer than the session could have its tombstone lives, at least
+// one second. It must be longer than any request that may still hold a copy of the session. It is
+// also how long, at least, an old id leads to the session that has moved on. The default is 24
+// hours.
 func WithTombstoneTTL(d time.Duration) Option { return func(c *config) { c.tombstoneTTL = d } }
 
-// WithAbsoluteTimeout makes every session expire d after it was created, however often it is written or touched (OWASP Session
-// Management Cheat Sheet, "Absolute Timeout"), and at least one millisecond. Rotate keeps the creation time. Like every
-// expiry it leaves no tombstone: a write without IfPresent or IfVersion may begin a new session of the same id. It applies to
-// sessions created from then on. The default is 0, none.
+// WithAbsoluteTimeout makes every session expire d after it was created, however often it is
+// written or touched (OWASP Session Management Cheat Sheet, "Absolute Timeout"). A session that
+// moves keeps its creation time. Like every expiry it leaves no tombstone: a Write that does not
+// ask for a live session (IfPresent, IfVersion, Replacing) may begin a new one under the same id.
+// It applies to sessions created from then on, and must be at least one millisecond. The default is
+// 0, none.
 func WithAbsoluteTimeout(d time.Duration) Option { return func(c *config) { c.absolute = d } }
 
-// WithMaxDataSize sets the largest data that Write and Rotate accept, in bytes, up to 512 MiB. The default is 1 MiB.
+// WithMaxDataSize sets the largest data that Write and Rotate accept, in bytes, up to 512 MiB. The
+// default is 1 MiB.
 func WithMaxDataSize(bytes int) Option { return func(c *config) { c.maxData = bytes } }
 
-// WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL must be off before Touch
-// and Slide set it, because each time they do costs a replication, and an invalidation in every process that caches the
-// session. Up to that part of the idle timeout a session may expire early. The default is 0.1; 0 sets the TTL every time.
+// WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL
+// must be off before Touch and Slide set it: each time costs a replication, and an invalidation in
+// every process that caches the session. A session may expire early by up to that part of the idle
+// timeout. The default is 0.1; 0 sets the TTL every time.
 func WithTouchThreshold(part float64) Option { return func(c *config) { c.touchThreshold = part } }
 
-// WithReplicaAcks makes Invalidate and Rotate wait until n replicas have the tombstone, for at most timeout, and return
-// ErrUnacknowledged otherwise. Only with n as large as the number of replicas that could be promoted does an ended session
-// survive the loss of the primary (Redis documentation, WAIT). It takes a connection for itself while it waits. If that breaks, or
-// while a slot of a cluster is between two nodes, it waits again, until the context ends. The default is 0: replication is
-// asynchronous, and a failover may bring back sessions ended in the moments before it.
+// WithReplicaAcks makes Invalidate, Rotate and both halves of a renewal wait until n replicas have
+// the tombstone, for at most timeout each time, and return ErrUnacknowledged otherwise. Only with n
+// as large as the number of replicas that could be promoted does an ended session survive the loss
+// of the primary (Redis documentation, WAIT). It takes a connection for itself while
+// it waits. If that breaks, or while a slot of a cluster is between two nodes, it waits again,
+// until the context ends. The default is 0: replication is asynchronous, and a failover may bring
+// back sessions ended in the moments before it.
 func WithReplicaAcks(n int, timeout time.Duration) Option {
 	return func(c *config) { c.acks, c.acksTimeout = n, timeout }
 }
 
-// WithClientCache makes Read answer from the memory of this process when it can, for at most maxAge after the server was asked, at
-// least one millisecond. The server sends a message when a session changes (Redis documentation, Client-side caching), so a session
-// ended by another process is served for as long as that message takes, and for [RedisStore.Staleness] at most when it cannot
-// arrive. In this process Read returns nothing older than the last change that has returned. Nothing is cached until it was
-// seen that such messages arrive; where they do not, Read asks the server every time, and [RedisStore.Check] says why.
+// WithClientCache makes Read answer from the memory of this process when it can, for at most maxAge
+// after the server was asked, at least one millisecond. The server sends a message when a session
+// changes (Redis documentation, Client-side caching), so a session ended by another process is
+// served until that message arrives, and for at most [RedisStore.Staleness] when it cannot. In this
+// process Read returns nothing older than the last change that has returned. Caching starts only
+// after a test message has arrived; where none does, Read asks the server every time, and
+// [RedisStore.Check] says why.
 //
-// A client given to New must send every read to the primary: in a cluster SendToReplicas sends cached reads to replicas, and nothing
-// here notices. Several stores may share a client. The default is 0, no cache.
+// A client given to New must send every read to the primary: in a cluster SendToReplicas sends
+// cached reads to replicas, and nothing here notices. Several stores may share a client. The
+// default is 0, no cache.
 func WithClientCache(maxAge time.Duration) Option { return func(c *config) { c.maxAge = maxAge } }
 
-// WithStrictReads makes Read and Exists ask by a command that counts as a write (GETEX), so that a primary with
-// min-replicas-to-write that has lost its replicas refuses them: after a failover the old primary serves no session that was ended
-// at the new one. It needs min-replicas-to-write of more than half of the replicas, and min-replicas-max-lag at least two seconds below
-// Sentinel's down-after-milliseconds or the cluster's node timeout: the server counts whole seconds, once a second. Reads then fail
-// while too few replicas are there. A read costs what it costs without, and a second trip with Slide. It excludes WithClientCache. The
-// default is to read by GET.
+// WithStrictReads makes Read and Exists ask by a command that counts as a write (GETEX), so that a
+// primary with min-replicas-to-write that has lost its replicas refuses them: after a failover the
+// old primary serves no session that was ended at the new one. It needs min-replicas-to-write of
+// more than half of the replicas, and min-replicas-max-lag at least two seconds below Sentinel's
+// down-after-milliseconds or the cluster's node timeout: the server counts whole seconds, once a
+// second. Reads then fail while too few replicas are there. A read costs the same, except that a
+// Slide that sets the TTL takes one more trip. It excludes WithClientCache. The default is to read
+// by GET.
 func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
-// ReadOption is an option of Read: Slide or Fresh.
+// ReadOption is an option of Read: Slide, WithExpiry, Fresh or Shared.
 type ReadOption func(*ReadOptions)
 
-// ReadOptions is what the options of one Read add up to. Only implementations of Store need it: they apply each option to
-// the zero value. The same holds for WriteOptions, RotateOptions and InvalidateOptions.
+// ReadOptions is what the options of one Read add up to. Only implementations of Store need it:
+// they apply each option to the zero value. The same holds for WriteOptions, RotateOptions and
+// InvalidateOptions.
 type ReadOptions struct {
-	Slide bool          // restart the idle timeout
-	TTL   time.Duration // the idle timeout, if Slide is set
-	Fresh bool          // do not answer from a cache
+	Slide  bool          // restart the idle timeout
+	TTL    time.Duration // the idle timeout, if Slide is set
+	Expiry bool          // set Session.ExpiresAt; Slide does so too
+	Fresh  bool          // do not answer from a cache
+	Shared bool          // the caller does not change Session.Data
 }
 
-// Slide makes Read restart the idle timeout of the session, as Touch does, in the same trip.
-func Slide(ttl time.Duration) ReadOption { return func(o *ReadOptions) { o.Slide, o.TTL = true, ttl } }
+// Slide makes Read restart the idle timeout of the session, as Touch does, in the same trip or, if
+// the TTL has to be set, in a second one.
+func Slide(ttl time.Duration) ReadOption {
+	return func(o *ReadOptions) { o.Slide, o.TTL = true, ttl }
+}
+
+// WithExpiry makes Read tell when the session expires (Session.ExpiresAt), so that the caller can
+// tell when a Touch is due.
+func WithExpiry() ReadOption { return func(o *ReadOptions) { o.Expiry = true } }
 
 // Fresh makes Read ask the server even if the answer could be had from a cache in this process.
 func Fresh() ReadOption { return func(o *ReadOptions) { o.Fresh = true } }
 
-// WriteOption is a condition of Write: IfAbsent, IfPresent or IfVersion. Of several the last one counts.
+// Shared lets Session.Data be memory that others read too, which saves Read a copy. The caller must
+// not change it, nor append to it.
+func Shared() ReadOption { return func(o *ReadOptions) { o.Shared = true } }
+
+// WriteOption is a condition of Write: IfAbsent, IfPresent, IfVersion or Replacing. Of several the
+// last one counts. For a session that was ended Write fails with ErrInvalidated, whatever its
+// condition.
 type WriteOption func(*WriteOptions)
 
-// WriteOptions is what the options of one Write add up to; at most one of Absent, Present and Match is set.
+// WriteOptions is what the options of one Write add up to; at most one of Absent, Present and Match
+// is set.
 type WriteOptions struct {
-	Absent  bool
-	Present bool
-	Match   bool
-	Version Version // to be stored, if Match is set
+	Absent   bool
+	Present  bool
+	Match    bool
+	Version  Version // to be stored, if Match is set
+	Replaced Session // of Replacing, if Present is set; zero without
 }
 
 // IfAbsent makes Write fail with ErrConflict if the session is live: for a session that is new.
 func IfAbsent() WriteOption { return func(o *WriteOptions) { *o = WriteOptions{Absent: true} } }
 
-// IfPresent makes Write fail with ErrNotFound unless the session is live: for a session that was read before. It keeps an
-// ended session from coming back even when the tombstone is lost.
+// IfPresent makes Write fail with ErrNotFound unless the session is live: for a session that was
+// read before. It keeps an ended session from coming back even when the tombstone is lost.
 func IfPresent() WriteOption { return func(o *WriteOptions) { *o = WriteOptions{Present: true} } }
 
-// IfVersion makes Write fail with ErrNotFound unless the session is live, and with ErrConflict unless its version is v: for
-// a session that was read before and must not have changed since.
+// IfVersion makes Write fail with ErrNotFound unless the session is live, and with ErrConflict
+// unless its version is v: for a session that was read before and must not have changed since. The
+// zero Version is never stored, and so never met.
 func IfVersion(v Version) WriteOption {
 	return func(o *WriteOptions) { *o = WriteOptions{Match: true, Version: v} }
 }
 
-// RotateOption is an option of Rotate: WithData.
+// Replacing is IfPresent for a caller who has the session as Read, Write, Rotate or FinishRenewal
+// returned it, and it costs the server a third as much. s need not be the latest version: of two
+// who save the same session the later one wins. If another session has begun under the id since,
+// Write fails with ErrConflict. With a Session that did not come from a store it is IfPresent.
+func Replacing(s Session) WriteOption {
+	return func(o *WriteOptions) { *o = WriteOptions{Present: true, Replaced: s} }
+}
+
+// RotateOption is an option of Rotate: WithData or IfUnchanged.
 type RotateOption func(*RotateOptions)
 
 // RotateOptions is what the options of one Rotate add up to.
@@ -161,29 +207,40 @@ type RotateOptions struct {
 	Replace bool
 	Data    []byte        // if Replace is set
 	TTL     time.Duration // if Replace is set
+	Version Version       // that the old id must have; 0 for any
 }
 
-// WithData makes Rotate store data under the new id with the idle timeout ttl, instead of the data and the remaining TTL of
-// the old id.
+// WithData makes Rotate store data under the new id with the idle timeout ttl, instead of the data
+// and the remaining TTL of the old id.
 func WithData(data []byte, ttl time.Duration) RotateOption {
-	return func(o *RotateOptions) { *o = RotateOptions{Replace: true, Data: data, TTL: ttl} }
+	return func(o *RotateOptions) { o.Replace, o.Data, o.TTL = true, data, ttl }
 }
 
-// InvalidateOption is an option of Invalidate: WithReason or IfLive.
+// IfUnchanged makes Rotate fail with ErrConflict, and change nothing, unless the version of the
+// session is v. The zero Version is any.
+func IfUnchanged(v Version) RotateOption { return func(o *RotateOptions) { o.Version = v } }
+
+// InvalidateOption is an option of Invalidate: WithReason, IfLive or Alone.
 type InvalidateOption func(*InvalidateOptions)
 
 // InvalidateOptions is what the options of one Invalidate add up to.
 type InvalidateOptions struct {
 	Reason Reason // zero: Logout
-	Live   bool   // fail unless the session is live
+	Live   bool   // fail unless a live session was ended
+	Alone  bool   // do not follow the session to another id
 }
 
-// WithReason sets the reason that the tombstone keeps. The default is Logout.
+// WithReason sets the reason that the tombstone keeps. The default is Logout. Rotated is for a step
+// of a renewal: see Invalidate.
 func WithReason(r Reason) InvalidateOption { return func(o *InvalidateOptions) { o.Reason = r } }
 
-// IfLive makes Invalidate fail with ErrNotFound or ErrInvalidated unless the session is live, so that of several who end a
-// session one knows that it was the one: for moving a session's data to another id.
+// IfLive makes Invalidate fail with ErrNotFound or ErrInvalidated unless it has ended a live
+// session, so that of several who end a session exactly one is told that it did: for single-use
+// tokens. An id without a session gets no tombstone.
 func IfLive() InvalidateOption { return func(o *InvalidateOptions) { o.Live = true } }
+
+// Alone makes Invalidate end one id, and not the one to which the session has moved.
+func Alone() InvalidateOption { return func(o *InvalidateOptions) { o.Alone = true } }
 
 // collect applies opts to the zero value of O.
 func collect[O any, F ~func(*O)](opts []F) O {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,8 +52,9 @@ func TestREADME_CompileFails(t *testing.T) {
 	require.Contains(t, output, "undefined: tombstore")
 }
 
-// compile compiles a file as a package of its own in this module, where the compiler sees it although it is not there. It needs
-// no network. A package whose name ends in _test is compiled as a test.
+// compile compiles a file as a package of its own in this module, where the compiler sees it
+// although it is not there. It needs no network. A package whose name ends in _test is compiled as
+// a test.
 func compile(t *testing.T, name, source string) (string, error) {
 	t.Helper()
 	file, command := name+".go", []string{"build"}
@@ -64,7 +66,9 @@ func compile(t *testing.T, name, source string) (string, error) {
 	require.NoError(t, err)
 	place := filepath.Join(dir, file)
 	require.NoError(t, os.WriteFile(place, []byte(source), 0o600))
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "testdata", name, file): place}})
+	overlay, err := json.Marshal(map[string]any{
+		"Replace": map[string]string{filepath.Join(root, "testdata", name, file): place},
+	})
 	require.NoError(t, err)
 	overlayFile := filepath.Join(dir, "overlay.json")
 	require.NoError(t, os.WriteFile(overlayFile, overlay, 0o600))
@@ -73,11 +77,6 @@ func compile(t *testing.T, name, source string) (string, error) {
 	cmd.Env = append(os.Environ(), "GOPROXY=off")
 	output, err := cmd.CombinedOutput()
 	return string(output), err
-}
-
-func TestREADME_IsShort(t *testing.T) {
-	t.Parallel()
-	require.LessOrEqual(t, strings.Count(text(t, "README.md"), "\n"), 200)
 }
 
 // The README's tables have every option and every error.
@@ -98,45 +97,64 @@ func TestREADME_Tables(t *testing.T) {
 
 var (
 	testName   = regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w*`)
-	ruleName   = regexp.MustCompile("`([A-Z][A-Za-z]*(?:/[^`]+)?)`")
+	testLink   = regexp.MustCompile(`\[((?:Test|Fuzz)\w+)\]\(\.\./([^)]+)\)`)
+	ruleName   = regexp.MustCompile("`([A-Z][A-Za-z]*/[^`]+)`")
 	mutantName = regexp.MustCompile(`"([^"]+)"`)
+	bugName    = regexp.MustCompile(`\*([^*]+)\*`)
+	mutantRule = regexp.MustCompile(`\n\t"([^"]+)":\s*\{\s*"([^"]+)"`)
 )
 
-// Every test, every rule of storetest (in backquotes, with a slash) and every broken store (in double quotes) that
-// docs/guarantees.md names is there.
+// Every test that docs/guarantees.md names is in the file that it links. Every rule of storetest
+// (in backquotes, with a slash) is there, every broken store (in double quotes) is given to a rule
+// beside it, and every bug (in italics) is put in by tests of the same package.
 func TestGuaranteesNameTests(t *testing.T) {
 	t.Parallel()
 	doc := text(t, "docs/guarantees.md")
+	require.Empty(t, testName.FindAllString(testLink.ReplaceAllString(doc, ""), -1), "tests without their file")
+	for _, link := range testLink.FindAllStringSubmatch(doc, -1) {
+		require.Contains(t, text(t, link[2]), "\nfunc "+link[1]+"(")
+	}
 
-	var sources strings.Builder
-	for _, pattern := range []string{"*_test.go", "cmd/tombstore/*_test.go", "storetest/*_test.go", "integration/faults/*/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		require.NoError(t, err)
-		for _, file := range files {
-			sources.WriteString(text(t, file))
+	rules, broken := ruleNames(t), map[string]string{}
+	for _, file := range []string{"storetest/storetest_test.go", "storetest/mutants_test.go"} {
+		for _, m := range mutantRule.FindAllStringSubmatch(text(t, file), -1) {
+			broken[m[1]] = m[2]
 		}
 	}
-	tests := testName.FindAllString(doc, -1)
-	require.NotEmpty(t, tests)
-	for _, name := range tests {
-		require.Contains(t, sources.String(), "\nfunc "+name+"(", "docs/guarantees.md names a test that does not exist")
-	}
-
-	rules := ruleNames(t)
-	named := 0
-	for _, match := range ruleName.FindAllStringSubmatch(doc, -1) {
-		if name := match[1]; strings.Contains(name, "/") {
-			require.Contains(t, rules, strings.ReplaceAll(name, " ", "_"), "docs/guarantees.md names a rule that does not exist")
+	var tests, named, mutants, bugs int
+	for line := range strings.Lines(doc) {
+		if !strings.HasPrefix(line, "|") {
+			continue
+		}
+		var sources strings.Builder
+		for _, link := range testLink.FindAllStringSubmatch(line, -1) {
+			files, err := filepath.Glob(filepath.Join(filepath.Dir(link[2]), "*_test.go"))
+			require.NoError(t, err)
+			for _, file := range files {
+				sources.WriteString(text(t, file))
+			}
+			tests++
+		}
+		var beside []string
+		for _, rule := range ruleName.FindAllStringSubmatch(line, -1) {
+			require.Contains(t, rules, strings.ReplaceAll(rule[1], " ", "_"))
+			beside = append(beside, rule[1])
 			named++
 		}
+		for _, m := range mutantName.FindAllStringSubmatch(line, -1) {
+			require.Contains(t, broken, m[1])
+			require.True(t, slices.ContainsFunc(beside, func(rule string) bool {
+				return strings.HasPrefix(rule, broken[m[1]])
+			}), "%q is for %s", m[1], broken[m[1]])
+			mutants++
+		}
+		for _, bug := range bugName.FindAllStringSubmatch(line, -1) {
+			require.True(t, strings.Contains(sources.String(), bug[1]), "nobody puts in: %s", bug[1])
+			bugs++
+		}
 	}
-	require.NotZero(t, named)
-
-	mutants := mutantName.FindAllStringSubmatch(doc, -1)
-	require.NotEmpty(t, mutants)
-	for _, match := range mutants {
-		require.Contains(t, text(t, "storetest/storetest_test.go"), "\t"+match[0]+": {",
-			"docs/guarantees.md names a broken store that does not exist")
+	for _, n := range []int{tests, named, mutants, bugs} {
+		require.NotZero(t, n)
 	}
 }
 

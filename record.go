@@ -1,37 +1,67 @@
 package tombstore
 
 import (
+	"bytes"
 	"encoding/binary"
+	"hash/crc64"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"time"
 )
 
-// A key holds one string. All integers are big-endian, all times milliseconds since 1970 on the server's clock.
+// A key holds a live session as a string, or the tombstone of an ended one as a hash: the commands
+// that read and write strings refuse a hash, so the server itself refuses the late write. All
+// integers are big-endian, all times milliseconds since 1970: those of a session on the server's
+// clock, that of an end on the clock of the process that has ended it.
 //
-//	live session                      tombstone
-//	 0   1  kind, 0xC1                0  1  kind, 0xC0
-//	 1   1  flags, 0                  1  1  reason
-//	 2   8  version                   2  6  time
-//	10   6  created
+//	live session, a string                     tombstone, a hash
+//	 0   1  kind, 0xC1                         t  the end: kind 0xC0, flags 1, reason 1, time 6
+//	 1   1  flags                              s  successor: what follows the prefix in its key
+//	 2   8  version                            c  claim of a renewal under way, 8
+//	10   6  created                            h  header of the session, for a renewal
 //	16   6  absolute deadline, 0: none
-//	22   n  data
+//	22   2  length of the items, if flagged
+//	     i  items: type 1, length 2, value
+//	     n  data
 //
-// The kind names the format too; another format takes another kind. 0xC0 and 0xC1 occur in no UTF-8 text and begin no gob
-// stream, so values of other programs are told apart. Other kinds and flags are ErrCorrupt and are never overwritten.
+// All but version and data is the session's header, which never changes under one id. Items, flags
+// and fields that are not known are carried over; bit 7 of the flags says that whoever does not
+// know the rest must leave the session alone (ErrCorrupt). 0xC0 and 0xC1 occur in no UTF-8 text and
+// begin no gob stream, so values of other programs are told apart, and never overwritten.
 const (
 	kindLive      = 0xC1
 	kindTombstone = 0xC0
 
+	flagItems  = 1 << 0
+	flagStrict = 1 << 7 // must be understood
+
 	offsetVersion  = 2
 	offsetCreated  = 10
 	offsetDeadline = 16
-	headerSize     = 22
-	tombstoneSize  = 8
+	headerSize     = 22 // without items
+	endSize        = 9  // of field t, at least
+	dumpHead       = 5  // before field t in a dump
 )
 
-// Version tells the states of one session apart: every write stores a new one, drawn at random. It has no order. The zero
-// Version is never stored.
+// dumpOf returns the tombstone of an end as DUMP would give it, in a format that all servers that
+// are supported can read: type 4, the hash, of one field, version 9 of the format, and CRC-64 of
+// all that.
+func dumpOf(reason Reason, at time.Time) string {
+	var b [24]byte
+	copy(b[:], "\x04\x01\x01t\x09")
+	t := b[dumpHead:]
+	t[0], t[2] = kindTombstone, byte(reason)
+	putMilli48(t[3:], at.UnixMilli())
+	b[14] = 9
+	binary.LittleEndian.PutUint64(b[16:], ^crc64.Update(math.MaxUint64, crcTable, b[:16]))
+	return string(b[:])
+}
+
+var crcTable = crc64.MakeTable(0x95ac9329ac4bc9b5) // Jones, as in Redis' crc64.c
+
+// Version tells the states of one session apart: every write stores a new one, drawn at random. It
+// has no order. The zero Version is never stored.
 type Version uint64
 
 // Reason tells why a session was ended.
@@ -72,37 +102,105 @@ func (v Version) bytes() string {
 	return string(b[:])
 }
 
-// head returns the start of a live record, up to and including the version.
-func (v Version) head() string {
-	b := [offsetCreated]byte{kindLive}
-	binary.BigEndian.PutUint64(b[offsetVersion:], uint64(v))
-	return string(b[:])
+// headerOf returns the header of a live record, with the version: all that comes before the data.
+// It is nil if value is no record that this package may read. It is a part of value.
+func headerOf(value []byte) []byte {
+	if len(value) < headerSize || value[0] != kindLive || value[1]&flagStrict != 0 {
+		return nil
+	}
+	size := headerSize
+	if value[1]&flagItems != 0 {
+		if len(value) < headerSize+2 {
+			return nil
+		}
+		size += 2 + int(binary.BigEndian.Uint16(value[headerSize:]))
+	}
+	if len(value) < size {
+		return nil
+	}
+	return value[:size:size]
 }
 
-// parse returns the live session that value holds and its absolute deadline in milliseconds, 0 for none. It returns ErrCorrupt
-// or an *InvalidatedError. Session.Data is a part of value.
-func parse(value []byte) (s Session, deadline int64, err error) {
-	switch {
-	case len(value) == tombstoneSize && value[0] == kindTombstone:
-		return s, 0, &InvalidatedError{Reason: Reason(value[1]), At: time.UnixMilli(milli48(value[2:]))}
-	case len(value) < headerSize || value[0] != kindLive || value[1] != 0:
-		return s, 0, ErrCorrupt
+// newHeader returns the header of a session without items. A deadline of 0 is none.
+func newHeader(v Version, created, deadline int64) []byte {
+	h := make([]byte, headerSize)
+	h[0] = kindLive
+	setVersion(h, v)
+	putMilli48(h[offsetCreated:], created)
+	putMilli48(h[offsetDeadline:], deadline)
+	return h
+}
+
+func setVersion(header []byte, v Version) {
+	binary.BigEndian.PutUint64(header[offsetVersion:], uint64(v))
+}
+
+// sameHeader reports whether two headers are of the same session: equal but for the version.
+func sameHeader(a, b []byte) bool {
+	return a[1] == b[1] && bytes.Equal(a[offsetCreated:], b[offsetCreated:])
+}
+
+// recordOf returns the record of a session: header, under version v, and data.
+func recordOf(header []byte, v Version, data []byte) []byte {
+	record := make([]byte, 0, len(header)+len(data))
+	record = append(record, header...)
+	setVersion(record, v)
+	return append(record, data...)
+}
+
+// parse returns the live session that value holds, or ErrCorrupt. It is a part of value.
+func parse(value []byte) (Session, error) {
+	header := headerOf(value)
+	if header == nil {
+		return Session{}, ErrCorrupt
 	}
 	return Session{
-		Data:      value[headerSize:],
-		Version:   Version(binary.BigEndian.Uint64(value[offsetVersion:])),
-		CreatedAt: time.UnixMilli(milli48(value[offsetCreated:])),
-	}, milli48(value[offsetDeadline:]), nil
+		Data:      value[len(header):],
+		Version:   Version(binary.BigEndian.Uint64(header[offsetVersion:])),
+		CreatedAt: time.UnixMilli(milli48(header[offsetCreated:])),
+		header:    header,
+	}, nil
 }
 
-// decode is parse for a reader: it returns ErrNotFound for a session that is past its deadline. The reader checks that although
-// the server expires the key, because the clock of a server that was promoted may be behind.
-func decode(value []byte) (Session, error) {
-	s, deadline, err := parse(value)
-	if err == nil && deadline != 0 && deadline <= time.Now().UnixMilli() {
+// decode is parse for a reader: it returns ErrNotFound for a session that is past its deadline. The
+// reader checks that although the server expires the key, because the clock of a server that was
+// promoted may be behind.
+func decode(value []byte, now time.Time) (Session, error) {
+	s, err := parse(value)
+	if err != nil {
+		return Session{}, err
+	}
+	if deadline := s.deadline(); deadline != 0 && deadline <= now.UnixMilli() {
 		return Session{}, ErrNotFound
 	}
-	return s, err
+	return s, nil
+}
+
+// alive is decode for the first bytes of a record.
+func alive(head []byte, now time.Time) error {
+	if len(head) < headerSize || head[0] != kindLive || head[1]&flagStrict != 0 {
+		return ErrCorrupt
+	}
+	if deadline := milli48(head[offsetDeadline:]); deadline != 0 && deadline <= now.UnixMilli() {
+		return ErrNotFound
+	}
+	return nil
+}
+
+// deadline returns the absolute deadline in milliseconds, or 0.
+func (s *Session) deadline() int64 {
+	if s.header == nil {
+		return 0
+	}
+	return milli48(s.header[offsetDeadline:])
+}
+
+// parseEnd returns the *InvalidatedError that field t of a tombstone stands for, or ErrCorrupt.
+func parseEnd[bytes []byte | string](t bytes) error {
+	if len(t) < endSize || t[0] != kindTombstone || t[1]&flagStrict != 0 {
+		return ErrCorrupt
+	}
+	return &InvalidatedError{Reason: Reason(t[2]), At: time.UnixMilli(milli48(t[3:]))}
 }
 
 // milli48 reads six bytes.
@@ -112,4 +210,11 @@ func milli48[bytes []byte | string](b bytes) int64 {
 		n = n<<8 | int64(b[i])
 	}
 	return n
+}
+
+func putMilli48(b []byte, n int64) {
+	for i := 5; i >= 0; i-- {
+		b[i] = byte(n)
+		n >>= 8
+	}
 }

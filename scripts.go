@@ -4,8 +4,9 @@ import (
 	_ "embed"
 )
 
-// script is a Lua script with its SHA-1, the name under which EVALSHA knows it. The SHA-1 is written down and not computed,
-// because crypto/sha1 refuses to work under GODEBUG=fips140=only; a test compares the two.
+// script is a Lua script with its SHA-1, the name under which EVALSHA knows it. The SHA-1 is
+// written down and not computed, because crypto/sha1 refuses to work under GODEBUG=fips140=only; a
+// test compares the two.
 type script struct {
 	source, sha1 string
 }
@@ -15,22 +16,28 @@ var (
 	readSource string
 	//go:embed scripts/write.lua
 	writeSource string
+	//go:embed scripts/restore.lua
+	restoreSource string
 	//go:embed scripts/touch.lua
 	touchSource string
 	//go:embed scripts/invalidate.lua
 	invalidateSource string
 	//go:embed scripts/rotate.lua
 	rotateSource string
+	//go:embed scripts/link.lua
+	linkSource string
 
-	readScript       = script{readSource, "f8cf51e0ec41e65aa05dc56e27946e81d4cac3a6"}
-	writeScript      = script{writeSource, "0cdea9eeb372572fa9c453c4836f6605a66b8af9"}
-	touchScript      = script{touchSource, "565aff069207cc59e68cc8a130b9403545b7351f"}
-	invalidateScript = script{invalidateSource, "d385d9bf7baed89a5417472f1c4626278b74fcc6"}
-	rotateScript     = script{rotateSource, "f453b9f99aeeede53d4fa9fbaca7648338262c71"}
+	readScript       = script{readSource, "0a0b4866eabc1514598863fe01fbe98a173377c5"}
+	writeScript      = script{writeSource, "9da9e6b2b90fbb13c647814b3ddeeede0d85bba7"}
+	restoreScript    = script{restoreSource, "352f3a4bedd24fe1066fe418e7d8936d0479ccb4"}
+	touchScript      = script{touchSource, "fc49faad078072517e6fdcc593288dd072a13fbc"}
+	invalidateScript = script{invalidateSource, "df51a471a246fef5c583d553c810c238b1993e72"}
+	rotateScript     = script{rotateSource, "987052ff519a3f00701bc1b1a45b4e530b8394e1"}
+	linkScript       = script{linkSource, "42634a76171b5fd6dd9102e70b9eb6c11ec355c4"}
 )
 
-// A script's reply is one string: a code, then what the code's meaning in the script's header says. read.lua alone returns
-// the stored value, which has its own kinds, and its TTL.
+// A script's reply is one string: a code, then what the code's meaning in the script's header says.
+// read.lua alone answers a live session by an array of the stored value and its TTL.
 const (
 	codeDone     = 'D'
 	codeKept     = 'K'

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,7 +45,7 @@ func (b *bed) keyOf(id string) string {
 	return key
 }
 
-// raw returns what the server holds for id, and its TTL.
+// raw returns the record that the server holds for id, and its TTL. It is empty if there is none.
 func (b *bed) raw(id string) (string, time.Duration) {
 	b.t.Helper()
 	value, err := b.client.Do(b.t.Context(), b.client.B().Get().Key(b.keyOf(id)).Build()).ToString()
@@ -51,9 +53,26 @@ func (b *bed) raw(id string) (string, time.Duration) {
 		return "", 0
 	}
 	require.NoError(b.t, err)
-	ttl, err := b.client.Do(b.t.Context(), b.client.B().Pttl().Key(b.keyOf(id)).Build()).AsInt64()
+	return value, b.ttl(id)
+}
+
+// dump returns what the server holds for id, of whatever type, and its TTL.
+func (b *bed) dump(id string) (string, time.Duration) {
+	b.t.Helper()
+	value, err := b.do("DUMP", b.keyOf(id)).ToString()
+	if rueidis.IsRedisNil(err) {
+		return "", 0
+	}
 	require.NoError(b.t, err)
-	return value, time.Duration(ttl) * time.Millisecond
+	return value, b.ttl(id)
+}
+
+// ttl returns the TTL of what the server holds for id.
+func (b *bed) ttl(id string) time.Duration {
+	b.t.Helper()
+	ttl, err := b.do("PTTL", b.keyOf(id)).AsInt64()
+	require.NoError(b.t, err)
+	return time.Duration(ttl) * time.Millisecond
 }
 
 // do runs a command that must succeed.
@@ -73,12 +92,22 @@ func (b *bed) write(id, data string, ttl time.Duration, opts ...WriteOption) Ses
 	return s
 }
 
+// headOf returns the first bytes of a record that a store writes, up to and including the version.
+func headOf(v Version) string { return "\xc1\x00" + v.bytes() }
+
+// tombstone returns the fields of the tombstone of id, and its TTL.
+func (b *bed) tombstone(id string) (map[string]string, time.Duration) {
+	b.t.Helper()
+	fields, err := b.do("HGETALL", b.keyOf(id)).AsStrMap()
+	require.NoError(b.t, err)
+	return fields, b.ttl(id)
+}
+
 func (b *bed) requireTombstone(id string, reason Reason) time.Duration {
 	b.t.Helper()
-	value, ttl := b.raw(id)
-	require.Len(b.t, value, tombstoneSize)
-	require.EqualValues(b.t, kindTombstone, value[0])
-	require.EqualValues(b.t, reason, value[1])
+	fields, ttl := b.tombstone(id)
+	require.Len(b.t, fields["t"], endSize)
+	require.Equal(b.t, []byte{kindTombstone, 0, byte(reason)}, []byte(fields["t"][:3]))
 	return ttl
 }
 
@@ -138,7 +167,7 @@ func TestWrite_RefusedChangesNothing(t *testing.T) {
 	b.write(id, "data", time.Hour)
 	require.NoError(t, b.Invalidate(t.Context(), dead))
 	before, _ := b.raw(id)
-	tombstone, _ := b.raw(dead)
+	tombstone, _ := b.dump(dead)
 
 	_, err := b.Write(t.Context(), id, []byte("x"), time.Minute, IfAbsent())
 	require.ErrorIs(t, err, ErrConflict)
@@ -150,7 +179,7 @@ func TestWrite_RefusedChangesNothing(t *testing.T) {
 	after, ttl := b.raw(id)
 	require.Equal(t, before, after)
 	almost(t, time.Hour, ttl)
-	after, ttl = b.raw(dead)
+	after, ttl = b.dump(dead)
 	require.Equal(t, tombstone, after)
 	almost(t, 24*time.Hour, ttl)
 }
@@ -183,13 +212,14 @@ func TestAbsoluteTimeout(t *testing.T) {
 	almost(t, time.Hour, ttlOf(next))
 }
 
-// A record can be past its deadline and still be there, when the clock of a promoted replica is behind.
+// A record can be past its deadline and still be there, when the clock of a promoted replica is
+// behind.
 func TestAbsoluteTimeout_PastDeadlineIsAbsent(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	id := NewID()
 	plant := func() {
-		record := newVersion().head() + "\x00\x00\x00\x00\x00\x01" + "\x00\x00\x00\x00\x00\x02" + "data"
+		record := headOf(newVersion()) + "\x00\x00\x00\x00\x00\x01" + "\x00\x00\x00\x00\x00\x02" + "data"
 		b.do("SET", b.keyOf(id), record, "PX", "3600000")
 	}
 	plant()
@@ -216,8 +246,10 @@ func everyLiveVerb(b *bed, id string) map[string]error {
 	_, errs["Read Slide"] = b.Read(ctx, id, Slide(time.Minute))
 	_, errs["Write IfPresent"] = b.Write(ctx, id, nil, time.Minute, IfPresent())
 	_, errs["Write IfVersion"] = b.Write(ctx, id, nil, time.Minute, IfVersion(1))
+	_, errs["Write Replacing"] = b.Write(ctx, id, nil, time.Minute, Replacing(Session{}))
 	errs["Touch"] = b.Touch(ctx, id, time.Minute)
 	_, errs["Rotate"] = b.Rotate(ctx, id, NewID())
+	_, errs["BeginRenewal"] = b.BeginRenewal(ctx, id, 0)
 	return errs
 }
 
@@ -275,17 +307,19 @@ func TestInvalidate_Tombstone(t *testing.T) {
 	require.NoError(t, b.Invalidate(t.Context(), absent))
 	almost(t, 2*time.Hour, b.requireTombstone(absent, Logout))
 
-	first, _ := b.raw(live)
+	first, _ := b.tombstone(live)
 	require.NoError(t, b.Invalidate(t.Context(), live))
-	again, ttl := b.raw(live)
+	again, ttl := b.tombstone(live)
 	require.Equal(t, first, again)
+	require.Len(t, again, 1, "nothing but the end")
 	almost(t, 3*time.Hour, ttl)
 	b.do("PEXPIRE", b.keyOf(live), "1000")
 	require.NoError(t, b.Invalidate(t.Context(), live))
 	almost(t, 2*time.Hour, b.requireTombstone(live, Revoked))
 }
 
-// A WAIT behind a script that wrote nothing is acknowledged at once, so a repeated Invalidate must write.
+// A WAIT behind a script that wrote nothing is acknowledged at once, so a repeated Invalidate must
+// write.
 func TestInvalidate_AgainIsReplicated(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -318,7 +352,7 @@ func TestRotate_Stored(t *testing.T) {
 			almost(t, 25*time.Hour, b.requireTombstone(old, Rotated))
 			after, ttl := b.raw(id)
 			almost(t, time.Hour, ttl)
-			require.Equal(t, s.Version.head()+before[10:], after)
+			require.Equal(t, headOf(s.Version)+before[10:], after)
 		})
 	}
 }
@@ -326,32 +360,43 @@ func TestRotate_Stored(t *testing.T) {
 func TestForeignValues(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	tombstone := string([]byte{kindTombstone, 1, 0, 0, 0, 0, 0, 1})
-	record := newVersion().head() + strings.Repeat("\x00", 12) + "data"
+	end := canaryEnd(Logout)
+	record := headOf(newVersion()) + strings.Repeat("\x00", 12) + "data"
+	items := record[:1] + "\x01" + record[2:headerSize]
 	for name, command := range map[string][]string{
-		"text":               {"SET", "hello, I am a session of another library"},
-		"short text":         {"SET", "x"},
-		"empty":              {"SET", ""},
-		"hash":               {"HSET", "user", "1"},
-		"list":               {"RPUSH", "user"},
-		"tombstone too long": {"SET", tombstone + "x"},
-		"tombstone cut":      {"SET", tombstone[:7]},
-		"record cut":         {"SET", record[:headerSize-1]},
-		"unknown flags":      {"SET", "\xc1\x01" + record[2:]},
-		"unknown kind":       {"SET", "\xc2" + record[1:]},
+		"text":                {"SET", "hello, I am a session of another library"},
+		"short text":          {"SET", "x"},
+		"empty":               {"SET", ""},
+		"hash":                {"HSET", "user", "1"},
+		"list":                {"RPUSH", "user"},
+		"set":                 {"SADD", "t"},
+		"tombstone cut":       {"HSET", "t", end[:8]},
+		"tombstone, kind":     {"HSET", "t", "\xc1" + end[1:]},
+		"tombstone, bit 7":    {"HSET", "t", "\xc0\x80" + end[2:]},
+		"tombstone, a string": {"SET", end},
+		"record cut":          {"SET", record[:headerSize-1]},
+		"record, bit 7":       {"SET", "\xc1\x80" + record[2:]},
+		"items cut":           {"SET", items + "\x00\x05abcd"},
+		"length of items cut": {"SET", items + "\x00"},
+		"unknown kind":        {"SET", "\xc2" + record[1:]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := NewID()
 			key := b.keyOf(id)
 			b.do(append([]string{command[0], key}, command[1:]...)...)
-			dump, err := b.do("DUMP", key).ToString()
-			require.NoError(t, err)
+			dump, _ := b.dump(id)
 
 			errs := everyLiveVerb(b, id)
 			_, errs["Write"] = b.Write(t.Context(), id, []byte("x"), time.Minute)
 			_, errs["Write IfAbsent"] = b.Write(t.Context(), id, []byte("x"), time.Minute, IfAbsent())
 			errs["Invalidate"] = b.Invalidate(t.Context(), id)
+			errs["Invalidate IfLive"] = b.Invalidate(t.Context(), id, IfLive())
 			_, errs["Exists"] = b.Exists(t.Context(), id)
+			if strings.Contains(name, "items") { // of which these two read nothing
+				delete(errs, "Exists")
+				delete(errs, "Touch")
+				b.do("PERSIST", key)
+			}
 			if name == "empty" { // GETRANGE cannot tell it from an absent key, and nobody's data is lost
 				return
 			}
@@ -360,9 +405,9 @@ func TestForeignValues(t *testing.T) {
 				require.NotErrorIs(t, err, ErrUnknownOutcome, verb)
 				require.NotErrorIs(t, err, ErrNotInvalidated, verb)
 			}
-			after, err := b.do("DUMP", key).ToString()
-			require.NoError(t, err)
+			after, _ := b.dump(id)
 			require.Equal(t, dump, after, "untouched")
+			require.Negative(t, b.ttl(id))
 		})
 	}
 }
@@ -416,34 +461,255 @@ func TestBadInput_NothingSent(t *testing.T) {
 	require.ErrorIs(t, err, ErrTooLarge)
 }
 
-// counting counts commands.
-type counting struct {
-	rueidis.Client
-	sent int
-}
-
-func (c *counting) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	c.sent++
-	return c.Client.Do(ctx, cmd)
-}
-
-func TestEveryAnswerTakesOneCommand(t *testing.T) {
+// Each verb takes as many trips as its comment says.
+func TestTripsOfEachVerb(t *testing.T) {
 	t.Parallel()
-	client := &counting{Client: redistest.Client(t)}
-	b := bedOn(t, client)
-	live, absent, ended := NewID(), NewID(), NewID()
-	warm := NewID() // loads the scripts
-	b.write(warm, "x", time.Minute)
-	everyLiveVerb(b, warm)
-	require.NoError(t, b.Invalidate(t.Context(), ended))
-	for _, id := range []string{live, absent, ended} {
-		if id == live {
-			b.write(id, "x", time.Minute)
-		}
-		client.sent = 0
-		errs := everyLiveVerb(b, id)
-		require.Equal(t, len(errs), client.sent)
+	renewing := func(t *testing.T, b *bed, id string) Renewal {
+		r, err := b.BeginRenewal(t.Context(), id, 0)
+		require.NoError(t, err)
+		return r
 	}
+	type verb func(t *testing.T, b *bed, id string)
+	read := func(opts ...ReadOption) verb {
+		return func(t *testing.T, b *bed, id string) { _, _ = b.Read(t.Context(), id, opts...) }
+	}
+	write := func(opts ...WriteOption) verb {
+		return func(t *testing.T, b *bed, id string) { _, _ = b.Write(t.Context(), id, nil, time.Hour, opts...) }
+	}
+	replace := func(t *testing.T, b *bed, id string) {
+		s := Session{header: newHeader(1, time.Now().UnixMilli(), 0)}
+		_, _ = b.Write(t.Context(), id, nil, time.Hour, Replacing(s))
+	}
+	rotate := func(opts ...RotateOption) verb {
+		return func(t *testing.T, b *bed, id string) { _, _ = b.Rotate(t.Context(), id, NewID(), opts...) }
+	}
+	invalidate := func(t *testing.T, b *bed, id string) { _ = b.Invalidate(t.Context(), id) }
+	exists := func(t *testing.T, b *bed, id string) { _, _ = b.Exists(t.Context(), id) }
+	touch := func(t *testing.T, b *bed, id string) { _ = b.Touch(t.Context(), id, time.Hour) }
+	begin := func(t *testing.T, b *bed, id string) { _, _ = b.BeginRenewal(t.Context(), id, 0) }
+
+	cluster := redistest.StartCluster(t).URL
+	for _, c := range []struct {
+		where, name         string
+		verb                verb
+		live, absent, ended string // a trip a word
+	}{
+		{"", "Read", read(), "GET", "GET", "GET read"},
+		{"", "Read WithExpiry", read(WithExpiry()), "GET+PTTL", "GET+PTTL", "GET+PTTL read"},
+		{"", "Read Slide within the threshold", read(Slide(time.Hour)), "GET+PTTL", "GET+PTTL", "GET+PTTL read"},
+		{"", "Read Slide", read(Slide(time.Minute)), "GET+PTTL read", "GET+PTTL", "GET+PTTL read"},
+		{"", "Exists", exists, "GETRANGE", "GETRANGE", "GETRANGE read"},
+		{"", "Write", write(), "write", "write", "write"},
+		{"", "Write IfAbsent", write(IfAbsent()), "write", "write", "write"},
+		{"", "Write IfPresent", write(IfPresent()), "write", "write", "write"},
+		{"", "Write IfVersion", write(IfVersion(1)), "write", "write", "write"},
+		{"", "Write Replacing", replace, "SET", "SET", "SET write"},
+		{"", "Touch", touch, "touch", "touch", "touch"},
+		{"", "Invalidate", invalidate, "invalidate", "invalidate", "invalidate"},
+		{"", "Rotate", rotate(), "rotate GET", "rotate", "rotate"},
+		{"", "Rotate WithData", rotate(WithData(nil, time.Hour)), "rotate", "rotate", "rotate"},
+		{"", "BeginRenewal", begin, "invalidate", "invalidate", "invalidate"},
+		{"strict", "Read", read(), "GETEX", "GETEX", "GETEX read"},
+		{"strict", "Read WithExpiry", read(WithExpiry()), "GETEX+PTTL", "GETEX+PTTL", "GETEX+PTTL read"},
+		{"strict", "Read Slide", read(Slide(time.Minute)), "GETEX+PTTL read GETEX", "GETEX+PTTL", "GETEX+PTTL read"},
+		{"strict", "Exists", exists, "GETEX", "GETEX", "GETEX read"},
+		{"cluster", "Rotate", rotate(), "EXISTS rotate write", "EXISTS rotate", "EXISTS rotate"},
+	} {
+		t.Run(strings.TrimSpace(c.where+" "+c.name), func(t *testing.T) {
+			t.Parallel()
+			var client *tap
+			var opts []Option
+			switch c.where {
+			case "cluster":
+				client = newTap(redistest.Dial(t, cluster))
+			case "strict":
+				client, opts = newTap(redistest.Client(t)), []Option{WithStrictReads()}
+			default:
+				client = newTap(redistest.Client(t))
+			}
+			b := bedOn(t, client, opts...)
+			loadScripts(t, b)
+			live, absent, ended := NewID(), NewID(), NewID()
+			b.write(live, "x", time.Hour)
+			require.NoError(t, b.Invalidate(t.Context(), ended))
+			for _, at := range []struct{ id, trips string }{{live, c.live}, {absent, c.absent}, {ended, c.ended}} {
+				require.Equal(t, at.trips, client.tripsOf(func() { c.verb(t, b, at.id) }))
+			}
+		})
+	}
+	t.Run("through moves", func(t *testing.T) {
+		t.Parallel()
+		client := newTap(redistest.Client(t))
+		b := bedOn(t, client)
+		loadScripts(t, b)
+		id, next, last := NewID(), NewID(), NewID()
+		b.write(id, "x", time.Hour)
+		rotate := func(from, to string) {
+			_, err := b.Rotate(t.Context(), from, to)
+			require.NoError(t, err)
+		}
+		rotate(id, next)
+		rotate(next, last)
+		require.Equal(t, "invalidate invalidate invalidate", client.tripsOf(func() { invalidate(t, b, id) }))
+		require.Equal(t, "invalidate", client.tripsOf(func() {
+			require.NoError(t, b.Invalidate(t.Context(), id, Alone()))
+		}))
+
+		id, next = NewID(), NewID()
+		b.write(id, "x", time.Hour)
+		r := renewing(t, b, id)
+		require.Equal(t, "EXISTS link write", client.tripsOf(func() {
+			_, err := b.FinishRenewal(t.Context(), r, next, nil, time.Hour)
+			require.NoError(t, err)
+		}))
+		r = renewing(t, b, next)
+		require.Equal(t, "link", client.tripsOf(func() { require.NoError(t, b.CancelRenewal(t.Context(), r)) }))
+	})
+}
+
+// loadScripts makes the server know all scripts.
+func loadScripts(t *testing.T, b *bed) {
+	t.Helper()
+	for _, s := range scripts {
+		require.NoError(t, b.client.Do(t.Context(), b.client.B().ScriptLoad().Script(s.source).Build()).Error())
+	}
+	b.refusesByType(t.Context())
+}
+
+// tap is a client that notes every command, and lets a test come in between.
+type tap struct {
+	rueidis.Client
+	*tapLog
+	// before is called with each command that is about to be sent, and after with each that was. An
+	// error of theirs is the answer.
+	before, after func(words []string) error
+	// change is what is sent in place of a command.
+	change func(words []string) []string
+}
+
+// tapLog is what taps of one client, and of its nodes, have noted.
+type tapLog struct {
+	mu       sync.Mutex
+	trips    []string
+	commands [][]string
+}
+
+func newTap(client rueidis.Client) *tap { return &tap{Client: client, tapLog: &tapLog{}} }
+
+// nameOf returns the name of a command, or of the script that it runs.
+func nameOf(words []string) string {
+	if strings.HasPrefix(words[0], "EVAL") && len(words) > 1 {
+		for name, s := range scripts {
+			if words[1] == s.sha1 || words[1] == s.source {
+				return name
+			}
+		}
+	}
+	return words[0]
+}
+
+func (l *tapLog) note(trip ...[]string) {
+	var names []string
+	for _, words := range trip {
+		names = append(names, nameOf(words))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trips = append(l.trips, strings.Join(names, "+"))
+	l.commands = append(l.commands, trip...)
+}
+
+// tripsOf returns the names of what do sends.
+func (l *tapLog) tripsOf(do func()) string {
+	l.mu.Lock()
+	n := len(l.trips)
+	l.mu.Unlock()
+	do()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.trips[n:], " ")
+}
+
+// sent returns all commands so far.
+func (l *tapLog) sent() [][]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.commands)
+}
+
+// forget drops what was noted.
+func (l *tapLog) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trips, l.commands = nil, nil
+}
+
+func (c *tap) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	words := slices.Clone(cmd.Commands()) // it is used again once it was sent
+	if c.change != nil {
+		if changed := c.change(words); changed != nil {
+			words, cmd = changed, c.Client.B().Arbitrary(changed...).Build()
+		}
+	}
+	c.note(words)
+	if c.before != nil {
+		if err := c.before(words); err != nil {
+			return rueidis.NewErrorResult(err)
+		}
+	}
+	res := c.Client.Do(ctx, cmd)
+	if c.after != nil {
+		if err := c.after(words); err != nil {
+			return rueidis.NewErrorResult(err)
+		}
+	}
+	return res
+}
+
+func (c *tap) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	var trip [][]string
+	for i, cmd := range multi {
+		words := slices.Clone(cmd.Commands())
+		if c.change != nil {
+			if changed := c.change(words); changed != nil {
+				words, multi[i] = changed, c.Client.B().Arbitrary(changed...).Build()
+			}
+		}
+		trip = append(trip, words)
+	}
+	c.note(trip...)
+	failed := func(hook func([]string) error) (results []rueidis.RedisResult) {
+		for _, words := range trip {
+			if hook == nil {
+				break
+			}
+			if err := hook(words); err != nil {
+				return slices.Repeat([]rueidis.RedisResult{rueidis.NewErrorResult(err)}, len(trip))
+			}
+		}
+		return nil
+	}
+	if results := failed(c.before); results != nil {
+		return results
+	}
+	results := c.Client.DoMulti(ctx, multi...)
+	if lost := failed(c.after); lost != nil {
+		return lost
+	}
+	return results
+}
+
+func (c *tap) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	c.note(slices.Clone(cmd.Commands()))
+	return c.Client.DoCache(ctx, cmd, ttl)
+}
+
+func (c *tap) Nodes() map[string]rueidis.Client {
+	nodes := c.Client.Nodes()
+	for name, node := range nodes {
+		nodes[name] = &tap{node, c.tapLog, c.before, c.after, c.change}
+	}
+	return nodes
 }
 
 func TestOptions(t *testing.T) {

@@ -1,10 +1,17 @@
-// Package adapter is what adapters of tombstore to session libraries have in common: it knows which session a request came
-// with, and from that which write is the right one.
+// Package adapter is what adapters of tombstore to session libraries have in common: it knows which
+// session a request came with, and from that which write is the right one.
 //
-// A session library calls Load, Save and End in the course of a request, with the same [Request] each time. A session that was
-// loaded is saved only if it is still live, or touched if its data is the same; a new one is saved only if its id is unused; and
-// once the session of a request has been ended by somebody else, nothing that the request holds is saved any more, neither under
-// the old id nor under a new one.
+// A session library calls Load, Save, Leave, Rotate and End in the course of a request, with the same
+// [Request] each time. A session that was loaded is saved only if it is still live, or touched if its
+// data is the same; a new one is saved only if its id is unused; one that is renewed stays the same
+// session, so that a logout by its old id ends it; and once the session of a request has been ended by
+// somebody else, nothing that the request holds is saved any more, neither under the old id nor under
+// a new one.
+//
+// What is begun is carried out: a save or an end goes on when the client has gone away, or the time of
+// the handler is up. The store's own timeout bounds it. Only a renewal is not begun any more then:
+// nobody would get the new id, and of two logins by a double click the one whose client is still there
+// would lose.
 package adapter
 
 import (
@@ -12,14 +19,16 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/tombstore/tombstore"
 )
 
-// ErrRefused says that a session was not saved because the request's session has been ended or has expired meanwhile. The error
-// is a [*RefusedError]. A session library must answer the request as if it had been saved, but without a session cookie.
+// ErrRefused says that a session was not saved because the request's session has been ended or has
+// expired meanwhile. The error is a [*RefusedError]. A session library must answer the request as if
+// it had been saved, but without a session cookie.
 var ErrRefused = errors.New("session was ended during the request")
 
 // RefusedError is the ErrRefused of one request. It wraps what the store said.
@@ -36,9 +45,10 @@ func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
 // Unwrap returns what the store said.
 func (e *RefusedError) Unwrap() error { return e.cause }
 
-// Event is a refusal, for logs and metrics.
+// Event is what happened to one request, for logs and metrics.
 type Event struct {
-	// Verb is what was refused: "write", "touch", "rotate" or "create".
+	// Verb is what was refused or done: "write", "touch", "create" or "absorb", or "rotate" for a renewal
+	// in one step; one in two halves is a "write" if its first half was refused, and else a "create".
 	Verb string
 	// Reason is why the session was ended. It is zero if the session expired or the server has lost it.
 	Reason tombstore.Reason
@@ -59,9 +69,9 @@ var (
 	Conflict = LostUpdates{conflict: true}
 )
 
-// Merge asks merge what to store. base is what the request loaded, mine what it would store, theirs what another request has
-// stored meanwhile. It may be called more than once for one save, and must not use the request's session. An error of merge is
-// returned by the save.
+// Merge asks merge what to store. base is what the request loaded, mine what it would store, theirs
+// what another request has stored meanwhile. It may be called more than once for one save, and must
+// not use the request's session. An error of merge is returned by the save.
 func Merge(merge func(base, mine, theirs []byte) ([]byte, error)) LostUpdates {
 	return LostUpdates{conflict: true, merge: merge}
 }
@@ -69,36 +79,49 @@ func Merge(merge func(base, mine, theirs []byte) ([]byte, error)) LostUpdates {
 // Option configures an Adapter.
 type Option func(*Adapter)
 
-// WithLostUpdates says what happens when two requests change one session at the same time. The default is LastWriteWins.
+// WithLostUpdates says what happens when two requests change one session at the same time. The default
+// is LastWriteWins.
 func WithLostUpdates(l LostUpdates) Option { return func(a *Adapter) { a.updates = l } }
 
-// WithOnRefused sets a function that is called on every refusal, in the goroutine of the request. The default is nil, none.
+// WithOnRefused sets a function that is called on every refusal, in the goroutine of the request. The
+// default is nil, none.
 func WithOnRefused(f func(ctx context.Context, e Event)) Option {
 	return func(a *Adapter) { a.onRefused = f }
 }
 
-// WithLateRequests refuses new anonymous sessions to requests that come with the id of a session that was ended less than window
-// ago by a logout or a rotation, as far as the clocks of the server and of this process agree. Such a request began before the
-// browser got its new cookie, and a cookie for a new session would overwrite that one: the user would be logged in and lose it.
-// Requests whose session was revoked get a new session, and so do those that renew their id, since they log in. The default is 0,
-// off; a few seconds are enough.
+// WithOnUnacknowledged sets a function that is called, in the goroutine of the request, when a session
+// was saved under a new id with tombstore.ErrUnacknowledged: it goes on there, but a failover may bring
+// it back under the old id too. Some session libraries cannot both return that error and send the
+// cookie. The default is nil, none.
+func WithOnUnacknowledged(f func(ctx context.Context, e Event)) Option {
+	return func(a *Adapter) { a.onUnacknowledged = f }
+}
+
+// WithLateRequests refuses new anonymous sessions to requests that come with the id of a session that
+// was ended less than window ago by a logout or a rotation, as far as the clocks of the process that
+// has ended it and of this one agree. Such a request began before the browser got its new cookie, and a
+// cookie for a new session would overwrite that one: the user would be logged in and lose it. Requests
+// whose session was revoked get a new session, and so do those that renew their id, since they log in.
+// The default is 0, off; a few seconds are enough.
 func WithLateRequests(window time.Duration) Option { return func(a *Adapter) { a.late = window } }
 
-// WithEqual sets what tells whether two encodings are of the same session, so that a session that did not change is touched and
-// not written: for encodings that differ from one time to the next, as gob's of a map do. The default is bytes.Equal.
+// WithEqual sets what tells whether two encodings are of the same session, so that a session that did
+// not change is touched and not written: for encodings that differ from one time to the next, as gob's
+// of a map do. The default is bytes.Equal.
 func WithEqual(equal func(a, b []byte) bool) Option { return func(a *Adapter) { a.equal = equal } }
 
-// Adapter saves the sessions of a session library in a Store. It is safe for concurrent use.
+// Adapter saves the sessions of a session library in a store. It is safe for concurrent use.
 type Adapter struct {
-	store     tombstore.Store
-	updates   LostUpdates
-	onRefused func(ctx context.Context, e Event)
-	late      time.Duration
-	equal     func(a, b []byte) bool
+	store            tombstore.Renewer
+	updates          LostUpdates
+	onRefused        func(ctx context.Context, e Event)
+	onUnacknowledged func(ctx context.Context, e Event)
+	late             time.Duration
+	equal            func(a, b []byte) bool
 }
 
 // New returns an adapter for store.
-func New(store tombstore.Store, opts ...Option) *Adapter {
+func New(store tombstore.Renewer, opts ...Option) *Adapter {
 	a := &Adapter{store: store, equal: bytes.Equal}
 	for _, opt := range opts {
 		opt(a)
@@ -107,34 +130,124 @@ func New(store tombstore.Store, opts ...Option) *Adapter {
 }
 
 // Store returns the store.
-func (a *Adapter) Store() tombstore.Store { return a.store }
+func (a *Adapter) Store() tombstore.Renewer { return a.store }
 
-// Request is what one request knows of its session, the one that its cookie names and that is loaded first. The zero value is a
-// request that has loaded nothing. It is safe for concurrent use. Methods of Adapter take a nil Request for a caller that is no
-// request, and then only refuse what the store refuses. A session library with several sessions a request needs a Request each.
+// Request is what one request knows of its session, the one that its cookie names and that is loaded
+// first. The zero value is a request that has loaded nothing. It is safe for concurrent use. Methods of
+// Adapter take a nil Request outside an HTTP request, and then only refuse what the store refuses. A
+// session library with several sessions a request needs a Request each.
+//
+//	state      its session               Save its id   Save another id       Leave it      End it
+//	anonymous  none, or not live         -             begin a session       -             end what it became
+//	holding    live when loaded, saved   save, touch   begin a second one    left          end; anonymous
+//	left       left, for a new id        refused       finish; holding       -             end; anonymous
+//	tainted    ended by somebody else    refused       refused               -             end what it became
+//
+// A request is also tainted by an error that leaves it unclear whether its own End or Leave took effect;
+// then Leave and End may be tried again. In every state but holding, the id that a renewal has chosen and not
+// yet saved stands for the session of the request in End.
 type Request struct {
-	mu     sync.Mutex
-	came   string            // the id that it came with, live or not
-	absent error             // why that was not live, if it was not
-	id     string            // the session that it holds, which was live when it was loaded or saved
-	held   tombstore.Session // with a copy of the data
-	left   string            // the session that it has ended, perhaps to go on under another id
-	gone   error             // why nothing may be saved any more: somebody else has ended the session, or nobody knows
-	renews bool              // it wants a new id
-	others map[string]bool   // further ids that it has loaded live
+	mu      sync.Mutex
+	state   state
+	id      string            // the session's; when anonymous, the id that the request came with
+	cause   error             // why the session is not live, when anonymous or tainted
+	held    tombstore.Session // as the store has it, when holding
+	base    []byte            // the data that the request has changed, when holding or left
+	renewal tombstore.Renewal // when left
+	renews  bool              // it wants a new id
+	others  map[string]bool   // further ids that it has loaded live
+
+	hooksMu sync.Mutex
+	hooks   hooks
+	waiting []func()
 }
 
-// Gone returns why the session that the request came with, or has saved, is not live, if that is not the request's own doing:
-// an error wrapping tombstore.ErrInvalidated or tombstore.ErrNotFound. Otherwise it returns nil.
+type state int
+
+// hooks is when the functions of WithOnRefused and WithOnUnacknowledged run.
+type hooks int
+
+const (
+	atOnce hooks = iota
+	deferred
+	apart // each in a goroutine of its own
+)
+
+const (
+	anonymous state = iota
+	holding
+	left
+	tainted
+)
+
+// Gone returns why the session that the request came with, or has saved, is not live, if that is not
+// the request's own doing: an error wrapping tombstore.ErrInvalidated or tombstore.ErrNotFound.
+// Otherwise it returns nil.
 func (r *Request) Gone() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, err := range []error{r.gone, r.absent} {
-		if gone(err) {
-			return err
-		}
+	if tombstore.NoSession(r.cause) {
+		return r.cause
 	}
 	return nil
+}
+
+// ID returns the id of the session that the request holds, or came with. It is "" if there is none.
+func (r *Request) ID() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.id
+}
+
+// DeferHooks makes the functions of WithOnRefused and WithOnUnacknowledged wait for RunHooks: for a
+// session library that calls its store under a lock of the session, which such a function may want to
+// read.
+func (r *Request) DeferHooks() {
+	r.hooksMu.Lock()
+	defer r.hooksMu.Unlock()
+	r.hooks = deferred
+}
+
+// RunHooks calls the functions that wait. last says that RunHooks will not be called again: what comes
+// later, from a goroutine that outlives the request, runs in a goroutine of its own.
+func (r *Request) RunHooks(last bool) {
+	r.hooksMu.Lock()
+	waiting := r.waiting
+	r.waiting = nil
+	if last {
+		r.hooks = apart
+	}
+	r.hooksMu.Unlock()
+	for _, f := range waiting {
+		f()
+	}
+}
+
+// run calls f when it may. Without a Request that is at once.
+func (r *Request) run(f func()) {
+	if r == nil {
+		f()
+		return
+	}
+	r.hooksMu.Lock()
+	when := r.hooks
+	if when == deferred {
+		r.waiting = append(r.waiting, f)
+	}
+	r.hooksMu.Unlock()
+	switch when {
+	case atOnce:
+		f()
+	case apart:
+		go f()
+	}
+}
+
+// Renew notes that the next Save is of a session under a new id: with WithLateRequests it is served.
+func (r *Request) Renew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.renews = true
 }
 
 type contextKey struct{ a *Adapter }
@@ -153,29 +266,27 @@ func (a *Adapter) FromContext(ctx context.Context) *Request {
 	return r
 }
 
-// Load returns the data of a session, and whether it is live. A session that was ended is just not found, since a request with
-// an old cookie is no error.
+// Load returns the data of a session, and whether it is live. A session that was ended is just not
+// found, since a request with an old cookie is no error. The caller must not change the data.
 func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte, found bool, err error) {
 	if r == nil {
 		r = &Request{}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, err := a.store.Read(ctx, id)
-	first := r.came == "" || id == r.came && r.absent != nil && !known(r.absent)
-	if first {
-		r.came, r.absent = id, err
-	}
-	switch {
-	case err == nil && (first || id == r.id):
+	s, err := a.store.Read(ctx, id, tombstore.Shared())
+	switch first := r.state == anonymous && (r.id == "" || id == r.id && !known(r.cause)); {
+	case err == nil && (first || r.state == holding && id == r.id):
 		r.hold(id, s)
 	case err == nil: // one that the handler merely looks at
 		if r.others == nil {
 			r.others = map[string]bool{}
 		}
 		r.others[id] = true
-	case id == r.id && gone(err): // it was live before
-		r.gone = err
+	case first:
+		r.id, r.cause = id, err
+	case r.state == holding && id == r.id && tombstore.NoSession(err): // it was live before
+		r.taint(err)
 	}
 	switch {
 	case err == nil:
@@ -186,11 +297,13 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 	return nil, false, err
 }
 
-// Save stores a session for ttl after its last use. It returns a *RefusedError if the request's session is not live any more,
-// and tombstore.ErrConflict if another request has changed it and WithLostUpdates says that this matters.
+// Save stores a session for ttl after its last use. It returns a *RefusedError if the request's session
+// is not live any more, and tombstore.ErrConflict if another request has changed it and WithLostUpdates
+// says that this matters. With tombstore.ErrUnacknowledged it was stored.
 func (a *Adapter) Save(ctx context.Context, r *Request, id string, data []byte, ttl time.Duration) error {
+	ctx = context.WithoutCancel(ctx)
 	verb, of, err := a.save(ctx, r, id, data, ttl)
-	return a.refuse(ctx, verb, of, err)
+	return a.tell(ctx, r, verb, of, err)
 }
 
 // save returns what it did, for which session, and whether it worked.
@@ -203,214 +316,335 @@ func (a *Adapter) save(
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	of = r.name(id)
-	var s tombstore.Session
+	of = cmp.Or(r.id, id)
 	switch {
-	case r.gone != nil:
-		r.left = ""
-		return "write", of, r.gone
-	case r.id == id && a.equal(r.held.Data, data):
-		verb, s = "touch", r.held
+	case r.state == tainted:
+		return "write", of, r.cause
+	case r.state == left && id == r.id:
+		return "write", of, &tombstore.InvalidatedError{Reason: tombstore.Rotated, At: time.Now()}
+	case r.state == left:
+		verb = "create"
+		var s tombstore.Session
+		s, err = a.finish(ctx, r, id, data, ttl)
+		r.saved(id, s, data, err)
+		if err != nil && r.state == left { // whether it was stored is not known
+			r.taint(err)
+		}
+	case r.state == holding && id == r.id && a.equal(r.held.Data, data):
+		verb = "touch"
 		err = a.store.Touch(ctx, id, ttl)
-	case r.id == id:
+		r.saved(id, r.held, r.held.Data, err)
+	case r.state == holding && id == r.id:
 		verb = "write"
-		s, err = a.update(ctx, r.held, id, data, ttl)
+		var s tombstore.Session
+		s, err = a.update(r, data, func(data []byte, held tombstore.Session) (tombstore.Session, error) {
+			if a.updates.conflict {
+				return a.store.Write(ctx, id, data, ttl, tombstore.IfVersion(held.Version))
+			}
+			s, err := a.store.Write(ctx, id, data, ttl, tombstore.Replacing(held))
+			if errors.Is(err, tombstore.ErrConflict) { // another session has begun under the id
+				err = tombstore.ErrNotFound
+			}
+			return s, err
+		}, func() (tombstore.Session, error) { return a.store.Read(ctx, id, tombstore.Fresh()) })
+		r.saved(id, s, data, err)
 	case r.others[id]:
 		_, err = a.store.Write(ctx, id, data, ttl, tombstore.IfPresent())
 		return "write", id, err
-	case r.id != "": // a second session
+	case r.state == holding: // a second session
 		_, err = a.store.Write(ctx, id, data, ttl, tombstore.IfAbsent())
 		return "create", id, err
-	case !r.renews && a.tooLate(r.absent):
-		return "create", of, r.absent
+	case !r.renews && a.tooLate(r.cause):
+		return "create", of, r.cause
 	default:
 		verb = "create"
-		s, err = a.create(ctx, r.left, id, data, ttl)
+		var s tombstore.Session
+		s, err = a.store.Write(ctx, id, data, ttl, tombstore.IfAbsent())
+		r.saved(id, s, data, err)
 	}
-	return verb, of, r.saved(id, s, err)
+	return verb, of, err
 }
 
-// update writes data over what the request has loaded.
+// update stores data over the session that the request holds, by store. If another request has changed
+// it, and lost updates are to be merged, it reads what that has stored and tries again.
 func (a *Adapter) update(
-	ctx context.Context, base tombstore.Session, id string, data []byte, ttl time.Duration,
+	r *Request, data []byte,
+	store func(data []byte, held tombstore.Session) (tombstore.Session, error),
+	read func() (tombstore.Session, error),
 ) (tombstore.Session, error) {
-	if !a.updates.conflict {
-		return a.store.Write(ctx, id, data, ttl, tombstore.IfPresent())
-	}
-	s, err := a.store.Write(ctx, id, data, ttl, tombstore.IfVersion(base.Version))
+	held := r.held
+	s, err := store(data, held)
 	for a.updates.merge != nil && errors.Is(err, tombstore.ErrConflict) {
 		var theirs tombstore.Session
-		if theirs, err = a.store.Read(ctx, id, tombstore.Fresh()); err != nil {
+		if theirs, err = read(); err != nil {
 			return theirs, err
 		}
-		merged, failed := a.updates.merge(base.Data, data, theirs.Data)
+		if theirs.Version == held.Version { // what is in the way is the new id
+			return theirs, tombstore.ErrConflict
+		}
+		held = theirs
+		merged, failed := a.updates.merge(r.base, data, theirs.Data)
 		if failed != nil {
 			return theirs, failed
 		}
-		_, err = a.store.Write(ctx, id, merged, ttl, tombstore.IfVersion(theirs.Version))
-		s = tombstore.Session{Data: data} // what the request has; whatever it saves next is merged again
+		if s, err = store(merged, held); err == nil {
+			s.Version = 0 // whatever the request saves next is merged again, since it has not seen this
+		}
 	}
 	return s, err
 }
 
-// create stores a new session, which takes the place of the session left, if that is given. Whoever has ended left since the
-// request did so itself believes that the user is out: then the new session is ended, too.
-func (a *Adapter) create(
-	ctx context.Context, left, id string, data []byte, ttl time.Duration,
+// finish is the second half of a renewal.
+func (a *Adapter) finish(
+	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration,
 ) (tombstore.Session, error) {
-	s, err := a.store.Write(ctx, id, data, ttl, tombstore.IfAbsent())
-	if err != nil || left == "" {
-		return s, err
+	if a.updates.merge != nil && !bytes.Equal(r.base, r.held.Data) {
+		merged, err := a.updates.merge(r.base, data, r.held.Data)
+		if err != nil {
+			return tombstore.Session{}, err
+		}
+		data = merged
 	}
-	_, err = a.store.Read(ctx, left, tombstore.Fresh())
-	var ended *tombstore.InvalidatedError
-	if errors.As(err, &ended) && ended.Reason == tombstore.Rotated {
-		return s, nil
-	}
-	if err == nil {
-		err = tombstore.ErrUnknownOutcome // it was ended, and is live: the server has lost a tombstone
-	}
-	return s, errors.Join(err, a.store.Invalidate(ctx, id, tombstore.WithReason(tombstore.Revoked)))
+	return a.store.FinishRenewal(ctx, r.renewal, id, data, ttl)
 }
 
-// Rotate is Save under a new id, and ends the session that the request holds, in one step. If it holds none, it is Save.
-func (a *Adapter) Rotate(ctx context.Context, r *Request, newID string, data []byte, ttl time.Duration) error {
+// Rotate is Save under a new id, and leaves the session that the request holds, in one step. If it
+// holds none, it is Save.
+func (a *Adapter) Rotate(
+	ctx context.Context, r *Request, newID string, data []byte, ttl time.Duration,
+) error {
+	over := over(ctx)
+	ctx = context.WithoutCancel(ctx)
 	if r == nil {
 		return a.Save(ctx, r, newID, data, ttl)
 	}
 	r.mu.Lock()
-	if r.id == "" || r.gone != nil {
+	if r.state != holding {
 		r.mu.Unlock()
 		return a.Save(ctx, r, newID, data, ttl)
 	}
-	of := r.name(newID)
-	s, err := a.store.Rotate(ctx, r.id, newID, tombstore.WithData(data, ttl))
-	err = r.saved(newID, s, err)
+	if over != nil {
+		r.taint(over)
+		r.mu.Unlock()
+		return over
+	}
+	id := r.id
+	s, err := a.update(r, data, func(data []byte, held tombstore.Session) (tombstore.Session, error) {
+		opts := []tombstore.RotateOption{tombstore.WithData(data, ttl)}
+		if a.updates.conflict {
+			opts = append(opts, tombstore.IfUnchanged(cmp.Or(held.Version, never)))
+		}
+		return a.store.Rotate(ctx, id, newID, opts...)
+	}, func() (tombstore.Session, error) { return a.store.Read(ctx, id, tombstore.Fresh()) })
+	r.saved(newID, s, data, err)
 	r.mu.Unlock()
-	return a.refuse(ctx, "rotate", of, err)
+	return a.tell(ctx, r, "rotate", id, err)
 }
 
-// End ends a session. That it was ended before is no error. For the session that the request holds reason is
-// tombstore.Logout, or tombstore.Rotated if the request may go on under a new id: then call Finish when it is over. Any other
-// session is Revoked.
-//
-// If somebody else has ended the request's session before, or if that cannot be known, nothing is saved for this request any
-// more: it may hold values that it must not carry over to a new id. An empty id is the renewal of a session that has none yet.
-func (a *Adapter) End(ctx context.Context, r *Request, id string, reason tombstore.Reason) error {
+// over returns an error if nobody waits for the response any more.
+func over(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("tombstore: no new id for a request that is over: %w", err)
+	}
+	return nil
+}
+
+// never stands for a version that is not stored: the request's own write was merged with others.
+const never = ^tombstore.Version(0)
+
+// Leave is the first half of a renewal: it ends the session that the request holds, which goes on
+// under the id of the next Save. That somebody else has ended it is no error; the Save will be refused.
+// An empty id, or one that is not live, is the renewal of a request that has no session yet. The
+// session of somebody else is ended.
+func (a *Adapter) Leave(ctx context.Context, r *Request, id string) error {
+	over := over(ctx)
+	ctx = context.WithoutCancel(ctx)
 	if r == nil {
-		r = &Request{}
-		r.came, r.absent = id, errors.New("not loaded")
+		return ended(a.store.Invalidate(ctx, id, tombstore.WithReason(tombstore.Rotated)))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch id {
-	case "":
-		r.renews = true
-		return nil
-	case r.left:
-		return nil
-	case r.id:
-		return a.endHeld(ctx, r, reason)
-	case r.came:
-		r.renews = true
-		if errors.Is(r.absent, tombstore.ErrNotFound) || errors.Is(r.absent, tombstore.ErrInvalidID) {
-			return nil // a stranger's cookie shall not fill the server with tombstones
-		}
-		if err := a.store.Invalidate(ctx, id); !errors.Is(err, tombstore.ErrInvalidID) {
-			return err
-		}
+	if id != "" && id != r.id {
+		return ended(a.revoke(ctx, id))
+	}
+	r.renews = true
+	if r.state != holding && !(r.state == tainted && !tombstore.NoSession(r.cause)) {
 		return nil
 	}
+	if over != nil {
+		r.taint(over)
+		return over
+	}
+	renewal, err := a.begin(ctx, r)
+	switch {
+	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged): // FinishRenewal asks the replicas again
+		r.state, r.renewal, r.cause = left, renewal, nil
+		return nil
+	case tombstore.NoSession(err):
+		r.taint(err)
+		return nil
+	case errors.Is(err, tombstore.ErrConflict):
+		return err
+	}
+	r.taint(err)
+	return err
+}
+
+// begin is the first half of a renewal. It notes in r.held what is to be merged later.
+func (a *Adapter) begin(ctx context.Context, r *Request) (tombstore.Renewal, error) {
+	if !a.updates.conflict {
+		return a.store.BeginRenewal(ctx, r.id, 0)
+	}
+	renewal, err := a.store.BeginRenewal(ctx, r.id, cmp.Or(r.held.Version, never))
+	for a.updates.merge != nil && errors.Is(err, tombstore.ErrConflict) {
+		if r.held, err = a.store.Read(ctx, r.id, tombstore.Fresh()); err == nil {
+			renewal, err = a.store.BeginRenewal(ctx, r.id, r.held.Version)
+		}
+	}
+	return renewal, err
+}
+
+// End ends a session: for the reason tombstore.Logout, under whatever id it has by now, if it is the
+// one that the request came with or holds, and otherwise tombstore.Revoked. That it was ended before is
+// no error. What the request saves afterwards under another id is a new session. An empty id is that
+// of the session that the request came with or holds, whatever it is.
+func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
+	ctx = context.WithoutCancel(ctx)
+	if r == nil {
+		return ended(a.store.Invalidate(ctx, id))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if id != "" && id != r.id {
+		err := a.revoke(ctx, id)
+		if !errors.Is(err, tombstore.ErrNotFound) || r.state == holding {
+			return ended(err)
+		}
+	}
+	if id = r.id; id == "" {
+		r.renews = true
+		return nil
+	}
+	// An id that never was gets no tombstone, or strangers could fill the server. For one that is ended
+	// the replicas are asked again.
+	met := a.store.Invalidate(ctx, id, tombstore.IfLive())
+	err := met
+	if errors.Is(met, tombstore.ErrInvalidated) || errors.Is(met, tombstore.ErrUnknownOutcome) {
+		err = a.store.Invalidate(ctx, id)
+	}
+	switch {
+	case err == nil, known(err):
+		leaving := r.state == left
+		r.hold("", tombstore.Session{})
+		r.state, r.renews = anonymous, true
+		if known(met) && !(leaving && rotated(met)) { // otherwise it is the request's own doing
+			r.cause = met
+		}
+		return nil
+	case errors.Is(err, tombstore.ErrUnacknowledged): // the id stays, so that End can be tried again
+		r.hold(id, tombstore.Session{})
+		r.state, r.renews = anonymous, true
+	case r.state != anonymous:
+		r.taint(err)
+	}
+	return err
+}
+
+// Absorb ends another session whose values the request has taken over. If that was ended meanwhile, the
+// request is tainted, since it must not carry them on, and the error is a *RefusedError.
+func (a *Adapter) Absorb(ctx context.Context, r *Request, id string) error {
+	ctx = context.WithoutCancel(ctx)
+	err := a.absorb(ctx, r, id)
+	if errors.Is(err, tombstore.ErrUnacknowledged) {
+		return err
+	}
+	return a.tell(ctx, r, "absorb", id, err)
+}
+
+func (a *Adapter) absorb(ctx context.Context, r *Request, id string) error {
 	err := a.store.Invalidate(ctx, id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
-	if gone(err) || errors.Is(err, tombstore.ErrInvalidID) {
+	if r == nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err != nil && !errors.Is(err, tombstore.ErrUnacknowledged):
+		r.taint(err)
+	case id == r.id: // the request has no session of its own, and took this one for it
+		r.hold("", tombstore.Session{})
+		r.state = anonymous
+	}
+	return err
+}
+
+func rotated(err error) bool {
+	var ended *tombstore.InvalidatedError
+	return errors.As(err, &ended) && ended.Reason == tombstore.Rotated
+}
+
+// revoke ends a session that is not the request's.
+func (a *Adapter) revoke(ctx context.Context, id string) error {
+	return a.store.Invalidate(ctx, id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
+}
+
+// ended drops the errors that say that there was no session to end.
+func ended(err error) error {
+	if known(err) {
 		return nil
 	}
 	return err
 }
 
-func (a *Adapter) endHeld(ctx context.Context, r *Request, reason tombstore.Reason) error {
-	if !gone(r.gone) { // nil, or an end that failed and is tried again
-		err := a.store.Invalidate(ctx, r.id, tombstore.IfLive(), tombstore.WithReason(reason))
-		switch {
-		case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
-			if reason == tombstore.Rotated {
-				r.left = r.id
-			}
-			r.id, r.held, r.renews, r.gone = "", tombstore.Session{}, true, nil
-			return err
-		case !gone(err):
-			r.gone = err
-			return err
-		}
-		r.gone = err
-	}
-	if reason == tombstore.Rotated {
-		r.left = r.id
-		return nil
-	}
-	// Whoever moves the session elsewhere at this moment can tell from the reason that it was to end.
-	return a.store.Invalidate(ctx, r.id)
-}
-
-// Finish ends the request, before its response leaves. If it has ended its session with the reason Rotated and then saved
-// nothing in its place, it has logged out, and the tombstone is told so: whoever moves the session elsewhere at this moment can
-// tell that it was to end.
-func (a *Adapter) Finish(ctx context.Context, r *Request) error {
-	if r == nil {
-		return nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.left == "" {
-		return nil
-	}
-	return a.store.Invalidate(ctx, r.left)
-}
-
-// refuse turns err into a refusal if it says that the session is not live.
-func (a *Adapter) refuse(ctx context.Context, verb, id string, err error) error {
-	if !gone(err) {
+// tell turns err into a refusal if it says that the session is not live, and calls the hooks.
+func (a *Adapter) tell(ctx context.Context, r *Request, verb, id string, err error) error {
+	refused := tombstore.NoSession(err)
+	if !refused && !errors.Is(err, tombstore.ErrUnacknowledged) {
 		return err
 	}
 	e := Event{Verb: verb, Ref: tombstore.Ref(id)}
+	hook := a.onUnacknowledged
+	if refused {
+		hook = a.onRefused
+	}
 	var ended *tombstore.InvalidatedError
 	if errors.As(err, &ended) {
 		e.Reason = ended.Reason
 	}
-	if a.onRefused != nil {
-		a.onRefused(ctx, e)
+	if hook != nil {
+		r.run(func() { hook(ctx, e) })
+	}
+	if !refused {
+		return err
 	}
 	return &RefusedError{Event: e, cause: err}
 }
 
-func gone(err error) bool {
-	return errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated)
+// known reports whether err says that an id names no live session: ended, expired, or one that nobody
+// got from here.
+func known(err error) bool {
+	return tombstore.NoSession(err) || errors.Is(err, tombstore.ErrInvalidID)
 }
-
-// known reports whether err says that an id names no live session: ended, expired, or one that nobody got from here.
-func known(err error) bool { return gone(err) || errors.Is(err, tombstore.ErrInvalidID) }
 
 // tooLate reports whether err is an end so recent that the request may have been on its way.
 func (a *Adapter) tooLate(err error) bool {
 	var ended *tombstore.InvalidatedError
-	return errors.As(err, &ended) && ended.Reason != tombstore.Revoked && time.Since(ended.At) < a.late
+	return errors.As(err, &ended) && ended.Reason != tombstore.Revoked && time.Since(ended.At).Abs() < a.late
 }
 
-// name returns the id by which an event names the request's session. id is that of a session it saves.
-func (r *Request) name(id string) string { return cmp.Or(r.id, r.left, r.came, id) }
-
-// saved notes how a save of the request's session went.
-func (r *Request) saved(id string, s tombstore.Session, err error) error {
+// saved notes how a save of the request's session went. data is what the request has.
+func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) {
 	switch {
-	case gone(err):
-		r.gone = err
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
+		s.Data = bytes.Clone(data)
 		r.hold(id, s)
+	case tombstore.NoSession(err):
+		r.taint(err)
 	}
-	return err
 }
 
 func (r *Request) hold(id string, s tombstore.Session) {
-	s.Data = bytes.Clone(s.Data)
-	r.id, r.held, r.left, r.gone, r.absent = id, s, "", nil, nil
+	r.state, r.id, r.held, r.base, r.cause, r.renewal = holding, id, s, s.Data, nil, tombstore.Renewal{}
 }
+
+func (r *Request) taint(err error) { r.state, r.cause = tainted, err }

@@ -2,6 +2,7 @@ package adapter
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"testing"
@@ -12,10 +13,40 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
+// failing is a store that can be out of reach.
+type failing struct {
+	*tombstore.MemoryStore
+	fails bool
+}
+
+var errOut = errors.New("out of reach")
+
+func (f *failing) Read(ctx context.Context, id string, opts ...tombstore.ReadOption) (tombstore.Session, error) {
+	if f.fails {
+		return tombstore.Session{}, errOut
+	}
+	return f.MemoryStore.Read(ctx, id, opts...)
+}
+
+func (f *failing) Invalidate(ctx context.Context, id string, opts ...tombstore.InvalidateOption) error {
+	if f.fails {
+		return errOut
+	}
+	return f.MemoryStore.Invalidate(ctx, id, opts...)
+}
+
+func (f *failing) BeginRenewal(ctx context.Context, id string, v tombstore.Version) (tombstore.Renewal, error) {
+	if f.fails {
+		return tombstore.Renewal{}, errOut
+	}
+	return f.MemoryStore.BeginRenewal(ctx, id, v)
+}
+
 // bed is a browser with a live session "x" and the request B that has loaded it.
 type bed struct {
 	*testing.T
 	*Adapter
+	store  *failing
 	id     string
 	b      *Request
 	events []Event
@@ -24,9 +55,10 @@ type bed struct {
 func newBed(t *testing.T, opts ...Option) *bed {
 	t.Helper()
 	t.Parallel()
-	store, err := tombstore.NewMemory()
+	memory, err := tombstore.NewMemory()
 	require.NoError(t, err)
-	bed := &bed{T: t, id: tombstore.NewID(), b: &Request{}}
+	store := &failing{MemoryStore: memory}
+	bed := &bed{T: t, store: store, id: tombstore.NewID(), b: &Request{}}
 	hook := WithOnRefused(func(_ context.Context, e Event) { bed.events = append(bed.events, e) })
 	bed.Adapter = New(store, append(opts, hook)...)
 	require.NoError(t, bed.Save(t.Context(), &Request{}, bed.id, []byte("x"), time.Hour))
@@ -64,7 +96,7 @@ func (b *bed) logout() {
 	b.Helper()
 	r := &Request{}
 	b.load(r, b.id, "x")
-	require.NoError(b, b.End(b.Context(), r, b.id, tombstore.Logout))
+	require.NoError(b, b.End(b.Context(), r, b.id))
 }
 
 func TestSave_Modified(t *testing.T) {
@@ -91,7 +123,7 @@ func TestSave_AfterRevocation(t *testing.T) {
 	b := newBed(t)
 	admin := &Request{}
 	b.load(admin, tombstore.NewID(), "")
-	require.NoError(t, b.End(t.Context(), admin, b.id, tombstore.Logout))
+	require.NoError(t, b.End(t.Context(), admin, b.id))
 	b.refused(b.save(b.id, "y"), "write", tombstore.Revoked)
 }
 
@@ -110,7 +142,7 @@ func TestSave_WithoutRequest(t *testing.T) {
 	b := newBed(t)
 	b.b = nil
 	require.NoError(t, b.save(b.id, "y"))
-	require.NoError(t, b.End(t.Context(), nil, b.id, tombstore.Logout))
+	require.NoError(t, b.End(t.Context(), nil, b.id))
 	b.refused(b.save(b.id, "y"), "write", tombstore.Logout)
 }
 
@@ -118,7 +150,7 @@ func TestSave_WithoutRequest(t *testing.T) {
 func TestRenew(t *testing.T) {
 	b := newBed(t)
 	next := tombstore.NewID()
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
 	require.NoError(t, b.save(next, "y"))
 	b.load(nil, b.id, "")
 	b.load(nil, next, "y")
@@ -130,39 +162,58 @@ func TestRenew_AfterLogout(t *testing.T) {
 	b := newBed(t)
 	b.logout()
 	next := tombstore.NewID()
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
 	b.refused(b.save(next, "y"), "write", tombstore.Logout, next)
 }
 
-// A logout, or a revocation, that comes between the two halves of a renewal counts.
-func TestRenew_EndedInBetween(t *testing.T) {
+// A logout, or a revocation, counts whenever it comes: the session that the request makes of the old
+// one is ended, or never begins.
+func TestRenew_Ended(t *testing.T) {
 	for name, end := range map[string]func(b *bed, a *Request) error{
-		"logout of a request that had loaded it": func(b *bed, a *Request) error {
-			return b.End(b.Context(), a, b.id, tombstore.Logout)
-		},
-		"logout of a request that was told to say Rotated": func(b *bed, a *Request) error {
-			if err := b.End(b.Context(), a, b.id, tombstore.Rotated); err != nil {
-				return err
-			}
-			return b.Finish(b.Context(), a)
-		},
-		"logout of a request that came too late": func(b *bed, _ *Request) error {
+		"logout of a request that had loaded it": func(b *bed, a *Request) error { return b.End(b.Context(), a, b.id) },
+		"logout of a request that comes too late to load it": func(b *bed, _ *Request) error {
 			a := &Request{}
 			b.load(a, b.id, "")
-			return b.End(b.Context(), a, b.id, tombstore.Logout)
+			return b.End(b.Context(), a, b.id)
+		},
+		"logout of a request that wanted to renew it too": func(b *bed, a *Request) error {
+			if err := b.Leave(b.Context(), a, b.id); err != nil {
+				return err
+			}
+			return b.End(b.Context(), a, b.id)
 		},
 		"revocation": func(b *bed, _ *Request) error {
 			return b.Store().Invalidate(b.Context(), b.id, tombstore.WithReason(tombstore.Revoked))
 		},
+		"logout outside a request": func(b *bed, _ *Request) error { return b.End(b.Context(), nil, b.id) },
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(name+", between the halves", func(t *testing.T) {
 			b := newBed(t)
 			a, next := &Request{}, tombstore.NewID()
 			b.load(a, b.id, "x")
-			require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+			require.NoError(t, b.Leave(t.Context(), b.b, b.id))
 			require.NoError(t, end(b, a))
 			require.ErrorIs(t, b.save(next, "y"), ErrRefused)
 			b.load(nil, b.id, "")
+			b.load(nil, next, "")
+			require.ErrorIs(t, b.save(next, "z"), ErrRefused)
+		})
+		t.Run(name+", after both", func(t *testing.T) {
+			b := newBed(t)
+			a, next := &Request{}, tombstore.NewID()
+			b.load(a, b.id, "x")
+			require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+			require.NoError(t, b.save(next, "y"))
+			require.NoError(t, end(b, a))
+			b.load(nil, next, "")
+			require.ErrorIs(t, b.save(next, "z"), ErrRefused)
+		})
+		t.Run(name+", after one in a single step", func(t *testing.T) {
+			b := newBed(t)
+			a, next := &Request{}, tombstore.NewID()
+			b.load(a, b.id, "x")
+			require.NoError(t, b.rotate(next, "y"))
+			require.NoError(t, end(b, a))
 			b.load(nil, next, "")
 			require.ErrorIs(t, b.save(next, "z"), ErrRefused)
 		})
@@ -174,52 +225,144 @@ func TestRenew_Twice(t *testing.T) {
 	b := newBed(t)
 	a, first, second := &Request{}, tombstore.NewID(), tombstore.NewID()
 	b.load(a, b.id, "x")
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
-	require.NoError(t, b.End(t.Context(), a, b.id, tombstore.Rotated))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	require.NoError(t, b.Leave(t.Context(), a, b.id))
 	require.ErrorIs(t, b.Save(t.Context(), a, second, []byte("a"), time.Hour), ErrRefused)
-	require.NoError(t, b.Finish(t.Context(), a))
 	require.NoError(t, b.save(first, "y"))
+	require.ErrorIs(t, b.Save(t.Context(), a, second, []byte("a"), time.Hour), ErrRefused)
 	b.load(nil, first, "y")
 	b.load(nil, second, "")
 }
 
 // A renewal of which the first half may not have worked.
-func TestRenew_EndFails(t *testing.T) {
+func TestRenew_LeaveFails(t *testing.T) {
 	b := newBed(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, b.End(ctx, b.b, b.id, tombstore.Rotated), context.Canceled)
+	b.store.fails = true
+	require.ErrorIs(t, b.Leave(t.Context(), b.b, b.id), errOut)
 	next := tombstore.NewID()
 	err := b.save(next, "y")
-	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, errOut)
 	require.NotErrorIs(t, err, ErrRefused)
+	b.store.fails = false
 	b.load(nil, next, "")
 }
 
-func TestFinish(t *testing.T) {
-	b := newBed(t)
-	reason := func() tombstore.Reason {
-		_, err := b.Store().Read(t.Context(), b.id)
-		var ended *tombstore.InvalidatedError
-		require.ErrorAs(t, err, &ended)
-		return ended.Reason
+// What the request has changed goes on where the session goes, in spite of another change or not.
+func TestRenew_LostUpdates(t *testing.T) {
+	theirs := func(b *bed) {
+		r := &Request{}
+		b.load(r, b.id, "x")
+		require.NoError(b, b.Save(b.Context(), r, b.id, []byte("theirs"), time.Hour))
 	}
-	require.NoError(t, b.Finish(t.Context(), b.b))
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
-	require.Equal(t, tombstore.Rotated, reason())
-	require.NoError(t, b.Finish(t.Context(), b.b))
-	require.Equal(t, tombstore.Logout, reason())
+	merge := WithLostUpdates(Merge(func(base, mine, theirs []byte) ([]byte, error) {
+		return []byte(string(base) + "+" + string(mine) + "+" + string(theirs)), nil
+	}))
+	halves := func(b *bed, next string) error {
+		if err := b.Leave(b.Context(), b.b, b.id); err != nil {
+			return err
+		}
+		return b.save(next, "mine")
+	}
+	step := func(b *bed, next string) error { return b.rotate(next, "mine") }
+	for name, renew := range map[string]func(b *bed, next string) error{"in two halves": halves, "in one step": step} {
+		for _, tt := range []struct {
+			how  string
+			opts []Option
+			err  error
+			want string
+		}{
+			{"last write wins", nil, nil, "mine"},
+			{"conflict", []Option{WithLostUpdates(Conflict)}, tombstore.ErrConflict, ""},
+			{"merge", []Option{merge}, nil, "x+mine+theirs"},
+		} {
+			t.Run(name+"/"+tt.how, func(t *testing.T) {
+				b := newBed(t, tt.opts...)
+				next := tombstore.NewID()
+				theirs(b)
+				require.ErrorIs(t, renew(b, next), tt.err)
+				b.load(nil, next, tt.want)
+				if tt.err != nil {
+					b.load(nil, b.id, "theirs")
+				}
+			})
+		}
+	}
 }
 
-func TestFinish_AfterRenewal(t *testing.T) {
+// A session that is renewed keeps its creation time.
+func TestRenew_KeepsTheSession(t *testing.T) {
 	b := newBed(t)
+	before, err := b.Store().Read(t.Context(), b.id)
+	require.NoError(t, err)
 	next := tombstore.NewID()
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
 	require.NoError(t, b.save(next, "y"))
-	require.NoError(t, b.Finish(t.Context(), b.b))
-	b.load(nil, next, "y")
-	_, err := b.Store().Read(t.Context(), b.id)
-	require.ErrorContains(t, err, "rotated")
+	after, err := b.Store().Read(t.Context(), next)
+	require.NoError(t, err)
+	require.Equal(t, before.CreatedAt, after.CreatedAt)
+}
+
+// After a logout the request may begin a new session, such as one for a message to show.
+func TestEnd_ThenSave(t *testing.T) {
+	b := newBed(t)
+	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	require.NoError(t, b.b.Gone())
+	next := tombstore.NewID()
+	require.NoError(t, b.save(next, "bye"))
+	require.NoError(t, b.Store().Invalidate(t.Context(), b.id))
+	b.load(nil, next, "bye")
+}
+
+// What is begun is carried out although the client has gone away.
+func TestClientHasGone(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	t.Run("save", func(t *testing.T) {
+		b := newBed(t)
+		require.NoError(t, b.Save(gone, b.b, b.id, []byte("y"), time.Hour))
+		b.load(nil, b.id, "y")
+	})
+	t.Run("end", func(t *testing.T) {
+		b := newBed(t)
+		require.NoError(t, b.End(gone, b.b, b.id))
+		b.load(nil, b.id, "")
+	})
+	t.Run("second half of a renewal", func(t *testing.T) {
+		b := newBed(t)
+		next := tombstore.NewID()
+		require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+		require.NoError(t, b.Save(gone, b.b, next, []byte("y"), time.Hour))
+		b.load(nil, next, "y")
+	})
+}
+
+// A renewal is not begun for a client that has gone away, and nothing is saved instead: the twin of a
+// login by a double click goes on. An end is still carried out.
+func TestClientHasGone_Renewal(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, renew := range map[string]func(b *bed, next string) error{
+		"halves": func(b *bed, _ string) error { return b.Leave(gone, b.b, b.id) },
+		"step": func(b *bed, next string) error {
+			return b.Rotate(gone, b.b, next, []byte("y"), time.Hour)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			twin, next, other := &Request{}, tombstore.NewID(), tombstore.NewID()
+			b.load(twin, b.id, "x")
+			require.ErrorIs(t, renew(b, next), context.Canceled)
+			require.ErrorIs(t, b.save(next, "y"), context.Canceled)
+			require.ErrorIs(t, b.save(b.id, "y"), context.Canceled)
+			b.load(nil, next, "")
+			b.load(nil, b.id, "x")
+			require.NoError(t, b.Leave(t.Context(), twin, b.id))
+			require.NoError(t, b.Save(t.Context(), twin, other, []byte("z"), time.Hour))
+			b.load(nil, other, "z")
+			require.NoError(t, b.End(gone, b.b, b.id))
+			b.load(nil, other, "")
+		})
+	}
 }
 
 func (b *bed) rotate(id, data string) error {
@@ -288,8 +431,8 @@ func TestEnd_UnknownID(t *testing.T) {
 	b := newBed(t)
 	id, r := tombstore.NewID(), &Request{}
 	b.load(r, id, "")
-	require.NoError(t, b.End(t.Context(), r, id, tombstore.Logout))
-	require.NoError(t, b.End(t.Context(), &Request{}, id, tombstore.Logout))
+	require.NoError(t, b.End(t.Context(), r, id))
+	require.NoError(t, b.End(t.Context(), &Request{}, id))
 	_, err := b.Store().Read(t.Context(), id)
 	require.ErrorIs(t, err, tombstore.ErrNotFound)
 }
@@ -299,8 +442,8 @@ func TestEnd_OfOthersDoesNotTaint(t *testing.T) {
 	other := tombstore.NewID()
 	require.NoError(t, b.Save(t.Context(), &Request{}, other, []byte("o"), time.Hour))
 	b.load(b.b, other, "o")
-	require.NoError(t, b.End(t.Context(), b.b, other, tombstore.Rotated))
-	require.NoError(t, b.End(t.Context(), b.b, other, tombstore.Rotated))
+	require.NoError(t, b.Leave(t.Context(), b.b, other))
+	require.NoError(t, b.Leave(t.Context(), b.b, other))
 	require.NoError(t, b.save(b.id, "y"))
 	b.load(nil, b.id, "y")
 	b.load(nil, other, "")
@@ -309,10 +452,10 @@ func TestEnd_OfOthersDoesNotTaint(t *testing.T) {
 func TestEnd_Twice(t *testing.T) {
 	b := newBed(t)
 	b.logout()
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
-	require.NoError(t, b.End(t.Context(), nil, b.id, tombstore.Logout))
-	require.NoError(t, b.End(t.Context(), nil, "", tombstore.Logout))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	require.NoError(t, b.End(t.Context(), nil, b.id))
+	require.NoError(t, b.End(t.Context(), nil, ""))
 }
 
 func TestLostUpdates(t *testing.T) {
@@ -397,7 +540,7 @@ func TestLateRequests(t *testing.T) {
 	})
 	t.Run("a login is served", func(t *testing.T) {
 		b, next := late(t, time.Minute, tombstore.Logout)
-		require.NoError(t, b.End(t.Context(), b.b, "", tombstore.Rotated))
+		require.NoError(t, b.Leave(t.Context(), b.b, ""))
 		require.NoError(t, b.save(next, "bob"))
 		b.load(nil, next, "bob")
 	})
@@ -407,8 +550,8 @@ func TestLoad_BadID(t *testing.T) {
 	b := newBed(t)
 	for _, id := range []string{"", string(make([]byte, 2000))} {
 		b.load(&Request{}, id, "")
-		require.NoError(t, b.End(t.Context(), &Request{}, id, tombstore.Logout))
-		require.NoError(t, b.End(t.Context(), nil, id, tombstore.Logout))
+		require.NoError(t, b.End(t.Context(), &Request{}, id))
+		require.NoError(t, b.End(t.Context(), nil, id))
 	}
 }
 
@@ -430,18 +573,22 @@ func TestContext(t *testing.T) {
 	require.Nil(t, b.FromContext(t.Context()))
 }
 
-// The server has refused to end the session, or has not answered. Asked again in the same request, it must be asked again.
+// The server has refused to end the session, or has not answered. Asked again in the same request, it
+// must be asked again.
 func TestEnd_TriedAgain(t *testing.T) {
-	for _, reason := range []tombstore.Reason{tombstore.Logout, tombstore.Rotated} {
-		t.Run(reason.String(), func(t *testing.T) {
+	for name, end := range map[string]func(b *bed) error{
+		"End":   func(b *bed) error { return b.End(b.Context(), b.b, b.id) },
+		"Leave": func(b *bed) error { return b.Leave(b.Context(), b.b, b.id) },
+	} {
+		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
+			b.store.fails = true
 			for range 2 {
-				require.ErrorIs(t, b.End(ctx, b.b, b.id, reason), context.Canceled)
+				require.ErrorIs(t, end(b), errOut)
 			}
+			b.store.fails = false
 			b.load(nil, b.id, "x")
-			require.NoError(t, b.End(t.Context(), b.b, b.id, reason))
+			require.NoError(t, end(b))
 			b.load(nil, b.id, "")
 			require.NoError(t, b.save(tombstore.NewID(), "y"), "it has ended the session itself")
 		})
@@ -452,13 +599,13 @@ func TestEnd_TriedAgain(t *testing.T) {
 func TestLoad_AgainAfterFailure(t *testing.T) {
 	b := newBed(t)
 	b.b = &Request{}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, _, err := b.Load(ctx, b.b, b.id)
-	require.ErrorIs(t, err, context.Canceled)
+	b.store.fails = true
+	_, _, err := b.Load(t.Context(), b.b, b.id)
+	require.ErrorIs(t, err, errOut)
+	b.store.fails = false
 	b.load(b.b, b.id, "x")
 	b.logout()
-	require.NoError(t, b.End(t.Context(), b.b, b.id, tombstore.Rotated))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
 	next := tombstore.NewID()
 	b.refused(b.save(next, "x"), "write", tombstore.Logout, next)
 }
@@ -468,5 +615,184 @@ func TestNilRequest(t *testing.T) {
 	next := tombstore.NewID()
 	require.NoError(t, b.Rotate(t.Context(), nil, next, []byte("y"), time.Hour))
 	b.load(nil, next, "y")
-	require.NoError(t, b.Finish(t.Context(), nil))
+}
+
+// A request that logs out after it has renewed its session names an id that was never saved.
+func TestEnd_OfTheNextID(t *testing.T) {
+	for name, before := range map[string]func(b *bed){
+		"left":                 func(*bed) {},
+		"left, and linked":     func(b *bed) { b.b, b.events = b.renewedByAnother(), nil },
+		"came with a dead one": func(b *bed) { b.renewedByAnother(); b.b = &Request{}; b.load(b.b, b.id, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			before(b)
+			next, flash := tombstore.NewID(), tombstore.NewID()
+			require.NoError(t, b.Leave(t.Context(), b.b, b.b.ID()))
+			require.NoError(t, b.End(t.Context(), b.b, next))
+			require.NoError(t, b.save(flash, "bye"))
+			var all []string
+			for e, err := range b.store.List(t.Context()) {
+				require.NoError(t, err)
+				all = append(all, string(e.Data))
+			}
+			require.Equal(t, []string{"bye"}, all)
+			_, err := b.Store().Read(t.Context(), b.id)
+			var ended *tombstore.InvalidatedError
+			require.ErrorAs(t, err, &ended)
+			require.Equal(t, tombstore.Logout, ended.Reason)
+		})
+	}
+}
+
+// renewedByAnother lets another request renew the session, and returns one that has loaded it before.
+func (b *bed) renewedByAnother() *Request {
+	b.Helper()
+	a, other := &Request{}, &Request{}
+	b.load(a, b.id, "x")
+	b.load(other, b.id, "x")
+	require.NoError(b, b.Leave(b.Context(), other, b.id))
+	require.NoError(b, b.Save(b.Context(), other, tombstore.NewID(), []byte("theirs"), time.Hour))
+	return a
+}
+
+// The session of somebody else, ended or not, is not the request's.
+func TestEnd_OfOthersWhileLeft(t *testing.T) {
+	b := newBed(t)
+	other, next := tombstore.NewID(), tombstore.NewID()
+	require.NoError(t, b.Save(t.Context(), &Request{}, other, []byte("o"), time.Hour))
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	for range 2 {
+		require.NoError(t, b.End(t.Context(), b.b, other))
+	}
+	require.NoError(t, b.save(next, "y"))
+	b.load(nil, next, "y")
+}
+
+// late is a store whose replicas are late.
+type late struct{ *tombstore.MemoryStore }
+
+func (l late) Invalidate(ctx context.Context, id string, opts ...tombstore.InvalidateOption) error {
+	return cmp.Or(l.MemoryStore.Invalidate(ctx, id, opts...), tombstore.ErrUnacknowledged)
+}
+
+func (l late) FinishRenewal(
+	ctx context.Context, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+) (tombstore.Session, error) {
+	s, err := l.MemoryStore.FinishRenewal(ctx, r, newID, data, ttl)
+	return s, cmp.Or(err, tombstore.ErrUnacknowledged)
+}
+
+// As long as replicas are late, a logout says so, however often it is tried and from where.
+func TestEnd_Unacknowledged(t *testing.T) {
+	t.Parallel()
+	memory, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	a, id := New(late{memory}), tombstore.NewID()
+	require.NoError(t, a.Save(t.Context(), &Request{}, id, []byte("x"), time.Hour))
+	for range 2 {
+		r := &Request{}
+		_, _, err := a.Load(t.Context(), r, id)
+		require.NoError(t, err)
+		for range 2 {
+			require.ErrorIs(t, a.End(t.Context(), r, id), tombstore.ErrUnacknowledged)
+		}
+		require.ErrorIs(t, a.Save(t.Context(), r, id, []byte("x"), time.Hour), ErrRefused)
+	}
+}
+
+// The session that was renewed is saved, the error says the rest, and so does the hook.
+func TestRenew_Unacknowledged(t *testing.T) {
+	t.Parallel()
+	memory, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	var events []Event
+	a := New(late{memory}, WithOnUnacknowledged(func(_ context.Context, e Event) { events = append(events, e) }))
+	id, next, r := tombstore.NewID(), tombstore.NewID(), &Request{}
+	require.NoError(t, a.Save(t.Context(), r, id, []byte("x"), time.Hour))
+	require.NoError(t, a.Leave(t.Context(), r, id))
+	require.ErrorIs(t, a.Save(t.Context(), r, next, []byte("y"), time.Hour), tombstore.ErrUnacknowledged)
+	require.Equal(t, []Event{{Verb: "create", Ref: tombstore.Ref(id)}}, events)
+	require.NoError(t, a.Save(t.Context(), r, next, []byte("z"), time.Hour))
+	s, err := memory.Read(t.Context(), next)
+	require.NoError(t, err)
+	require.Equal(t, "z", string(s.Data))
+}
+
+// A session that is absorbed is not the request's, even if it is the first one that it has loaded.
+func TestAbsorb(t *testing.T) {
+	b := newBed(t)
+	require.NoError(t, b.Absorb(t.Context(), b.b, b.id))
+	require.Empty(t, b.b.ID())
+	b.load(nil, b.id, "")
+	next := tombstore.NewID()
+	require.NoError(t, b.save(next, "y"))
+	require.NoError(t, b.save(next, "z"))
+	require.NoError(t, b.End(t.Context(), b.b, ""))
+	b.load(nil, next, "")
+}
+
+func TestAbsorb_Ended(t *testing.T) {
+	b := newBed(t)
+	other, next := tombstore.NewID(), tombstore.NewID()
+	require.NoError(t, b.Save(t.Context(), &Request{}, other, []byte("o"), time.Hour))
+	b.load(b.b, other, "o")
+	require.NoError(t, b.Store().Invalidate(t.Context(), other))
+	require.ErrorIs(t, b.Absorb(t.Context(), b.b, other), ErrRefused)
+	require.ErrorIs(t, b.save(b.id, "x+o"), ErrRefused)
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	require.ErrorIs(t, b.save(next, "x+o"), ErrRefused)
+	b.load(nil, b.id, "x")
+	b.load(nil, next, "")
+	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	b.load(nil, b.id, "")
+}
+
+// A hook may ask the request, and where the library asks for that it runs later.
+func TestHooks(t *testing.T) {
+	b := newBed(t)
+	var ran chan string
+	a := New(b.store, WithOnRefused(func(ctx context.Context, _ Event) {
+		require.NoError(t, ctx.Err())
+		ran <- b.b.ID()
+	}))
+	save := func() error { return a.Save(t.Context(), b.b, b.id, []byte("y"), time.Hour) }
+	b.logout()
+
+	ran = make(chan string, 1)
+	require.ErrorIs(t, save(), ErrRefused)
+	require.Equal(t, b.id, <-ran)
+
+	b.b.DeferHooks()
+	for range 2 {
+		require.ErrorIs(t, save(), ErrRefused)
+		require.Empty(t, ran)
+		b.b.RunHooks(false)
+		require.Equal(t, b.id, <-ran)
+		b.b.RunHooks(false)
+		require.Empty(t, ran)
+	}
+
+	require.ErrorIs(t, save(), ErrRefused)
+	b.b.RunHooks(true)
+	require.Equal(t, b.id, <-ran)
+	ran = make(chan string)
+	require.ErrorIs(t, save(), ErrRefused) // would wait for ever in this goroutine
+	require.Equal(t, b.id, <-ran)
+}
+
+// Whoever renews and then logs out has ended the session itself, and its cookie goes.
+func TestEnd_AfterLeave(t *testing.T) {
+	b := newBed(t)
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	require.NoError(t, b.End(t.Context(), b.b, b.id))
+	require.NoError(t, b.b.Gone())
+}
+
+func TestEnd_AfterLeave_EndedByOthers(t *testing.T) {
+	other := newBed(t)
+	require.NoError(t, other.Leave(t.Context(), other.b, other.id))
+	require.NoError(t, other.Store().Invalidate(t.Context(), other.id))
+	require.NoError(t, other.End(t.Context(), other.b, other.id))
+	require.ErrorIs(t, other.b.Gone(), tombstore.ErrInvalidated, "somebody else has")
 }

@@ -14,21 +14,100 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// The rights that docs/operations.md tells to give are enough for every verb.
-func TestDocumentedRights(t *testing.T) {
-	t.Parallel()
+// rights returns the blocks of docs/operations.md that give a user named app its rights: to begin
+// with, and for a cluster.
+func rights(t *testing.T) [][]string {
+	t.Helper()
 	doc, err := os.ReadFile("../docs/operations.md")
 	require.NoError(t, err)
-	line := regexp.MustCompile(`(?m)^    (ACL SETUSER app .*)$`).FindSubmatch(doc)
-	require.NotNil(t, line)
+	var blocks [][]string
+	for _, block := range regexp.MustCompile(`(?m)(?:^    ACL SETUSER app .*\n)+`).FindAllString(string(doc), -1) {
+		blocks = append(blocks, strings.Split(strings.TrimSpace(block), "\n"))
+	}
+	require.Len(t, blocks, 3, "the third is for Sentinels")
+	return blocks[:2]
+}
+
+func give(t *testing.T, admin rueidis.Client, lines []string) {
+	t.Helper()
+	for _, line := range lines {
+		do(t, admin, strings.Fields(line)...)
+	}
+}
+
+func do(t *testing.T, client rueidis.Client, command ...string) rueidis.RedisResult {
+	t.Helper()
+	res := client.Do(t.Context(), client.B().Arbitrary(command...).Build())
+	require.NoError(t, res.Error())
+	return res
+}
+
+func asApp(o *rueidis.ClientOption) {
+	o.Username, o.Password, o.DisableCache = "app", "password", false
+}
+
+// The documented rights are enough for every verb, and each of them is used.
+func TestDocumentedRights(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	admin := redistest.Dial(t, server.URL)
-	require.NoError(t, admin.Do(t.Context(), admin.B().Arbitrary(strings.Fields(string(line[1]))...).Build()).Error())
+	lines := rights(t)[0]
+	give(t, admin, lines)
+	useAll(t, redistest.Dial(t, server.URL, asApp), admin)
+	requireNoDenial(t, admin)
+	for _, right := range strings.Fields(strings.Join(lines, " ")) {
+		name, found := strings.CutPrefix(right, "+")
+		if found && name != "ping" { // which the client sends on an idle connection
+			redistest.Info(t, admin, "cmdstat_"+name)
+		}
+	}
+	findings := Examine(t.Context(), redistest.Dial(t, server.URL, asApp), prefix)
+	require.False(t, Failed(findings), "%v", findings)
+	for _, f := range findings {
+		if f.Name == "rights" || f.Name == "saves" {
+			require.Equal(t, OK, f.Level, f.Text)
+		}
+	}
+}
 
-	client := redistest.Dial(t, server.URL, redistest.WithCache, func(o *rueidis.ClientOption) { o.Username, o.Password = "app", "password" })
+func TestDocumentedRights_Cluster(t *testing.T) {
+	t.Parallel()
+	server := redistest.StartCluster(t)
+	admin := redistest.Dial(t, server.URL)
+	for _, lines := range rights(t) {
+		give(t, admin, lines)
+	}
+	useAll(t, redistest.Dial(t, server.URL, asApp), admin)
+	requireNoDenial(t, admin)
+}
+
+// requireNoDenial looks at what the server has refused: the store goes on without some of it. The
+// client itself may be refused its name for CLIENT LIST, and to ask a server that is no cluster
+// whether it is one.
+func requireNoDenial(t *testing.T, admin rueidis.Client) {
+	t.Helper()
+	log, err := do(t, admin, "ACL", "LOG").ToArray()
+	require.NoError(t, err)
+	for i := range log {
+		entry, err := log[i].AsMap()
+		require.NoError(t, err)
+		object := entry["object"]
+		denied, err := object.ToString()
+		require.NoError(t, err)
+		require.Contains(t, []string{"client|setinfo", "cluster|slots", "cluster|shards"}, denied)
+	}
+}
+
+// useAll uses every verb in every way that sends other commands.
+func useAll(t *testing.T, client, admin rueidis.Client) {
+	t.Helper()
 	ctx := t.Context()
-	for _, opt := range []tombstore.Option{tombstore.WithClientCache(time.Minute), tombstore.WithStrictReads()} {
-		s, err := tombstore.New(client, opt)
+	for _, opt := range []tombstore.Option{
+		tombstore.WithAbsoluteTimeout(time.Hour),
+		tombstore.WithClientCache(time.Minute),
+		tombstore.WithStrictReads(),
+	} {
+		s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix), opt)
 		require.NoError(t, err)
 		report, err := s.Check(ctx)
 		require.NoError(t, err)
@@ -37,21 +116,79 @@ func TestDocumentedRights(t *testing.T) {
 			require.NoError(t, err)
 		}
 		require.NoError(t, report.Uncached)
-		one, two := tombstore.NewID(), tombstore.NewID()
-		_, err = s.Write(ctx, one, []byte("x"), time.Minute)
-		require.NoError(t, err)
-		_, err = s.Read(ctx, one, tombstore.Slide(time.Hour))
-		require.NoError(t, err)
-		_, err = s.Rotate(ctx, one, two)
-		require.NoError(t, err)
-		_, err = s.Exists(ctx, two)
-		require.NoError(t, err)
-		for _, err := range s.List(ctx) {
-			require.NoError(t, err)
-		}
+		require.NoError(t, report.Scripted)
+		useVerbs(t, s)
 	}
-	waiting, err := tombstore.New(client, tombstore.WithReplicaAcks(1, 10*time.Millisecond))
+	putBack(t, client, admin)
+
+	waiting, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix),
+		tombstore.WithReplicaAcks(1, 10*time.Millisecond))
 	require.NoError(t, err)
 	require.EqualError(t, waiting.Invalidate(ctx, tombstore.NewID()),
 		"tombstore: invalidate: "+tombstore.ErrUnacknowledged.Error(), "WAIT was permitted, and there is no replica")
+}
+
+func useVerbs(t *testing.T, s *tombstore.RedisStore) {
+	t.Helper()
+	ctx := t.Context()
+	ids := make([]string, 4)
+	for i := range ids {
+		ids[i] = tombstore.NewID()
+	}
+	session, err := s.Write(ctx, ids[0], []byte("x"), time.Minute, tombstore.IfAbsent())
+	require.NoError(t, err)
+	_, err = s.Write(ctx, ids[0], []byte("y"), time.Minute, tombstore.Replacing(session))
+	require.NoError(t, err)
+	for range 2 { // from the server, and from memory
+		_, err = s.Read(ctx, ids[0])
+		require.NoError(t, err)
+	}
+	_, err = s.Read(ctx, ids[0], tombstore.Slide(30*time.Minute))
+	require.NoError(t, err)
+	require.NoError(t, s.Touch(ctx, ids[0], time.Minute))
+	_, err = s.Rotate(ctx, ids[0], ids[1])
+	require.NoError(t, err)
+	session, err = s.Rotate(ctx, ids[1], ids[2], tombstore.WithData([]byte("z"), time.Hour))
+	require.NoError(t, err)
+	live, err := s.Exists(ctx, ids[2])
+	require.NoError(t, err)
+	require.True(t, live)
+	for _, err := range s.List(ctx) {
+		require.NoError(t, err)
+	}
+	renewal, err := s.BeginRenewal(ctx, ids[2], session.Version)
+	require.NoError(t, err)
+	session, err = s.FinishRenewal(ctx, renewal, ids[3], []byte("z"), time.Minute)
+	require.NoError(t, err)
+	renewal, err = s.BeginRenewal(ctx, ids[3], 0)
+	require.NoError(t, err)
+	require.NoError(t, s.CancelRenewal(ctx, renewal))
+	require.NoError(t, s.Invalidate(ctx, ids[0]))
+	for range 2 {
+		_, err = s.Read(ctx, ids[3])
+		require.ErrorIs(t, err, tombstore.ErrInvalidated)
+	}
+	_, err = s.Write(ctx, ids[3], nil, time.Minute, tombstore.Replacing(session))
+	require.ErrorIs(t, err, tombstore.ErrInvalidated)
+}
+
+// putBack has a save replace another session, which has a deadline, so that it is put back.
+func putBack(t *testing.T, client, admin rueidis.Client) {
+	t.Helper()
+	ctx, id := t.Context(), tombstore.NewID()
+	s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix))
+	require.NoError(t, err)
+	brief, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix), tombstore.WithAbsoluteTimeout(time.Minute))
+	require.NoError(t, err)
+	old, err := s.Write(ctx, id, nil, time.Minute)
+	require.NoError(t, err)
+	do(t, admin, "DEL", prefix+tombstore.Ref(id))
+	begun, err := brief.Write(ctx, id, nil, time.Minute)
+	require.NoError(t, err)
+	_, err = s.Write(ctx, id, nil, time.Hour, tombstore.Replacing(old))
+	require.ErrorIs(t, err, tombstore.ErrConflict)
+	found, err := s.Read(ctx, id, tombstore.WithExpiry())
+	require.NoError(t, err)
+	require.Equal(t, begun.Version, found.Version)
+	require.Less(t, time.Until(found.ExpiresAt), 2*time.Minute)
 }

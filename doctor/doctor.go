@@ -1,9 +1,10 @@
-// Package doctor looks at a server's settings for what would break the promise of package tombstore: that a session that was ended
-// stays ended.
+// Package doctor looks at a server's settings for what would break the promise of package
+// tombstore: that a session that was ended stays ended.
 package doctor
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"strconv"
@@ -18,7 +19,8 @@ import (
 // Level is how bad a finding is.
 type Level string
 
-// The levels, from good to bad. Unknown is what the server does not tell, for example where CONFIG and INFO are not permitted.
+// The levels, from good to bad. Unknown is what the server does not tell, for example where CONFIG
+// and INFO are not permitted.
 const (
 	OK      Level = "ok"
 	Unknown Level = "unknown"
@@ -48,11 +50,12 @@ const (
 	oldestRedis = "7.0"
 )
 
-// Examine looks at the server of client. It writes, ends and removes one session of its own, and changes no setting. It needs a few
-// seconds at most; whatever ctx or the server's rights do not allow is Unknown. Of a cluster it looks at one primary, whose settings
-// stand for all.
-func Examine(ctx context.Context, client rueidis.Client) []Finding {
-	e := &examination{ctx: ctx, client: client, node: client}
+// Examine looks at the server of client, for a store with the given key prefix. It writes, moves,
+// ends and removes a session of its own, and changes no setting. It needs a few seconds at most;
+// whatever ctx or the server's rights do not allow is Unknown. Of a cluster it looks at one
+// primary, whose settings stand for all.
+func Examine(ctx context.Context, client rueidis.Client, prefix string) []Finding {
+	e := &examination{ctx: ctx, client: client, node: client, prefix: prefix}
 	e.readInfo()
 	if client.Mode() == rueidis.ClientModeCluster { // each command would go to any of the nodes
 		for _, e.node = range client.Nodes() {
@@ -75,6 +78,7 @@ func Examine(ctx context.Context, client rueidis.Client) []Finding {
 type examination struct {
 	ctx      context.Context
 	client   rueidis.Client
+	prefix   string
 	node     rueidis.Client    // that tells its settings
 	info     map[string]string // fields of INFO; empty if it is not permitted
 	findings []Finding
@@ -121,9 +125,11 @@ func (e *examination) version() {
 	}
 	switch {
 	case version == "":
-		e.found(name, Unknown, "", "INFO is not permitted: the release is not known; the oldest supported are Redis 7.0 and Valkey 7.2")
+		e.found(name, Unknown, "", "INFO is not permitted: the release is not known; the oldest supported are "+
+			"Redis 7.0 and Valkey 7.2")
 	case older(version, oldest):
-		e.found(name, Fail, "", "%s %s is older than %s: its scripts do not check rights and min-replicas-to-write", product, version, oldest)
+		e.found(name, Fail, "", "%s %s is older than %s: its scripts do not check rights and min-replicas-to-write",
+			product, version, oldest)
 	default:
 		e.found(name, OK, "", "%s %s", product, version)
 	}
@@ -142,14 +148,14 @@ func older(version, oldest string) bool {
 }
 
 func (e *examination) operations() {
-	s, err := tombstore.New(e.client, tombstore.WithKeyPrefix("tombstore-doctor:"), tombstore.WithClientCache(checkedTTL))
+	s, err := tombstore.New(e.client, tombstore.WithKeyPrefix(e.prefix), tombstore.WithClientCache(checkedTTL))
 	if err != nil {
 		e.found("operations", Fail, "", "%v", err)
 		return
 	}
 	report, err := s.Check(e.ctx)
 	if err != nil {
-		e.found("operations", Fail, "", "a session could not be written, touched, read and ended: %v", err)
+		e.found("operations", Fail, "", "a session could not be written, saved, touched, moved, read and ended: %v", err)
 		return
 	}
 	if !report.Cached { // a message may be late on a busy machine, but not twice
@@ -157,11 +163,17 @@ func (e *examination) operations() {
 			report = again
 		}
 	}
-	e.found("operations", OK, "", "a session was written, touched, read and ended, and stayed ended")
+	e.found("operations", OK, "", "a session was written, saved, touched, moved, read and ended, and stayed ended")
+	if report.Scripted == nil {
+		e.found("saves", OK, "", "the server refuses to save a session that was ended: Replacing is one command")
+	} else {
+		e.found("saves", Warning, "", "Replacing runs a script, which holds as well and costs the server more: %v",
+			report.Scripted)
+	}
 	if report.Cached {
 		e.found("cache", OK, "", "the server's messages about changed keys arrive: WithClientCache works")
 	} else {
-		e.found("cache", Warning, "ACL SETUSER <user> +client|caching +client|tracking +evalsha_ro",
+		e.found("cache", Warning, "ACL SETUSER <user> +client|caching +client|tracking +multi +exec",
 			"WithClientCache would not cache, and reads would go to the server: %v", report.Uncached)
 	}
 }
@@ -177,13 +189,16 @@ func (e *examination) memory() {
 	case policy == "noeviction":
 		e.found(name, OK, "", "noeviction: a full server refuses writes, and ends sessions all the same")
 	case e.number("maxmemory") == 0:
-		e.found(name, Warning, "CONFIG SET maxmemory-policy noeviction", "%s would drop tombstones if maxmemory were set", policy)
+		e.found(name, Warning, "CONFIG SET maxmemory-policy noeviction",
+			"%s would drop tombstones if maxmemory were set", policy)
 	case policy == "volatile-ttl":
 		e.found(name, Warning, "CONFIG SET maxmemory-policy noeviction",
-			"volatile-ttl drops tombstones once sessions with less time left are gone: late writes without IfPresent come through then")
+			"volatile-ttl drops tombstones once sessions with less time left are gone: late writes without "+
+				"IfPresent or Replacing come through then")
 	default:
 		e.found(name, Fail, "CONFIG SET maxmemory-policy noeviction",
-			"%s drops tombstones when memory is full: late writes without IfPresent bring ended sessions back", policy)
+			"%s drops tombstones when memory is full: late writes without IfPresent or Replacing bring ended "+
+				"sessions back, and an end by an old id does not reach the session", policy)
 	}
 	if n := e.number("evicted_keys"); n > 0 {
 		e.found("evictions", Warning, "CONFIG SET maxmemory-policy noeviction",
@@ -195,28 +210,33 @@ func (e *examination) persistence() {
 	const name = "persistence"
 	switch {
 	case len(e.info) == 0:
-		e.found(name, Unknown, "", "INFO is not permitted; only appendonly yes with appendfsync always keeps every end over a restart")
+		e.found(name, Unknown, "", "INFO is not permitted; only appendonly yes with appendfsync always keeps "+
+			"every end over a restart")
 	case e.info["aof_enabled"] == "1":
 		switch fsync, ok := e.config("appendfsync"); {
 		case !ok:
-			e.found(name, Unknown, "", "AOF is on, and CONFIG is not permitted; appendfsync must be always to keep every end over a crash")
+			e.found(name, Unknown, "", "AOF is on, and CONFIG is not permitted; appendfsync must be always to keep "+
+				"every end over a crash")
 		case fsync == "always":
 			e.found(name, OK, "", "AOF, appendfsync always: ended sessions stay ended over a restart")
 		default:
 			e.found(name, Warning, "CONFIG SET appendfsync always",
-				"AOF, appendfsync %s: a crash takes the ends of about the last second, and those sessions are live again", fsync)
+				"AOF, appendfsync %s: a crash takes the ends of about the last second, and those sessions are live again",
+				fsync)
 		}
 	default:
 		switch save, ok := e.config("save"); {
 		case ok && save == "":
 			e.found(name, Warning, "CONFIG SET appendonly yes",
-				"nothing is persisted: a restart loses sessions and tombstones alike; late writes without IfPresent begin new sessions of ended ids")
+				"nothing is persisted: a restart loses sessions and tombstones alike; late writes without IfPresent "+
+					"or Replacing begin new sessions of ended ids")
 		case ok:
 			e.found(name, Fail, "CONFIG SET appendonly yes",
 				"snapshots only: after a crash sessions that were ended since the last snapshot are live again")
 		default:
 			e.found(name, Unknown, "CONFIG SET appendonly yes",
-				"AOF is off, and CONFIG is not permitted; with snapshots only, a crash brings back sessions that were ended since the last one")
+				"AOF is off, and CONFIG is not permitted; with snapshots only, a crash brings back sessions that were "+
+					"ended since the last one")
 		}
 	}
 }
@@ -232,7 +252,8 @@ func (e *examination) replication() {
 	}
 	switch role := e.info["role"]; role {
 	case "":
-		e.found(name, Unknown, "", "INFO is not permitted; with replicas, use WithReplicaAcks with the number of all that could be promoted")
+		e.found(name, Unknown, "", "INFO is not permitted; with replicas, use WithReplicaAcks with the number of all "+
+			"that could be promoted")
 		return
 	case "master":
 	default:
@@ -244,8 +265,8 @@ func (e *examination) replication() {
 		e.found(name, OK, "", "no replicas: nothing can be promoted with less than this server has")
 		return
 	}
-	e.found(name, Warning, "", "%d replicas, and replication is asynchronous: only WithReplicaAcks(%d, ...) makes an end survive a failover",
-		replicas, replicas)
+	e.found(name, Warning, "", "%d replicas, and replication is asynchronous: only WithReplicaAcks(%d, ...) makes "+
+		"an end survive a failover", replicas, replicas)
 	if stale, ok := e.config("replica-serve-stale-data"); ok && stale != "no" {
 		e.found("stale replicas", Warning, "CONFIG SET replica-serve-stale-data no",
 			"a primary that comes back as a replica answers from what it has kept until it is in step: "+
@@ -271,7 +292,8 @@ func (e *examination) strictReads(replicas int64) {
 		return
 	case least < want:
 		e.found(name, Warning, fmt.Sprintf("CONFIG SET min-replicas-to-write %d", want),
-			"min-replicas-to-write is %d of %d: after a failover the old primary goes on answering, also with WithStrictReads", least, replicas)
+			"min-replicas-to-write is %d of %d: after a failover the old primary goes on answering, also with "+
+				"WithStrictReads", least, replicas)
 		return
 	}
 	quick, known := failover, false
@@ -287,27 +309,65 @@ func (e *examination) strictReads(replicas int64) {
 			fix = "CONFIG SET cluster-node-timeout 5000 and " + fix
 		}
 		e.found(name, Warning, fix,
-			"min-replicas-max-lag is %d s, and a failover may begin after %v: until then the old primary goes on answering", seconds, quick)
+			"min-replicas-max-lag is %d s, and a failover may begin after %v: until then the old primary goes on "+
+				"answering", seconds, quick)
 	case known:
-		e.found(name, OK, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering", least, replicas)
+		e.found(name, OK, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering",
+			least, replicas)
 	default:
-		e.found(name, Unknown, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from answering if Sentinel's "+
-			"down-after-milliseconds is %d or more", least, replicas, needs.Milliseconds())
+		e.found(name, Unknown, "", "min-replicas-to-write is %d of %d: WithStrictReads keeps an old primary from "+
+			"answering if Sentinel's down-after-milliseconds is %d or more", least, replicas, needs.Milliseconds())
 	}
 }
 
-// rights tries what Check has not.
+// rights tries every command that the store sends or its scripts run. Together they store nothing.
 func (e *examination) rights() {
 	const name = "rights"
-	var missing []string
-	for _, command := range [][]string{{"SCAN", "0", "MATCH", "tombstore-doctor:*", "COUNT", "1"}, {"WAIT", "0", "1"}} {
-		if reply, ok := rueidis.IsRedisErr(e.do(command...).Error()); ok && strings.HasPrefix(reply.Error(), "NOPERM") {
-			missing = append(missing, "+"+strings.ToLower(command[0]))
+	key := e.prefix + "doctor-" + rand.Text()
+	var needed, optional []string
+	try := func(missing *[]string, commands ...[]string) {
+		for _, command := range commands {
+			reply, ok := rueidis.IsRedisErr(e.do(command...).Error())
+			switch {
+			case !ok || !strings.HasPrefix(reply.Error(), "NOPERM"):
+			case strings.Contains(reply.Error(), "permissions to run"):
+				*missing = append(*missing, "+"+strings.ToLower(command[0]))
+			case !slices.Contains(needed, "~"+e.prefix+"*"):
+				needed = append(needed, "~"+e.prefix+"*")
+			}
 		}
 	}
-	if len(missing) > 0 {
-		e.found(name, Warning, "ACL SETUSER <user> "+strings.Join(missing, " "), "List needs scan, WithReplicaAcks needs wait; not permitted: %s",
-			strings.Join(missing, " "))
+	try(&needed,
+		[]string{"TIME"},
+		[]string{"EXISTS", key},
+		[]string{"GET", key},
+		[]string{"GETRANGE", key, "0", "0"},
+		[]string{"SETRANGE", key, "0", ""},
+		[]string{"SET", key, "", "XX", "GET"},
+		[]string{"PTTL", key},
+		[]string{"PEXPIRE", key, "1"},
+		[]string{"PEXPIREAT", key, "1"},
+		[]string{"RENAME", key, key},
+		[]string{"HSET", key, "t", ""},
+		[]string{"HGET", key, "t"},
+		[]string{"HMGET", key, "t"},
+		[]string{"HDEL", key, "t"},
+		[]string{"DEL", key},
+		[]string{"EVAL", "return 1", "1", key},
+		[]string{"EVALSHA", strings.Repeat("0", 40), "1", key},
+	)
+	try(&optional,
+		[]string{"GETEX", key},
+		[]string{"SCAN", "0", "MATCH", key, "COUNT", "1"},
+		[]string{"WAIT", "0", "1"},
+	)
+	if missing := append(needed, optional...); len(missing) > 0 {
+		level, text := Fail, "the store cannot work"
+		if len(needed) == 0 {
+			level, text = Warning, "WithStrictReads needs getex, List needs scan, WithReplicaAcks needs wait"
+		}
+		list := strings.Join(missing, " ")
+		e.found(name, level, "ACL SETUSER <user> "+list, "not permitted: %s; %s", list, text)
 		return
 	}
 	e.found(name, OK, "", "every command that the store sends is permitted")

@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"context"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,12 +15,14 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
 
+const prefix = "tombstore:"
+
 // examine returns the level of each finding.
 func examine(t *testing.T, url string, adjust ...func(*rueidis.ClientOption)) map[string]Level {
 	t.Helper()
 	client := redistest.Dial(t, url, append([]func(*rueidis.ClientOption){redistest.WithCache}, adjust...)...)
 	levels := map[string]Level{}
-	for _, f := range Examine(t.Context(), client) {
+	for _, f := range Examine(t.Context(), client, prefix) {
 		require.NotEmpty(t, f.Text)
 		levels[f.Name] = f.Level
 	}
@@ -29,7 +33,8 @@ func TestExamine(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	require.Equal(t, map[string]Level{
-		"server": OK, "operations": OK, "cache": OK, "memory": OK, "persistence": OK, "replication": OK, "rights": OK, "clock": OK, "latency": OK,
+		"server": OK, "operations": OK, "saves": OK, "cache": OK, "memory": OK, "persistence": OK,
+		"replication": OK, "rights": OK, "clock": OK, "latency": OK,
 	}, examine(t, server.URL))
 	admin := redistest.Dial(t, server.URL)
 	require.Empty(t, redistest.Keys(t.Context(), admin, ""), "nothing is left behind")
@@ -53,7 +58,8 @@ func TestExamine(t *testing.T) {
 
 func config(t *testing.T, admin rueidis.Client, name, value string) {
 	t.Helper()
-	require.NoError(t, admin.Do(t.Context(), admin.B().ConfigSet().ParameterValue().ParameterValue(name, value).Build()).Error())
+	set := admin.B().ConfigSet().ParameterValue().ParameterValue(name, value).Build()
+	require.NoError(t, admin.Do(t.Context(), set).Error())
 }
 
 func TestExamine_Rights(t *testing.T) {
@@ -66,13 +72,53 @@ func TestExamine_Rights(t *testing.T) {
 		return examine(t, server.URL, func(o *rueidis.ClientOption) { o.Username, o.Password = user, user })
 	}
 	require.Equal(t, map[string]Level{
-		"server": Unknown, "operations": OK, "cache": OK, "memory": Unknown, "persistence": Unknown, "replication": Unknown, "rights": OK,
-		"clock": OK, "latency": OK,
+		"server": Unknown, "operations": OK, "saves": OK, "cache": OK, "memory": Unknown, "persistence": Unknown,
+		"replication": Unknown, "rights": OK, "clock": OK, "latency": OK,
 	}, as("managed", "-info", "-config"))
 	require.Equal(t, Unknown, as("half", "-config")["persistence"])
 	require.Equal(t, Warning, as("deaf", "-client|caching")["cache"])
 	require.Equal(t, Warning, as("blind", "-scan")["rights"])
+	require.Equal(t, Warning, as("lax", "-getex")["rights"])
 	require.Equal(t, Fail, as("dumb", "-evalsha", "-eval")["operations"])
+	require.Equal(t, Fail, as("stopped", "-hset")["rights"])
+	seldom := as("seldom", "-pexpireat") // Check does not need it
+	require.Equal(t, OK, seldom["operations"])
+	require.Equal(t, Fail, seldom["rights"])
+}
+
+func TestExamine_KeyRights(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	do(t, redistest.Dial(t, server.URL), "ACL", "SETUSER", "app", "on", ">password", "~other:*", "&*", "+@all")
+	client := redistest.Dial(t, server.URL, asApp)
+	for _, f := range Examine(t.Context(), client, prefix) {
+		if f.Name == "rights" {
+			require.Equal(t, Fail, f.Level)
+			require.Equal(t, "ACL SETUSER <user> ~tombstore:*", f.Fix)
+		}
+	}
+	require.False(t, Failed(Examine(t.Context(), client, "other:")))
+}
+
+// lenient is a client of a server that does not refuse a SET on a hash.
+type lenient struct{ rueidis.Client }
+
+func (l lenient) DoMulti(ctx context.Context, commands ...rueidis.Completed) []rueidis.RedisResult {
+	results := l.Client.DoMulti(ctx, commands...)
+	if len(results) == 6 { // the proof: HSET, PEXPIRE, SET, HGET, RESTORE, HGET
+		results[2] = results[1]
+	}
+	return results
+}
+
+func TestExamine_Saves(t *testing.T) {
+	t.Parallel()
+	client := lenient{redistest.Dial(t, redistest.Start(t).URL, redistest.WithCache)}
+	findings := Examine(t.Context(), client, prefix)
+	require.False(t, Failed(findings), "%v", findings)
+	saves := slices.IndexFunc(findings, func(f Finding) bool { return f.Name == "saves" })
+	require.Equal(t, Warning, findings[saves].Level)
+	require.Contains(t, findings[saves].Text, "does not refuse a SET")
 }
 
 func TestExamine_Replicas(t *testing.T) {
@@ -80,7 +126,9 @@ func TestExamine_Replicas(t *testing.T) {
 	primary := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 	replica := redistest.Start(t, primary.Replicaof(t)...)
 	admin := redistest.Dial(t, primary.URL)
-	redistest.Until(t, "the replica is connected", func() bool { return redistest.Info(t, admin, "connected_slaves") == "1" })
+	redistest.Until(t, "the replica is connected", func() bool {
+		return redistest.Info(t, admin, "connected_slaves") == "1"
+	})
 	require.Equal(t, Fail, examine(t, replica.URL)["replication"])
 	levels := examine(t, primary.URL)
 	require.Equal(t, Warning, levels["replication"])
@@ -120,7 +168,9 @@ func TestExamine_Cluster(t *testing.T) {
 
 func TestOlder(t *testing.T) {
 	t.Parallel()
-	for version, want := range map[string]bool{"6.2.14": true, "7.0.0": false, "7.0": false, "10.1": false, "7": false, "x": true} {
+	for version, want := range map[string]bool{
+		"6.2.14": true, "7.0.0": false, "7.0": false, "10.1": false, "7": false, "x": true,
+	} {
 		require.Equal(t, want, older(version, "7.0"), version)
 	}
 }

@@ -1,5 +1,6 @@
-// Package fiberstore keeps the sessions of gofiber/fiber v3 in a tombstore.Store, so that a logout wins over requests
-// that are still running. In an existing program the storage of the session middleware is all that changes:
+// Package fiberstore keeps the sessions of gofiber/fiber v3 in a tombstore.Renewer, so that a
+// logout wins over requests that are still running. In an existing program the storage of the
+// session middleware is all that changes:
 //
 //	package main
 //
@@ -22,11 +23,32 @@
 //		log.Fatal(app.Listen(":3000"))
 //	}
 //
-// A request whose session was ended while it ran is answered with its own status and body, but without a session
-// cookie, and nothing of it is saved. [adapter.WithOnRefused] tells about it.
+// A request whose session was ended while it ran is answered with its own status and body, but
+// without a session cookie, and nothing of it is saved. [adapter.WithOnRefused] tells about it. A
+// logout ends the session under whatever id it has by then: one that another request is renewing,
+// or has renewed, is out as well.
 //
-// With [adapter.Conflict] the save of a lost update fails with tombstore.ErrConflict: Session.Save returns it, and the
-// middleware hands it to ErrorHandler of its Config. What [adapter.Merge] gets is fiber's encoding, a map[any]any in gob.
+// With [adapter.Conflict] the save of a lost update fails with tombstore.ErrConflict: Session.Save
+// returns it, and the middleware hands it to ErrorHandler of its Config. Regenerate, which is a
+// change too, returns it as well. What [adapter.Merge] gets is fiber's encoding, a map[any]any in
+// gob.
+//
+// # Limits
+//
+//   - A Storage keeps sessions and nothing else. What csrf, limiter, cache, idempotency or the
+//     program itself would store in it is refused with an error: give those a Storage of their own.
+//   - Regenerate must be told which request it belongs to, since the save under the new id comes
+//     later. That is so for the sessions of the middleware and of Store.Get. For one of
+//     Store.GetByID call RegenerateWithContext and SaveWithContext with the fiber.Ctx, or outside
+//     of a request with a context of [Storage.NewContext]; Regenerate itself fails.
+//   - Several session stores may share a Storage and a request, each with a cookie or header of its
+//     own. Where nothing tells which of two renewed sessions is being saved, neither is: the save
+//     fails.
+//   - Fiber sets the cookie before it encodes the session. If a value cannot be encoded, Save fails
+//     without asking the Storage, and the cookie stays in the response.
+//   - A program whose functions have lost their names, as by obfuscation, cannot use this package:
+//     New panics. Fiber's storages have one Delete, for a logout and a renewal alike, and by the
+//     name of its caller the two are told apart.
 package fiberstore
 
 import (
@@ -42,18 +64,19 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/caller"
 )
 
-// DefaultTTL is how long a session lives after its last use if it is saved with no expiration. The session middleware
-// always gives one.
+// DefaultTTL is how long a session lives after its last use if it is saved with no expiration. The
+// session middleware always gives one.
 const DefaultTTL = 24 * time.Hour
 
-// Storage is a fiber.Storage for the session middleware alone. Do not share it with csrf, limiter, cache or the like,
-// which use a key again after they have deleted it: here a deleted key stays refused.
+// Storage is a fiber.Storage for fiber's sessions alone.
 //
-// A context that is a fiber.Ctx, or is derived from one, tells which request a call belongs to; the session middleware
-// passes its fiber.Ctx. With any other context, such as that of fiber.Ctx.Context, and in the forms without one, a save
-// is refused only if that very session was ended, and returns [adapter.ErrRefused], as there is no response to clean.
+// A context that is a fiber.Ctx, or is derived from one that the Storage has seen, tells which
+// request a call belongs to; the session middleware passes its fiber.Ctx. With any other context,
+// such as that of fiber.Ctx.Context, and in the forms without one, a save is refused only if that
+// very session was ended, and returns [adapter.ErrRefused], as there is no response to clean.
 //
 // It is safe for concurrent use, in so far as the fiber.Ctx is.
 type Storage struct {
@@ -62,40 +85,37 @@ type Storage struct {
 
 var _ fiber.Storage = (*Storage)(nil)
 
-// New returns a Storage that keeps sessions in store.
-func New(store tombstore.Store, opts ...adapter.Option) *Storage {
-	return &Storage{adapter.New(store, opts...)}
-}
-
-// request is what one HTTP request knows of its sessions.
-type request struct {
-	c    fiber.Ctx
-	held map[string]*held // by id
-	next *held            // was not found or has been ended, so fiber will save under a new id
-}
-
-type held struct {
-	adapter.Request
-	data []byte // as loaded or saved last
-}
-
-// of returns what is held under id. If that is nothing, id is new and takes the place of next.
-func (r *request) of(id string) *held {
-	if r.held[id] == nil {
-		if r.next == nil {
-			r.next = &held{}
-		}
-		r.held[id], r.next = r.next, nil
+// New returns a Storage that keeps sessions in store. It panics in a program whose functions have
+// lost their names.
+func New(store tombstore.Renewer, opts ...adapter.Option) *Storage {
+	if !callersAreKnown(callers) {
+		panic("fiberstore: the names of fiber's methods are not in this program, or are not those of " +
+			"the fiber that this package was written for; build it without obfuscation")
 	}
-	return r.held[id]
+	return &Storage{adapter.New(store, append([]adapter.Option{adapter.WithEqual(same)}, opts...)...)}
 }
 
 type requestKey struct{ s *Storage }
 
-// request returns the request that ctx belongs to, if any, and the context for the store. That is never a fiber.Ctx,
-// since fiber uses those again for other requests while what a store or a hook has started may still hold its context.
-// Like a fiber.Ctx it is never cancelled, so that a session is saved or ended even after a timeout of the handler; the
-// store has its own timeout.
+// NewContext returns a context in which the calls of a job that is no request belong together as
+// those of a request do, for one goroutine. Sessions of Store.GetByID can be renewed with it:
+//
+//	ctx := storage.NewContext(context.Background())
+//	s, err := sessions.GetByID(ctx, id)
+//	…
+//	err = s.RegenerateWithContext(ctx)
+//	…
+//	err = s.SaveWithContext(ctx)
+func (s *Storage) NewContext(ctx context.Context) context.Context {
+	if _, r := s.request(ctx); r != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, requestKey{s}, &request{held: map[string]*held{}})
+}
+
+// request returns the request that ctx belongs to, if any, and the context for the store. That is
+// never a fiber.Ctx, since fiber uses those again for other requests while what a store or a hook
+// has started may still hold its context.
 func (s *Storage) request(ctx context.Context) (context.Context, *request) {
 	r, _ := ctx.Value(requestKey{s}).(*request)
 	if c, ok := ctx.(fiber.Ctx); ok {
@@ -103,33 +123,49 @@ func (s *Storage) request(ctx context.Context) (context.Context, *request) {
 			r = &request{c: c, held: map[string]*held{}}
 			c.Locals(requestKey{s}, r)
 		}
-		ctx = context.WithoutCancel(c.Context())
+		ctx = c.Context()
 	}
 	return ctx, r
 }
 
-// Get is GetWithContext without a request.
-func (s *Storage) Get(key string) ([]byte, error) { return s.GetWithContext(context.Background(), key) }
+// carryOn returns a context for what is done to the end even after a timeout of the handler, as a
+// fiber.Ctx is never cancelled; the store has its own timeout. Package adapter does so for itself.
+func carryOn(ctx context.Context, r *request) context.Context {
+	if r == nil {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
+}
 
-// GetWithContext returns the data of a live session, and nil if there is none.
+// Get is GetWithContext without a request.
+func (s *Storage) Get(key string) ([]byte, error) {
+	return s.GetWithContext(context.Background(), key)
+}
+
+// GetWithContext returns the data of a live session, and nil if there is none. The data must not be
+// changed.
 func (s *Storage) GetWithContext(ctx context.Context, key string) ([]byte, error) {
 	ctx, r := s.request(ctx)
 	if r == nil {
 		data, _, err := s.adapter.Load(ctx, nil, key)
-		return data, err
+		return bytes.Clone(data), err // the caller may be anybody
 	}
 	key = strings.Clone(key) // it may be a part of the request's header, which can be written over
-	h := r.held[key]
+	h := r.find(key)
 	if h == nil {
 		h = &held{}
-		r.held[key] = h
 	}
-	data, found, err := s.adapter.Load(ctx, &h.Request, key)
-	h.data = data
-	if err == nil && !found && r.next == nil {
-		r.next = h
+	data, found, err := s.adapter.Load(carryOn(ctx, r), &h.Request, key)
+	switch {
+	case err != nil:
+		return nil, err
+	case found:
+		r.hold(key, h)
+		h.live = true
+	case caller.Method(getSession) != "":
+		r.notFound(key, h)
 	}
-	return data, err
+	return data, nil
 }
 
 // Set is SetWithContext without a request.
@@ -137,9 +173,16 @@ func (s *Storage) Set(key string, val []byte, exp time.Duration) error {
 	return s.SetWithContext(context.Background(), key, val, exp)
 }
 
-// SetWithContext saves a session, or only restarts its idle timeout if its data is as it was. If it was ended during the
-// request of ctx, nothing is saved, its cookie is taken out of the response, and the error is nil.
-func (s *Storage) SetWithContext(ctx context.Context, key string, val []byte, exp time.Duration) error {
+var errNoSession = errors.New("fiberstore: this Storage keeps sessions only; give other middleware " +
+	"(csrf, limiter, cache, idempotency) and other data a Storage of their own")
+
+// SetWithContext saves a session, or only restarts its idle timeout if its data is as it was. If it
+// was ended during the request of ctx, nothing is saved, its cookie is taken out of the response,
+// and the error is nil. That a renewal was not confirmed by enough replicas is no error: the user
+// would lose the session that was stored. It fails if the caller is not fiber's session.
+func (s *Storage) SetWithContext(
+	ctx context.Context, key string, val []byte, exp time.Duration,
+) error {
 	if key == "" || len(val) == 0 {
 		return nil
 	}
@@ -147,21 +190,37 @@ func (s *Storage) SetWithContext(ctx context.Context, key string, val []byte, ex
 		exp = DefaultTTL
 	}
 	ctx, r := s.request(ctx)
-	if r == nil {
-		return s.adapter.Save(ctx, nil, key, val, exp)
+	var h *held
+	if r != nil {
+		h = r.held[key]
+	}
+	switch {
+	case h == nil && caller.Method(saveSession) == "":
+		return errNoSession
+	case r == nil:
+		return acknowledged(s.adapter.Save(ctx, nil, key, val, exp))
 	}
 	key = strings.Clone(key)
-	h := r.of(key)
-	if same(h.data, val) {
-		val = h.data
-	}
-	err := s.adapter.Save(ctx, &h.Request, key, val, exp)
-	if errors.Is(err, adapter.ErrRefused) { // an error would be a 500, and fiber has set the cookie already
-		withdraw(r.c, key)
-		return nil
-	}
+	h, err := s.session(ctx, r, key, true)
 	if err == nil {
-		h.data = val
+		err = acknowledged(s.adapter.Save(ctx, &h.Request, key, val, exp))
+	}
+	switch {
+	case err == nil:
+		h.id, h.live = key, true
+	case r.c == nil:
+	default:
+		withdraw(r.c, key) // fiber has set the cookie already
+		if errors.Is(err, adapter.ErrRefused) {
+			return nil // an error would be a 500
+		}
+	}
+	return err
+}
+
+func acknowledged(err error) error {
+	if errors.Is(err, tombstore.ErrUnacknowledged) {
+		return nil
 	}
 	return err
 }
@@ -169,47 +228,108 @@ func (s *Storage) SetWithContext(ctx context.Context, key string, val []byte, ex
 // Delete is DeleteWithContext without a request.
 func (s *Storage) Delete(key string) error { return s.DeleteWithContext(context.Background(), key) }
 
-// DeleteWithContext ends a session for good. It is no error if there is none. The reason is Rotated, for a logout too, since
-// fiber does not say which of the two it is.
+var (
+	errNoRequest = errors.New("fiberstore: a session is renewed outside of a request: call " +
+		"RegenerateWithContext and SaveWithContext with the fiber.Ctx, or with a context of NewContext")
+	errTwice = errors.New("fiberstore: this request has renewed the session already")
+)
+
+// DeleteWithContext ends a session for good. It is no error if there is none. What it does depends
+// on who calls it: Regenerate leaves the session to go on under another id; Destroy and Reset log
+// out, whatever the session has become; any other caller revokes the session, or logs out if it is
+// one that the request holds.
 func (s *Storage) DeleteWithContext(ctx context.Context, key string) error {
 	ctx, r := s.request(ctx)
-	if r == nil {
-		return s.adapter.End(ctx, nil, key, tombstore.Logout)
-	}
-	h := r.held[key]
-	if h == nil {
-		// Somebody else's session, or that of this request if it is new. That one was never saved, so it needs no tombstone.
-		if _, err := s.adapter.Store().Read(ctx, key); !errors.Is(err, tombstore.ErrNotFound) {
-			return s.adapter.End(ctx, &adapter.Request{}, key, tombstore.Revoked)
+	key = strings.Clone(key)
+	method := caller.Method(destroy, regenerate, reset)
+	switch {
+	case r == nil && method == regenerate:
+		return errNoRequest
+	case r == nil:
+		return s.adapter.End(ctx, nil, key)
+	case method == "":
+		h := r.find(key)
+		if h == nil {
+			return s.adapter.End(ctx, &adapter.Request{}, key)
 		}
-		key = ""
-		if h = r.next; h == nil {
-			h = &held{}
+		if h.live && h.id != key { // the request has left this id itself
+			return nil
 		}
+		return s.end(ctx, h)
 	}
-	// Fiber does not say whether the session will go on under a new id.
-	if err := s.adapter.End(ctx, &h.Request, key, tombstore.Rotated); err != nil {
+	h, err := s.session(ctx, r, key, false)
+	switch {
+	case err != nil:
 		return err
+	case method != regenerate:
+		err = s.end(ctx, h)
+	case h.id != key:
+		return errTwice
+	default:
+		err = s.adapter.Leave(ctx, &h.Request, "")
 	}
-	r.next = h
-	if h.Gone() == nil {
-		return nil
+	if err == nil && method != destroy {
+		r.renew(key, h)
 	}
-	return s.adapter.Finish(ctx, &h.Request) // it may be a logout, so a renewal of another request must not go on
+	return err
+}
+
+// end ends the session of h, whatever its id is.
+func (s *Storage) end(ctx context.Context, h *held) error {
+	err := s.adapter.End(ctx, &h.Request, "")
+	if err == nil {
+		h.live = false
+	}
+	return err
+}
+
+var errUnclear = errors.New("fiberstore: cannot tell which session goes on under a new id: several " +
+	"were renewed in this request, or one twice; save each before the next is renewed")
+
+// session returns what the request holds under key. If it has not seen key yet, that is the id of a
+// session that was loaded outside of the request, or one that Regenerate or Reset has made.
+func (s *Storage) session(ctx context.Context, r *request, key string, saving bool) (*held, error) {
+	if h := r.find(key); h != nil {
+		return h, nil
+	}
+	places := responsePlaces(r.c, key)
+	could := r.savedIn(places)
+	if len(could) == 0 {
+		h := &held{}
+		_, found, err := s.adapter.Load(carryOn(ctx, r), &h.Request, key)
+		if err != nil {
+			return nil, err
+		}
+		if h.live = found; found || len(r.renewed) == 0 {
+			r.hold(key, h)
+			return h, nil
+		}
+		if could = r.renewed; saving {
+			could = r.savedElsewhere(places)
+		}
+	}
+	h := r.take(could)
+	if h == nil {
+		return nil, errUnclear
+	}
+	r.hold(key, h)
+	return h, nil
 }
 
 // Reset is ResetWithContext without a request.
 func (s *Storage) Reset() error { return s.ResetWithContext(context.Background()) }
 
-// ResetWithContext ends all live sessions of the store with the reason Revoked, one by one. Other keys and tombstones
-// stay, so what requests that are still running save is refused. The store must be a tombstore.Lister, as those of
-// package tombstore are.
+// ResetWithContext ends all live sessions of the store with the reason Revoked, one by one. Other
+// keys and tombstones stay, so what requests that are still running save is refused. The store must
+// be a tombstore.Lister, as those of package tombstore are.
 func (s *Storage) ResetWithContext(ctx context.Context) error {
-	ctx, _ = s.request(ctx)
+	ctx, r := s.request(ctx)
+	ctx = carryOn(ctx, r)
 	lister, ok := s.adapter.Store().(tombstore.Lister)
 	if !ok {
-		return errors.New("tombstore: reset: the store is not a tombstore.Lister")
+		return errors.New("fiberstore: reset: the store is not a tombstore.Lister")
 	}
+	var unacknowledged error
 	for entry, err := range lister.List(ctx) {
 		if errors.Is(err, tombstore.ErrCorrupt) { // no session
 			continue
@@ -217,19 +337,23 @@ func (s *Storage) ResetWithContext(ctx context.Context) error {
 		if err == nil {
 			err = lister.InvalidateRef(ctx, entry.Ref, tombstore.WithReason(tombstore.Revoked))
 		}
+		if errors.Is(err, tombstore.ErrUnacknowledged) { // it was ended, and so must be the others
+			unacknowledged, err = err, nil
+		}
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return unacknowledged
 }
 
 // Close does nothing: the store belongs to who has made it, and may have other users.
 func (s *Storage) Close() error { return nil }
 
-// same reports whether a and b hold the same values. Fiber saves at the end of every request, in gob, which writes maps
-// in random order and numbers types differently in each process. A request that only reads must not write, for the
-// server's sake, and because it would undo what others have written meanwhile.
+// same reports whether a and b hold the same values. Fiber saves at the end of every request, in
+// gob, which writes maps in random order and numbers types differently in each process. A request
+// that only reads must not write, for the server's sake, and because it would undo what others have
+// written meanwhile.
 func same(a, b []byte) bool {
 	if len(a) != len(b) || bytes.Equal(a, b) {
 		return len(a) == len(b)
@@ -242,28 +366,4 @@ func same(a, b []byte) bool {
 func decode(data []byte) (values map[any]any, err error) {
 	err = gob.NewDecoder(bytes.NewReader(data)).Decode(&values)
 	return values, err
-}
-
-// withdraw takes every cookie and header with the value id out of the response.
-func withdraw(c fiber.Ctx, id string) {
-	header := &c.Response().Header
-	var names, cookies []string
-	for name, value := range header.All() {
-		if string(value) == id {
-			names = append(names, string(name))
-		}
-	}
-	for _, cookie := range header.Cookies() {
-		pair, _, _ := strings.Cut(string(cookie), ";")
-		if _, value, _ := strings.Cut(pair, "="); value != id {
-			cookies = append(cookies, string(cookie))
-		}
-	}
-	for _, name := range names {
-		header.Del(name)
-	}
-	header.DelAllCookies() // by name would take those of other paths too
-	for _, cookie := range cookies {
-		header.Add(fiber.HeaderSetCookie, cookie)
-	}
 }

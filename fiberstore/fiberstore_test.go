@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"net"
 	"net/http"
@@ -31,18 +32,26 @@ import (
 // bed is an application on a loopback port.
 type bed struct {
 	*testing.T
-	store *spy
-	url   string
-	gates sync.Map                          // name to gate
-	step  func(c fiber.Ctx, s values) error // what /step does
+	store    *spy
+	storage  *Storage
+	sessions *session.Store
+	url      string
+	gates    sync.Map                          // name to gate
+	step     func(c fiber.Ctx, s values) error // what /step does
 }
 
 // gate holds a handler until it is opened.
 type gate struct{ reached, open chan struct{} }
 
-// spy is a MemoryStore that remembers what was written.
+// backend is what the stores of package tombstore implement.
+type backend interface {
+	tombstore.Renewer
+	tombstore.Lister
+}
+
+// spy is a store that remembers what was written.
 type spy struct {
-	*tombstore.MemoryStore
+	backend
 	mu       sync.Mutex
 	writes   int
 	touches  int
@@ -54,7 +63,7 @@ func newSpy(t *testing.T) *spy {
 	t.Helper()
 	store, err := tombstore.NewMemory()
 	require.NoError(t, err)
-	return &spy{MemoryStore: store}
+	return &spy{backend: store}
 }
 
 func (s *spy) saw(ctx context.Context, ttl time.Duration, n *int) {
@@ -69,12 +78,12 @@ func (s *spy) Write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
 ) (tombstore.Session, error) {
 	s.saw(ctx, ttl, &s.writes)
-	return s.MemoryStore.Write(ctx, id, data, ttl, opts...)
+	return s.backend.Write(ctx, id, data, ttl, opts...)
 }
 
 func (s *spy) Touch(ctx context.Context, id string, ttl time.Duration) error {
 	s.saw(ctx, ttl, &s.touches)
-	return s.MemoryStore.Touch(ctx, id, ttl)
+	return s.backend.Touch(ctx, id, ttl)
 }
 
 // values is what both kinds of session have in common.
@@ -100,42 +109,63 @@ var modes = []mode{middleware, storeMode}
 // newBed serves the steps below on a MemoryStore.
 func newBed(t *testing.T, m mode, config session.Config, opts ...adapter.Option) *bed {
 	t.Helper()
-	store := newSpy(t)
-	b := &bed{T: t, store: store}
+	return newBedOn(t, newSpy(t), m, config, opts...)
+}
+
+func newBedOn(
+	t *testing.T, store backend, m mode, config session.Config, opts ...adapter.Option,
+) *bed {
+	t.Helper()
+	b := &bed{T: t, storage: New(store, opts...)}
+	b.store, _ = store.(*spy)
 	if config.Storage == nil {
-		config.Storage = New(store, opts...)
+		config.Storage = b.storage
 	}
-	app := fiber.New(fiber.Config{ReadBufferSize: 16 << 10}) // fiber answers a cookie of 4 KiB with 431 by default
+	app := fiber.New(fiber.Config{ReadBufferSize: 16 << 10}) // for cookies of 4 KiB
+	app.Use(func(c fiber.Ctx) error {
+		err := c.Next()
+		b.wait(c.Query("saved"))
+		return err
+	})
 	if m == middleware {
-		handler, _ := session.NewWithStore(config)
+		var handler fiber.Handler
+		handler, b.sessions = session.NewWithStore(config)
 		app.Get("/:step", handler, func(c fiber.Ctx) error { return b.handle(c, session.FromContext(c)) })
 	} else {
-		sessions := session.NewStore(config)
+		b.sessions = session.NewStore(config)
 		app.Get("/:step", func(c fiber.Ctx) error {
-			s, err := sessions.Get(c)
+			s, err := b.sessions.Get(c)
 			if err != nil {
 				return err
 			}
 			defer s.Release()
-			if err := b.handle(c, s); err != nil || c.Params("step") == "logout" {
+			err = b.handle(c, s)
+			if step := c.Params("step"); err != nil || step == "logout" || step == "delete" {
 				return err
 			}
 			return s.Save()
 		})
 	}
+	b.url = serve(t, app)
+	return b
+}
+
+// serve starts app and returns its URL.
+func serve(t *testing.T, app *fiber.App) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	b.url = "http://" + listener.Addr().String() + "/"
 	done := make(chan error, 1)
 	go func() { done <- app.Listener(listener, fiber.ListenConfig{DisableStartupMessage: true}) }()
 	t.Cleanup(func() {
 		require.NoError(t, app.Shutdown())
 		require.NoError(t, <-done)
 	})
-	return b
+	return "http://" + listener.Addr().String() + "/"
 }
 
-// handle is the application: it loads, waits at a gate if there is one, does its step and waits at another.
+// handle is the application: it loads, waits at a gate if there is one, does its step and waits at
+// another.
 func (b *bed) handle(c fiber.Ctx, s values) error {
 	c.Cookie(&fiber.Cookie{Name: "theme", Value: "dark", Path: "/settings"})
 	user, _ := s.Get("user").(string)
@@ -159,6 +189,8 @@ func (b *bed) handle(c fiber.Ctx, s values) error {
 		err = s.Reset()
 	case "logout":
 		err = s.Destroy()
+	case "delete":
+		err = b.sessions.Delete(c, s.ID())
 	case "step":
 		err = b.step(c, s)
 	}
@@ -230,7 +262,8 @@ func (b *bed) read(res *http.Response) reply {
 	return r
 }
 
-// start begins a request and returns once it is at the gate. What it returns opens the gate and waits for the reply.
+// start begins a request and returns once it is at the gate. What it returns opens the gate and
+// waits for the reply.
 func (b *bed) start(step, id, at string) func() reply { return b.startRequest(b.request(step, id), at) }
 
 func (b *bed) startRequest(req *http.Request, at string) func() reply {
@@ -307,8 +340,8 @@ func (m *mapStorage) len() int {
 	return len(m.data)
 }
 
-// Ids that nobody got from here are not adopted, whatever they look like. Control characters are not among them: fasthttp
-// answers those with 400.
+// Ids that nobody got from here are not adopted, whatever they look like. Control characters are
+// not among them: fasthttp answers those with 400.
 func TestBadCookies(t *testing.T) {
 	each(t, func(t *testing.T, m mode) {
 		b := newBed(t, m, session.Config{})
@@ -389,17 +422,18 @@ func TestUnchanged_KeepsUpdatesOfOthers(t *testing.T) {
 	})
 }
 
+func encode(t require.TestingT, values map[any]any) []byte {
+	var b bytes.Buffer
+	require.NoError(t, gob.NewEncoder(&b).Encode(values))
+	return b.Bytes()
+}
+
 func TestSame(t *testing.T) {
 	t.Parallel()
-	encode := func(v any) []byte {
-		var b bytes.Buffer
-		require.NoError(t, gob.NewEncoder(&b).Encode(v))
-		return b.Bytes()
-	}
-	a := encode(map[any]any{"user": "alice", "n": 1})
-	require.True(t, same(a, encode(map[any]any{"n": 1, "user": "alice"})))
-	require.False(t, same(a, encode(map[any]any{"n": 2, "user": "alice"})))
-	require.False(t, same(a, encode(map[any]any{"n": 1})))
+	a := encode(t, map[any]any{"user": "alice", "n": 1})
+	require.True(t, same(a, encode(t, map[any]any{"n": 1, "user": "alice"})))
+	require.False(t, same(a, encode(t, map[any]any{"n": 2, "user": "alice"})))
+	require.False(t, same(a, encode(t, map[any]any{"n": 1})))
 	require.False(t, same(nil, a))
 	require.False(t, same([]byte("not"), []byte("gob")))
 }
@@ -429,16 +463,18 @@ func TestConflict(t *testing.T) {
 	})
 }
 
+func mergeValues(_, mine, theirs []byte) ([]byte, error) {
+	x, err := decode(mine)
+	y, err2 := decode(theirs)
+	maps.Copy(x, y)
+	var merged bytes.Buffer
+	err3 := gob.NewEncoder(&merged).Encode(x)
+	return merged.Bytes(), errors.Join(err, err2, err3)
+}
+
 func TestMerge(t *testing.T) {
 	each(t, func(t *testing.T, m mode) {
-		b := newBed(t, m, session.Config{}, adapter.WithLostUpdates(adapter.Merge(func(_, mine, theirs []byte) ([]byte, error) {
-			x, err := decode(mine)
-			y, err2 := decode(theirs)
-			maps.Copy(x, y)
-			var merged bytes.Buffer
-			err3 := gob.NewEncoder(&merged).Encode(x)
-			return merged.Bytes(), errors.Join(err, err2, err3)
-		})))
+		b := newBed(t, m, session.Config{}, adapter.WithLostUpdates(adapter.Merge(mergeValues)))
 		b.step = func(c fiber.Ctx, s values) error {
 			s.Set("pen", "red")
 			return c.SendString(fmt.Sprint(s.Get("cart"), s.Get("pen")))
@@ -455,12 +491,12 @@ func TestOnRefused(t *testing.T) {
 	each(t, func(t *testing.T, m mode) {
 		events := make(chan adapter.Event, 1)
 		b := newBed(t, m, session.Config{}, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) { events <- e }))
-		for step, verb := range map[string]string{"modify": "write", "who": "touch", "renew": "write", "reset": "write"} {
+		for step, verb := range map[string]string{"modify": "write", "who": "touch", "renew": "write"} {
 			x := b.login()
 			resume := b.start(step, x, "loaded")
 			require.Equal(t, "expired", expired(b.get("logout", x)))
 			require.Nil(t, resume().cookie)
-			require.Equal(t, adapter.Event{Verb: verb, Reason: tombstore.Rotated, Ref: tombstore.Ref(x)}, <-events)
+			require.Equal(t, adapter.Event{Verb: verb, Reason: tombstore.Logout, Ref: tombstore.Ref(x)}, <-events)
 		}
 		require.Zero(t, b.live())
 
@@ -622,8 +658,7 @@ func TestOthers(t *testing.T) {
 	t.Parallel()
 	store := newSpy(t)
 	sessions := session.NewStore(session.Config{Storage: New(store)})
-	b := newBed(t, middleware, session.Config{Store: sessions})
-	b.store = store
+	b := newBedOn(t, store, middleware, session.Config{Store: sessions})
 	x := b.login()
 	b.step = func(c fiber.Ctx, s values) error {
 		other, err := sessions.GetByID(c, x)
@@ -648,27 +683,71 @@ func TestOthers(t *testing.T) {
 	require.Equal(t, "root", b.get("who", root).body)
 }
 
-func TestStorage_WithoutRequest(t *testing.T) {
+// Sessions of GetByID are saved and destroyed outside of a request as well.
+func TestWithoutRequest(t *testing.T) {
 	t.Parallel()
-	store := newSpy(t)
-	s := New(store)
-	data, err := s.Get("x")
+	b := newBed(t, storeMode, session.Config{})
+	byID := func(id string) *session.Session {
+		s, err := b.sessions.GetByID(t.Context(), id)
+		require.NoError(t, err)
+		return s
+	}
+	x := b.login()
+	s, stale := byID(x), byID(x)
+	s.Set("user", "bob")
+	require.NoError(t, s.Save())
+	require.Equal(t, "bob", b.get("who", x).body)
+	require.NoError(t, s.Destroy())
+	require.NoError(t, s.Destroy())
+	require.ErrorIs(t, stale.Save(), adapter.ErrRefused)
+	require.Equal(t, "anonymous", b.get("who", x).body)
+
+	// What is handed out may be the store's own.
+	x = b.login()
+	data, err := b.storage.Get(x)
+	require.NoError(t, err)
+	clear(data)
+	require.Equal(t, "alice", b.get("who", x).body)
+
+	data, err = b.storage.Get("unknown")
 	require.NoError(t, err)
 	require.Nil(t, data)
-	require.NoError(t, s.Set("", []byte("v"), time.Hour))
-	require.NoError(t, s.Set("x", nil, time.Hour))
-	require.Zero(t, store.writes)
-	require.NoError(t, s.Set("x", []byte("v"), 0))
-	require.Equal(t, DefaultTTL, store.ttl)
-	data, err = s.Get("x")
+	require.NoError(t, b.storage.Set("", []byte("v"), time.Hour))
+	require.NoError(t, b.storage.Set("x", nil, time.Hour))
+	require.NoError(t, b.storage.Delete(""))
+	require.NoError(t, b.storage.Delete("x"))
+	require.NoError(t, b.storage.Close())
+	require.Equal(t, "alice", b.get("who", x).body)
+}
+
+// A session of GetByID is renewed with a context, and refuses without one: a logout with the old id
+// would not reach it.
+func TestWithoutRequest_Regenerate(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, storeMode, session.Config{})
+	x := b.login()
+	s, err := b.sessions.GetByID(t.Context(), x)
 	require.NoError(t, err)
-	require.Equal(t, "v", string(data))
-	require.NoError(t, s.Delete(""))
-	require.NoError(t, s.Delete("x"))
-	require.NoError(t, s.Delete("x"))
-	require.ErrorIs(t, s.Set("x", []byte("v"), time.Hour), adapter.ErrRefused)
-	require.NoError(t, s.Close())
-	require.NoError(t, s.Set("y", []byte("v"), time.Hour))
+	require.ErrorIs(t, s.Regenerate(), errNoRequest)
+	require.Equal(t, "alice", b.get("who", x).body)
+
+	for _, logout := range []string{"between", "after"} {
+		x = b.login()
+		ctx := b.storage.NewContext(t.Context())
+		require.Equal(t, ctx, b.storage.NewContext(ctx))
+		s, err := b.sessions.GetByID(ctx, x)
+		require.NoError(t, err)
+		require.NoError(t, s.RegenerateWithContext(ctx))
+		if logout == "between" {
+			b.get("logout", x)
+			require.ErrorIs(t, s.SaveWithContext(ctx), adapter.ErrRefused)
+		} else {
+			require.NoError(t, s.SaveWithContext(ctx))
+			require.Equal(t, "alice", b.get("who", s.ID()).body)
+			b.get("logout", x)
+		}
+		require.Equal(t, "anonymous", b.get("who", s.ID()).body)
+	}
 }
 
 func TestReset(t *testing.T) {
@@ -688,19 +767,34 @@ func TestReset(t *testing.T) {
 
 func TestReset_NoLister(t *testing.T) {
 	t.Parallel()
-	require.Error(t, New(struct{ tombstore.Store }{newSpy(t)}).Reset())
+	require.Error(t, New(struct{ tombstore.Renewer }{newSpy(t)}).Reset())
 }
 
 // A server that cannot be reached is not an anonymous user.
 func TestStorage_Failure(t *testing.T) {
 	t.Parallel()
-	s := New(newSpy(t))
-	require.NoError(t, s.Set("y", []byte("v"), time.Hour))
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err := s.GetWithContext(ctx, "x")
-	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorIs(t, s.SetWithContext(ctx, "x", []byte("v"), time.Hour), context.Canceled)
-	require.ErrorIs(t, s.DeleteWithContext(ctx, "x"), context.Canceled)
-	require.ErrorIs(t, s.ResetWithContext(ctx), context.Canceled)
+	down := errors.New("down")
+	s := New(failing{newSpy(t), down})
+	_, err := s.Get("x")
+	require.ErrorIs(t, err, down)
+	require.ErrorIs(t, s.Delete("x"), down)
+	require.ErrorIs(t, s.Reset(), down)
+}
+
+// failing cannot be reached.
+type failing struct {
+	*spy
+	err error
+}
+
+func (f failing) Read(context.Context, string, ...tombstore.ReadOption) (tombstore.Session, error) {
+	return tombstore.Session{}, f.err
+}
+
+func (f failing) Invalidate(context.Context, string, ...tombstore.InvalidateOption) error {
+	return f.err
+}
+
+func (f failing) List(context.Context) iter.Seq2[tombstore.Entry, error] {
+	return func(yield func(tombstore.Entry, error) bool) { yield(tombstore.Entry{}, f.err) }
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/tombstore/tombstore/gorillastore"
 )
 
-// The first lines of main are all that changes in an existing program; the handlers stay as they are.
+// The first lines of main are all that changes in an existing program; the handlers stay as they
+// are.
 func Example() {
 	backend, err := tombstore.NewMemory() // or tombstore.Open("redis://127.0.0.1:6379")
 	if err != nil {

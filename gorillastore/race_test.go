@@ -4,6 +4,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"sync"
 	"testing"
 
@@ -15,13 +16,17 @@ import (
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/gorillastore"
 	"github.com/tombstore/tombstore/gorillastore/internal/racetest"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
+
+func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
 
 // page is a racetest.Session of gorilla.
 type page struct {
 	*sessions.Session
-	w http.ResponseWriter
-	r *http.Request
+	w      http.ResponseWriter
+	r      *http.Request
+	logout func(page)
 }
 
 func (p page) User() string {
@@ -46,16 +51,18 @@ func (p page) Login(user string) error {
 }
 
 func (p page) Logout() error {
-	p.Options.MaxAge = -1
+	p.logout(p)
 	return p.Save()
 }
 
-func serve(store sessions.Store, do racetest.Page) http.Handler {
+func forget(p page) { p.Options.MaxAge = -1 }
+
+func serve(store sessions.Store, logout func(page), do racetest.Page) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		session, err := store.Get(r, racetest.CookieName)
 		body := ""
 		if err == nil {
-			body, err = do(r, page{session, w, r})
+			body, err = do(r, page{session, w, r, logout})
 		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -66,8 +73,8 @@ func serve(store sessions.Store, do racetest.Page) http.Handler {
 }
 
 func site(t *testing.T, opts ...adapter.Option) racetest.Site {
-	return racetest.OnMemory(t, func(store tombstore.Store, do racetest.Page) http.Handler {
-		return serve(gorillastore.New(store, racetest.Key).With(opts...), do)
+	return racetest.OnMemory(t, func(store tombstore.Renewer, do racetest.Page) http.Handler {
+		return serve(gorillastore.New(store, racetest.Key).With(opts...), forget, do)
 	})
 }
 
@@ -82,13 +89,82 @@ func TestRaces(t *testing.T) {
 	}
 }
 
+// logouts are the ways to log out, and how many sessions each leaves.
+var logouts = map[string]struct {
+	do   func(page)
+	left int
+}{
+	"negative age": {forget, 0},
+	"negative age, renewed": {func(p page) {
+		p.ID = ""
+		forget(p)
+	}, 0},
+	"cleared": {func(p page) { clear(p.Values) }, 0},
+	"other values, flash": {func(p page) {
+		p.Values = map[any]any{}
+		p.AddFlash("good bye")
+	}, 1},
+	"cleared, renewed, language kept": {func(p page) {
+		clear(p.Values)
+		p.Values["language"] = "en"
+		p.ID = ""
+	}, 1},
+}
+
+func handler(logout func(page)) racetest.Handler {
+	return func(store tombstore.Renewer, do racetest.Page) http.Handler {
+		s := gorillastore.New(store, racetest.Key)
+		s.EndWhenCleared = true
+		return serve(s, logout, do)
+	}
+}
+
+// A logout ends the session that a renewal has made of the one that it came with, whenever it
+// comes.
+func TestRenewal_LoggedOut(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t)
+	for name, logout := range logouts {
+		for _, when := range racetest.Whens() {
+			t.Run(name+"/"+string(when), func(t *testing.T) {
+				t.Parallel()
+				handler := handler(logout.do)
+				if when != racetest.Between {
+					when.Play(t, racetest.OnMemory(t, handler), logout.left)
+					when.Play(t, racetest.OnServer(t, handler), logout.left)
+				}
+				when.Play(t, racetest.OnCluster(t, cluster, handler), logout.left)
+			})
+		}
+		t.Run(name+"/at random", func(t *testing.T) {
+			t.Parallel()
+			racetest.RandomLogouts(t, 20, racetest.OnMemory(t, handler(logout.do)))
+			racetest.RandomLogouts(t, 20, racetest.OnServer(t, handler(logout.do)))
+		})
+	}
+}
+
+// Of two logins at once the browser keeps one.
+func TestRenewal_TwoLogins(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t)
+	for _, site := range []racetest.Site{
+		racetest.OnMemory(t, handler(forget)),
+		racetest.OnServer(t, handler(forget)),
+		racetest.OnCluster(t, cluster, handler(forget)),
+	} {
+		racetest.TwoLogins(t, site)
+		racetest.RandomLogins(t, 100, site)
+	}
+}
+
 func TestBadCookies(t *testing.T) {
 	t.Parallel()
 	racetest.BadCookies(t, site(t))
 }
 
-// The same races against a store that does GET, SET and DEL, as the usual backends do, so that it is known that they can be
-// lost.
+// The same races against a store that does GET, SET and DEL, as the usual backends do, so that it
+// is known that they can be lost.
 func TestRaces_OfPlainStore(t *testing.T) {
 	t.Parallel()
 	back := racetest.Outcome{Status: 200, Body: "alice", Cookie: "old", Old: "alice", Next: "alice", Live: 1}
@@ -104,7 +180,7 @@ func TestRaces_OfPlainStore(t *testing.T) {
 			t.Parallel()
 			p := &plainStore{data: map[string]map[any]any{}, codecs: securecookie.CodecsFromPairs(racetest.Key)}
 			got := cell.Play(t, racetest.Site{
-				Handler: func(do racetest.Page) http.Handler { return serve(p, do) },
+				Handler: func(do racetest.Page) http.Handler { return serve(p, forget, do) },
 				Live:    func() int { return len(p.data) },
 				Revoke:  func() { clear(p.data) },
 			})

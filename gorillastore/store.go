@@ -6,20 +6,29 @@
 //	…
 //	store := gorillastore.New(backend, []byte(authenticationKey))
 //
-// With the key pairs that boj/redistore had, the browsers' cookies stay valid, but not the sessions that they name: those
-// are in another format. So users log in once more.
+// With the key pairs that boj/redistore had, the browsers' cookies stay valid, but not the sessions
+// that they name: those are in another format, so users log in once more. The README lists what
+// else differs.
 //
-// A session that a request loaded is saved only if it is still live. If it was ended meanwhile, by a logout, a renewal in
-// another request or an administrator, Save stores nothing, sets no cookie and returns nil, so that the request is answered
-// as if it had been saved. [Store.Refused] tells, and so does adapter.WithOnRefused. A cookie that is malformed, forged, too
-// old, or that names no live session gives a new session and no error, and its id is never used again.
+// A session that a request loaded is saved only if it is still live. If it was ended meanwhile, by
+// a logout, a renewal in another request or an administrator, Save stores nothing, sets no cookie
+// and returns nil, so that the request is answered as if it had been saved. [Store.Refused] tells,
+// and so does adapter.WithOnRefused. A cookie that is malformed, forged, or that names no live
+// session gives a new session and no error, and its id is never used again.
 //
-// echo-contrib takes this store as it is. For gin-contrib/sessions there is package gorillastore/gin.
+// What Save begins it carries out, even if the client has gone away or http.TimeoutHandler has
+// given up: the session is saved, or ended. There is one exception. A renewal is not begun then,
+// and Save returns the context's error, because the browser would not get the new cookie, and the
+// old one would be dead: whoever clicks twice on a login's button would be logged out by the first
+// click.
+//
+// echo-contrib takes this store as it is. For gin-contrib/sessions there is package
+// gorillastore/gin.
 package gorillastore
 
 import (
+	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"net/http"
 	"reflect"
@@ -35,31 +44,49 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
 const month = 30 * 24 * 60 * 60 // seconds
 
-// Store is a sessions.Store. It is safe for concurrent use once it is configured; a session is not, as with every store of
-// gorilla/sessions.
+// Store is a sessions.Store. It is safe for concurrent use once it is configured; a session is not,
+// as with every store of gorilla/sessions.
 //
-// A session is ended by saving it with a negative Options.MaxAge, and that it was ended before is no error. If another
-// request has renewed it meanwhile, the cookie is left alone, since the browser may have the new one by now.
+// A session is ended by saving it with a negative Options.MaxAge, and that it was ended before is
+// no error. If another request has renewed it meanwhile, the renewed session is ended.
 //
-// A session is renewed, which every login must do, by [Store.Renew] before the Save, or by setting its ID to "".
+// A session is renewed, which every login must do, by [Store.Renew] before the Save, or by setting
+// its ID to "".
 type Store struct {
-	// Codecs sign the ids in cookies and, with two keys a pair, encrypt them. New makes them from the key pairs.
+	// Codecs sign the ids in cookies and, with two keys a pair, encrypt them. New makes them from
+	// the key pairs, for cookies of any age: a cookie is worth as much as the session that it
+	// names.
 	Codecs []securecookie.Codec
-	// Options are what new sessions get. The default is Path "/", 30 days, HttpOnly and SameSite=Lax. Set Secure if the site is
-	// only on HTTPS, and use MaxAge to change the age.
+	// Options are what new sessions get, and sessions without Options of their own. The default,
+	// and the meaning of nil, is Path "/", 30 days, HttpOnly and SameSite=Lax. Set Secure if the
+	// site is only on HTTPS.
 	Options *sessions.Options
-	// DefaultTTL is how long a session is kept after its last save if its MaxAge is 0, so that its cookie ends with the
-	// browser's session. The default is 20 minutes.
+	// DefaultTTL is how long a session is kept after its last save if its MaxAge is 0, so that its
+	// cookie ends with the browser's session. The default is 20 minutes.
 	DefaultTTL time.Duration
 	// Serializer turns values into what is stored. The default is GobSerializer.
 	Serializer Serializer
-	// EndWhenEmpty makes the Save of a session that has lost all its values end it, as a negative MaxAge does: for programs
-	// that log out by clearing the values. The default is false.
-	EndWhenEmpty bool
+	// EndWhenCleared makes the Save of a session that has lost its values end it, for programs that
+	// log out in that way. A session has lost its values
+	//
+	//   - if all of them were taken away at once, by clear(session.Values), by a loop, or by another
+	//     map in their place, even if there were none, or
+	//   - if none is left but flashes (lists, []any), and it was loaded or last saved with others.
+	//
+	// What was added since is saved as a new session under a new id: a flash that says good bye. A
+	// session that has shown its last flash is not ended. While this is set, Values of a session
+	// that a cookie named or that was saved have a further entry, which is not stored; its absence
+	// shows that everything was taken away. The default is false.
+	EndWhenCleared bool
+	// EndAtMaxAgeZero makes the Save of a session whose MaxAge is 0 end it, as a negative one does:
+	// for programs that rely on what boj/redistore before v2 and gin-contrib/sessions/redis do.
+	// Such programs cannot have cookies that end with the browser's session. The default is false.
+	EndAtMaxAgeZero bool
 
 	adapter *adapter.Adapter
 	records sync.Map // weak.Pointer[sessions.Session] to *record
@@ -67,23 +94,34 @@ type Store struct {
 
 var _ sessions.Store = (*Store)(nil)
 
-// New returns a store that keeps sessions in store. The key pairs are those of sessions.NewCookieStore: an authentication
-// key of 32 or 64 bytes, then optionally an encryption key of 16, 24 or 32 bytes; further pairs are older keys that are
-// still accepted.
-func New(store tombstore.Store, keyPairs ...[]byte) *Store {
-	s := &Store{
-		Codecs:     securecookie.CodecsFromPairs(keyPairs...),
-		Options:    &sessions.Options{Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode},
+// New returns a store that keeps sessions in store. The key pairs are those of
+// sessions.NewCookieStore: an authentication key of 32 or 64 bytes, then optionally an encryption
+// key of 16, 24 or 32 bytes; further pairs are older keys that are still accepted.
+func New(store tombstore.Renewer, keyPairs ...[]byte) *Store {
+	codecs := securecookie.CodecsFromPairs(keyPairs...)
+	for _, codec := range codecs {
+		if c, ok := codec.(*securecookie.SecureCookie); ok {
+			c.MaxAge(0) // else it is a second limit, for sessions that may live longer
+			c.SetSerializer(cookieSerializer{})
+		}
+	}
+	return &Store{
+		Codecs:     codecs,
+		Options:    defaultOptions(),
 		DefaultTTL: 20 * time.Minute,
 		Serializer: GobSerializer{},
 		adapter:    adapter.New(store),
 	}
-	s.MaxAge(month)
-	return s
 }
 
-// With applies options of the adapter and returns s. adapter.WithLateRequests also refuses a login by a late request, unless
-// the login calls Renew: nothing else tells it from another new session.
+func defaultOptions() *sessions.Options {
+	return &sessions.Options{
+		Path: "/", MaxAge: month, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	}
+}
+
+// With applies options of the adapter and returns s. adapter.WithLateRequests also refuses a login
+// by a late request, unless the login calls Renew: nothing else tells it from another new session.
 func (s *Store) With(opts ...adapter.Option) *Store {
 	for _, opt := range opts {
 		opt(s.adapter)
@@ -91,15 +129,13 @@ func (s *Store) With(opts ...adapter.Option) *Store {
 	return s
 }
 
-// MaxAge sets how many seconds new sessions and their cookies live after the last save, and after how many a cookie is
-// refused whatever its session. With 0 the cookie ends with the browser's session and is never too old.
+// MaxAge sets how many seconds new sessions and their cookies live after the last save. With 0 the
+// cookie ends with the browser's session.
 func (s *Store) MaxAge(seconds int) {
-	s.Options.MaxAge = seconds
-	for _, codec := range s.Codecs {
-		if c, ok := codec.(*securecookie.SecureCookie); ok {
-			c.MaxAge(seconds)
-		}
+	if s.Options == nil {
+		s.Options = defaultOptions()
 	}
+	s.Options.MaxAge = seconds
 }
 
 // Get returns the session of this name that the request has, and always the same one.
@@ -107,12 +143,12 @@ func (s *Store) Get(r *http.Request, name string) (*sessions.Session, error) {
 	return sessions.GetRegistry(r).Get(s, name)
 }
 
-// New loads the session that the request's cookie names, or returns a new one. With an error the session is new too; if the
-// error is that the sessions cannot be reached, saving it fails, since that would take the user's own session away.
+// New loads the session that the request's cookie names, or returns a new one. With an error the
+// session is new too; if the error is that the sessions cannot be reached, saving it fails, since
+// that would take the user's own session away.
 func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 	session := sessions.NewSession(s, name)
-	options := *s.Options
-	session.Options = &options
+	session.Options = s.newOptions()
 	session.IsNew = true
 	cookie, err := r.Cookie(name)
 	if err != nil {
@@ -124,6 +160,7 @@ func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 	}
 	rec := s.record(session)
 	rec.id = id
+	defer s.mark(session, rec)
 	data, found, err := s.adapter.Load(r.Context(), &rec.request, id)
 	if !found {
 		if !errors.Is(err, tombstore.ErrCorrupt) { // that will not pass, so the session may be replaced
@@ -136,19 +173,44 @@ func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 		return session, err
 	}
 	session.ID, session.Values, session.IsNew = id, loaded.Values, false
-	rec.saved(id, data, session)
+	rec.data = data
 	return session, nil
 }
 
-// Save stores the session and sets its cookie, or ends it and deletes the cookie. It returns nil and sets no cookie if the
-// session was ended meanwhile, and tombstore.ErrConflict if another request has changed it and adapter.Conflict is set.
+// newOptions returns what a session gets.
+func (s *Store) newOptions() *sessions.Options {
+	if s.Options == nil {
+		return defaultOptions()
+	}
+	options := *s.Options
+	return &options
+}
+
+// Save stores the session and sets its cookie, or ends it and deletes the cookie. It returns nil
+// and sets no cookie if the session was ended meanwhile, and tombstore.ErrConflict if another
+// request has changed it and adapter.Conflict is set. With tombstore.ErrUnacknowledged from the
+// renewal of a session the session was stored and the cookie set; from its end, the cookie is left
+// for another try.
 func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	rec := s.record(session)
+	if session.Options == nil {
+		session.Options = s.newOptions()
+	}
 	age := session.Options.MaxAge
-	switch {
-	case age < 0, s.EndWhenEmpty && rec.values > 0 && len(session.Values) == 0:
+	if age < 0 || age == 0 && s.EndAtMaxAgeZero {
 		return s.end(r, w, session, rec)
-	case rec.failed != nil:
+	}
+	if s.cleared(session, rec) {
+		err := s.end(r, w, session, rec)
+		if err != nil || len(session.Values) == 0 {
+			return err
+		}
+	}
+	return s.save(r, w, session, rec)
+}
+
+func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.Session, rec *record) error {
+	if rec.failed != nil {
 		return rec.failed
 	}
 	data, err := s.serialize(session, rec)
@@ -158,70 +220,119 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	id, save := session.ID, s.adapter.Save
 	if id == "" { // new, or renewed
 		id, save = tombstore.NewID(), s.adapter.Rotate
+		if err := r.Context().Err(); err != nil && rec.data != nil {
+			return err
+		}
+		if rec.late(w, session.Name()) {
+			rec.refused = true
+			return nil
+		}
 	}
 	cookie, err := securecookie.EncodeMulti(session.Name(), id, s.Codecs...)
 	if err != nil {
 		return err
 	}
 	ttl := s.DefaultTTL
-	if age > 0 {
+	if age := session.Options.MaxAge; age > 0 {
 		ttl = time.Duration(age) * time.Second
 	}
 	err = save(r.Context(), &rec.request, id, data, ttl)
 	if rec.refused = errors.Is(err, adapter.ErrRefused); rec.refused {
-		dropCookie(w, session.Name())
+		rec.dropCookie(w)
 		return nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) {
 		return err
 	}
-	session.ID = id
-	rec.saved(id, data, session)
-	http.SetCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
-	return nil
+	session.ID, rec.id, rec.data = id, id, data
+	s.mark(session, rec)
+	rec.setCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
+	return err
 }
 
-// end ends the session that the request came with, even if it could not be loaded, and deletes the cookie.
+// end ends the session that the request came with, even if it could not be loaded, and deletes the
+// cookie.
 func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Session, rec *record) error {
-	id := cmp.Or(session.ID, rec.id)
-	if id != "" {
-		if err := s.adapter.End(r.Context(), &rec.request, id, tombstore.Logout); err != nil {
+	if id := cmp.Or(session.ID, rec.id); id != "" {
+		if err := s.adapter.End(r.Context(), &rec.request, id); err != nil {
 			return err
 		}
 	}
 	session.ID, rec.id = "", ""
-	rec.data, rec.values, rec.failed, rec.refused = nil, 0, nil, false
-	var ended *tombstore.InvalidatedError
-	if errors.As(rec.request.Gone(), &ended) && ended.Reason == tombstore.Rotated {
-		dropCookie(w, session.Name()) // the browser may have that of the renewed session by now
-		return nil
-	}
+	rec.data, rec.values, rec.marked, rec.failed, rec.refused = nil, 0, false, nil, false
+	delete(session.Values, marker{})
 	options := *session.Options
 	options.MaxAge = -1
-	http.SetCookie(w, sessions.NewCookie(session.Name(), "", &options))
+	rec.setCookie(w, sessions.NewCookie(session.Name(), "", &options))
 	return nil
 }
 
 // Renew makes the next Save of session give it a new id and end the old one.
 func (s *Store) Renew(session *sessions.Session) {
 	session.ID = ""
-	_ = s.adapter.End(context.Background(), &s.record(session).request, "", tombstore.Rotated) // does nothing but note it
+	rec := s.record(session)
+	rec.renews = true
+	rec.request.Renew()
 }
 
-// Refused reports whether the last Save of session was refused, because the session had been ended by another request.
+// Refused reports whether the last Save of session was refused, because the session had been ended
+// by another request, or renewed by another Session of this one.
 func (s *Store) Refused(session *sessions.Session) bool { return s.record(session).refused }
 
-// serialize returns what to store. If the values are what they were, that is what was stored: encoding them again may give
-// other bytes, as gob writes maps in random order, and would turn a touch into a write.
-func (s *Store) serialize(session *sessions.Session, rec *record) ([]byte, error) {
-	if rec.data != nil && rec.values == len(session.Values) {
-		before := sessions.NewSession(s, session.Name())
-		err := s.Serializer.Deserialize(rec.data, before)
-		if err == nil && reflect.DeepEqual(before.Values, session.Values) {
-			return rec.data, nil
+// marker is the key of an entry that Values have with EndWhenCleared. No program knows it, so it
+// goes only with everything else.
+type marker struct{}
+
+// mark notes what the session's values are before the program changes them.
+func (s *Store) mark(session *sessions.Session, rec *record) {
+	if !s.EndWhenCleared {
+		return
+	}
+	if session.Values == nil {
+		session.Values = map[any]any{}
+	}
+	rec.values, rec.marked = countValues(session), true
+	session.Values[marker{}] = true
+}
+
+// cleared reports whether the session has lost its values; see EndWhenCleared.
+func (s *Store) cleared(session *sessions.Session, rec *record) bool {
+	_, marked := session.Values[marker{}]
+	return s.EndWhenCleared && rec.marked && (!marked || rec.values > 0 && countValues(session) == 0)
+}
+
+// countValues returns how many values of a session are no flashes.
+func countValues(session *sessions.Session) (n int) {
+	for key, value := range session.Values {
+		if _, flashes := value.([]any); !flashes && key != any(marker{}) {
+			n++
 		}
 	}
-	return s.Serializer.Serialize(session)
+	return n
+}
+
+// serialize returns what to store. If the values are what they were, that is what was stored: other
+// bytes would turn a touch into a write, and gob writes maps in random order.
+func (s *Store) serialize(session *sessions.Session, rec *record) ([]byte, error) {
+	if mark, marked := session.Values[marker{}]; marked {
+		delete(session.Values, marker{})
+		defer func() { session.Values[marker{}] = mark }()
+	}
+	if _, ok := s.Serializer.(GobSerializer); ok {
+		if data, ok := gobmap.Encode(session.Values); ok { // the same values are the same bytes
+			return data, nil
+		}
+	}
+	data, err := s.Serializer.Serialize(session)
+	if err != nil || rec.data == nil || bytes.Equal(data, rec.data) {
+		return data, err
+	}
+	before := sessions.NewSession(s, session.Name())
+	err = s.Serializer.Deserialize(rec.data, before)
+	if err == nil && reflect.DeepEqual(before.Values, session.Values) {
+		return rec.data, nil
+	}
+	return data, nil
 }
 
 // record is what the store knows of a session for the length of a request.
@@ -229,19 +340,64 @@ type record struct {
 	request adapter.Request
 	id      string // of the cookie, or that the session was saved under
 	data    []byte // as loaded or saved
-	values  int    // how many data holds
+	values  int    // with marked: how many were no flashes
+	marked  bool   // the session was given a marker
+	renews  bool   // Renew was called
 	failed  error  // why the session could not be loaded
 	refused bool
+	cookie  string // "name=value" of the cookie that was set
 }
 
-func (rec *record) saved(id string, data []byte, session *sessions.Session) {
-	rec.id, rec.data, rec.values = id, data, len(session.Values)
+// late reports whether a new session comes too late for this response: the request's own session
+// has ended, and another Session of this request has set the cookie of what has become of it.
+func (rec *record) late(w http.ResponseWriter, name string) bool {
+	if rec.id == "" || rec.data != nil || rec.renews {
+		return false
+	}
+	return slices.ContainsFunc(w.Header()[setCookie], func(line string) bool {
+		value, ok := strings.CutPrefix(line, name+"=")
+		return ok && value != "" && value[0] != ';' && !rec.hasSet(line)
+	})
 }
 
-// record returns the record of a session. It is found by the session itself, which is the only thing that is the same
-// wherever a request loads and saves: its http.Request is copied by middleware, a context derived from an earlier one lacks
-// what gorilla has put there, and Values and Options are replaced by programs. The pointer is weak, so the record goes with
-// the session.
+const setCookie = "Set-Cookie"
+
+// setCookie sets a cookie in place of the one that an earlier Save of the session has set.
+func (rec *record) setCookie(w http.ResponseWriter, cookie *http.Cookie) {
+	rec.dropCookie(w)
+	line := cookie.String()
+	w.Header().Add(setCookie, line)
+	rec.cookie, _, _ = strings.Cut(line, ";")
+}
+
+// dropCookie takes back the cookie that an earlier Save of the session has set. One of the same
+// name that another Session of the request has set stays: it may be that of a login.
+func (rec *record) dropCookie(w http.ResponseWriter) {
+	lines := w.Header()[setCookie]
+	for i, line := range slices.Backward(lines) {
+		if !rec.hasSet(line) {
+			continue
+		}
+		if lines = slices.Delete(lines, i, i+1); len(lines) == 0 {
+			w.Header().Del(setCookie)
+		} else {
+			w.Header()[setCookie] = lines
+		}
+		break
+	}
+	rec.cookie = ""
+}
+
+// hasSet reports whether a Set-Cookie line is the session's own.
+func (rec *record) hasSet(line string) bool {
+	pair, _, _ := strings.Cut(line, ";")
+	return rec.cookie != "" && pair == rec.cookie
+}
+
+// record returns the record of a session. It is found by the session itself, which is the only
+// thing that is the same wherever a request loads and saves: its http.Request is copied by
+// middleware, a context derived from an earlier one lacks what gorilla has put there, and Values
+// and Options are replaced by programs. The pointer is weak, so the record goes with the session.
 func (s *Store) record(session *sessions.Session) *record {
 	key := weak.Make(session)
 	if rec, ok := s.records.Load(key); ok {
@@ -251,15 +407,4 @@ func (s *Store) record(session *sessions.Session) *record {
 	s.records.Store(key, rec)
 	runtime.AddCleanup(session, func(key weak.Pointer[sessions.Session]) { s.records.Delete(key) }, key)
 	return rec
-}
-
-// dropCookie takes back a cookie that an earlier Save of the same request has set.
-func dropCookie(w http.ResponseWriter, name string) {
-	const header = "Set-Cookie"
-	kept := slices.DeleteFunc(w.Header()[header], func(c string) bool { return strings.HasPrefix(c, name+"=") })
-	if len(kept) == 0 {
-		w.Header().Del(header)
-		return
-	}
-	w.Header()[header] = kept
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -106,7 +107,7 @@ func TestNew_Defaults(t *testing.T) {
 	require.Equal(t, q.session.ID, again.session.ID)
 }
 
-// The cookie of another store with the same keys is accepted, and one that is too old is not.
+// The cookie of another store with the same keys is accepted.
 func TestNew_CookieOfOthers(t *testing.T) {
 	b := newBed(t)
 	codecs := securecookie.CodecsFromPairs(key)
@@ -119,17 +120,24 @@ func TestNew_CookieOfOthers(t *testing.T) {
 	require.NoError(t, err)
 	cookie := &http.Cookie{Name: "s", Value: value}
 	require.Equal(t, "carol", b.request(cookie).user())
-	b.MaxAge(-1)
-	require.Nil(t, b.request(cookie).user())
 }
 
 // gob writes a map in random order; nevertheless unchanged values are not written again.
 func TestSave_Unchanged(t *testing.T) {
-	for name, serializer := range map[string]Serializer{"gob": GobSerializer{}, "JSON": JSONSerializer{}} {
+	for name, play := range map[string]struct {
+		serializer Serializer
+		value      any
+	}{
+		"gob":       {GobSerializer{}, "x"},
+		"slow gob":  {GobSerializer{}, []any{"x"}},
+		"JSON":      {JSONSerializer{}, []any{"x"}},
+		"a pointer": {&struct{ Serializer }{GobSerializer{}}, "x"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
-			b.Serializer = serializer
+			b.Serializer = play.serializer
 			q := b.request(nil)
+			q.session.Values["value"] = play.value
 			for _, key := range []string{"a", "b", "c", "d", "e", "f", "g"} {
 				q.session.Values[key] = key
 			}
@@ -337,18 +345,18 @@ func TestSave_EndFails(t *testing.T) {
 	b := newBed(t)
 	q := b.request(b.login())
 	q.session.Options.MaxAge = -1
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	w := httptest.NewRecorder()
-	require.ErrorIs(t, q.session.Save(q.r.WithContext(ctx), w), context.Canceled)
+	w, good, down := httptest.NewRecorder(), b.adapter, errors.New("down")
+	b.adapter = adapter.New(failing{b.memory, down})
+	require.ErrorIs(t, q.session.Save(q.r, w), down)
 	require.Empty(t, w.Result().Cookies())
 	require.Len(t, b.live(), 1)
+	b.adapter = good
 	require.Len(t, q.save(), 1)
 	require.Empty(t, b.live())
 }
 
 type failing struct {
-	tombstore.Store
+	tombstore.Renewer
 	err error
 }
 
@@ -356,22 +364,84 @@ func (f failing) Read(context.Context, string, ...tombstore.ReadOption) (tombsto
 	return tombstore.Session{}, f.err
 }
 
-func TestSave_EndWhenEmpty(t *testing.T) {
+func (f failing) Invalidate(context.Context, string, ...tombstore.InvalidateOption) error {
+	return f.err
+}
+
+// Without EndWhenCleared a session without values is one.
+func TestSave_NotCleared(t *testing.T) {
 	b := newBed(t)
 	empty := b.request(b.login())
+	require.Len(t, empty.session.Values, 1)
 	clear(empty.session.Values)
 	require.Positive(t, empty.save()[0].MaxAge)
 	require.Len(t, b.live(), 1)
+}
 
-	b.EndWhenEmpty = true
-	require.Positive(t, b.request(nil).save()[0].MaxAge) // new and empty, so it has lost nothing
-	q := b.request(b.login())
-	clear(q.session.Values)
-	require.Equal(t, -1, q.save()[0].MaxAge)
-	require.Len(t, b.live(), 2)
-	q.session.Values["flash"] = "good bye"
-	require.Positive(t, q.save()[0].MaxAge)
-	require.Len(t, b.live(), 3)
+func TestSave_EndWhenCleared(t *testing.T) {
+	const ended, kept, moved = "ended", "kept", "moved"
+	flash := func(s *sessions.Session) { s.AddFlash("hello") }
+	user := func(s *sessions.Session) { s.Values["user"] = "alice" }
+	for name, play := range map[string]struct {
+		before, do func(s *sessions.Session)
+		want       string
+	}{
+		"cleared":                {user, func(s *sessions.Session) { clear(s.Values) }, ended},
+		"no values":              {user, func(s *sessions.Session) { s.Values = nil }, ended},
+		"cleared, with flash":    {user, func(s *sessions.Session) { clear(s.Values); flash(s) }, moved},
+		"cleared, with new user": {user, func(s *sessions.Session) { clear(s.Values); user(s) }, moved},
+		"cleared flashes":        {flash, func(s *sessions.Session) { clear(s.Values) }, ended},
+		"cleared nothing":        {nil, func(s *sessions.Session) { clear(s.Values) }, ended},
+		"last value gone":        {user, func(s *sessions.Session) { delete(s.Values, "user") }, ended},
+		"last value, with flash": {user, func(s *sessions.Session) { delete(s.Values, "user"); flash(s) }, moved},
+		"another value in place": {user, func(s *sessions.Session) {
+			delete(s.Values, "user")
+			s.Values["x"] = 1
+		}, kept},
+		"flash shown":             {flash, func(s *sessions.Session) { s.Flashes() }, kept},
+		"flash shown, of a login": {flash, func(s *sessions.Session) { s.Flashes(); user(s) }, kept},
+		"flash shown, of a user": {func(s *sessions.Session) {
+			user(s)
+			flash(s)
+		}, func(s *sessions.Session) { s.Flashes() }, kept},
+		"flash added":   {flash, flash, kept},
+		"nothing":       {user, func(*sessions.Session) {}, kept},
+		"nothing in it": {nil, func(*sessions.Session) {}, kept},
+	} {
+		for _, same := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, same request: %v", name, same), func(t *testing.T) {
+				b := newBed(t)
+				b.EndWhenCleared = true
+				q := b.request(nil)
+				if play.before != nil {
+					play.before(q.session)
+				}
+				if cookie := q.save()[0]; !same {
+					q = b.request(cookie)
+				}
+				id := q.session.ID
+				play.do(q.session)
+				cookies := q.save()
+				require.Len(t, cookies, 1)
+				_, err := b.memory.Read(t.Context(), id)
+				if play.want == kept {
+					require.NoError(t, err)
+					require.Equal(t, id, q.session.ID)
+					return
+				}
+				require.ErrorIs(t, err, tombstore.ErrInvalidated)
+				if play.want == ended {
+					require.Negative(t, cookies[0].MaxAge)
+					require.Empty(t, b.live())
+					return
+				}
+				again := b.request(cookies[0])
+				require.False(t, again.session.IsNew)
+				require.Equal(t, q.session.Values, again.session.Values)
+				require.NotEqual(t, id, q.session.ID)
+			})
+		}
+	}
 }
 
 func TestRecords_GoWithTheirSessions(t *testing.T) {

@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,25 +36,21 @@ var keyPair = []byte("0123456789abcdef0123456789abcdef")
 type setup struct {
 	name, backend string
 	usual         func(t testing.TB, url, prefix string, r *race) string
-	ours          func(t testing.TB, store tombstore.Store, r *race, opts ...adapter.Option) string
+	ours          func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string
 }
-
-// deletesAnyway reports whether the framework deletes the cookie after a logout whatever its storage found: fiber asks the
-// storage first, and has no way to be told.
-func (s setup) deletesAnyway() bool { return strings.HasPrefix(s.name, "fiber") }
 
 var setups = []setup{
 	{"scs", "alexedwards/scs/goredisstore", func(t testing.TB, url, prefix string, r *race) string {
 		sm := newSCS()
 		sm.Store = goredisstore.NewWithPrefix(goRedis(t, url), prefix)
 		return scsApp(t, sm, sm.LoadAndSave, r)
-	}, func(t testing.TB, store tombstore.Store, r *race, opts ...adapter.Option) string {
+	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
 		sm := newSCS()
 		return scsApp(t, sm, scsstore.Install(sm, store, opts...), r)
 	}},
 	{"gorilla", "boj/redistore v2", func(t testing.TB, url, prefix string, r *race) string {
 		return gorillaApp(t, boj(t, url, prefix), r)
-	}, func(t testing.TB, store tombstore.Store, r *race, opts ...adapter.Option) string {
+	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
 		return gorillaApp(t, gorillastore.New(store, keyPair).With(opts...), r)
 	}},
 	{"gin", "gin-contrib/sessions/redis", func(t testing.TB, url, prefix string, r *race) string {
@@ -64,22 +59,22 @@ var setups = []setup{
 		require.NoError(t, ginredis.SetKeyPrefix(store, prefix))
 		store.Options(ginsessions.Options{Path: "/", MaxAge: 3600})
 		return ginApp(t, store, r)
-	}, func(t testing.TB, store tombstore.Store, r *race, opts ...adapter.Option) string {
+	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
 		return ginApp(t, ginstore.New(store, keyPair).With(opts...), r)
 	}},
 	{"echo", "boj/redistore v2", func(t testing.TB, url, prefix string, r *race) string {
 		return echoApp(t, boj(t, url, prefix), r)
-	}, func(t testing.TB, store tombstore.Store, r *race, opts ...adapter.Option) string {
+	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
 		return echoApp(t, gorillastore.New(store, keyPair).With(opts...), r)
 	}},
 	{"fiber, middleware", "gofiber/storage/redis v3", func(t testing.TB, url, prefix string, r *race) string {
 		return fiberApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, r)
-	}, func(t testing.TB, store tombstore.Store, r *race, opts ...adapter.Option) string {
+	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
 		return fiberApp(t, fiberstore.New(store, opts...), r)
 	}},
 	{"fiber, store", "gofiber/storage/redis v3", func(t testing.TB, url, prefix string, r *race) string {
 		return fiberStoreApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, r)
-	}, func(t testing.TB, store tombstore.Store, r *race, opts ...adapter.Option) string {
+	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
 		return fiberStoreApp(t, fiberstore.New(store, opts...), r)
 	}},
 }

@@ -1,41 +1,93 @@
 -- invalidate.lua: ends a session for good by putting a tombstone in its place.
 --
 -- KEYS[1]  key of the session
--- ARGV[1]  reason, one byte; in a tombstone any other one takes the place of 2, rotated
+-- ARGV[1]  field t of the tombstone: kind, flags, reason and time; or, where RESTORE may be used, the
+--          tombstone as DUMP would give it, with that from byte 6 on. Any other reason takes the
+--          place of 2, rotated, which is a renewal's
 -- ARGV[2]  tombstone TTL, ms
--- ARGV[3]  "live" to end it only if it is live; left out to end it in any case
+-- ARGV[3]  condition: "" or left out none, "live", or the version that must be stored
+-- ARGV[4]  claim of a renewal, 8 bytes; left out for none
 --
--- Returns  D           ended, now or before
---          A           absent, and it had to be live
---          E tombstone ended before, and it had to be live
---          F           the key holds something else
-local head = redis.call('GETRANGE', KEYS[1], '0', '21')
-local kind, flags = string.byte(head, 1, 2)
-local ended = kind == 192 and #head == 8
-if kind and not ended and (kind ~= 193 or flags ~= 0 or #head < 22) then return 'F' end
-if ARGV[3] and not kind then return 'A' end
-if ARGV[3] and ended then return 'E' .. head end
-
-local tombstone, keep, left = head, tonumber(ARGV[2]), kind and redis.call('PTTL', KEYS[1]) or 0
-if ended then keep = math.max(keep, left) end
-if not ended or (string.byte(head, 2) == 2 and ARGV[1] ~= '\2') then
-  local time, floor = redis.call('TIME'), math.floor
-  local now = time[1] * 1000 + floor(time[2] / 1000)
-  local a, b, c, d, e, f = string.byte(head, 17, 22) -- nothing of a tombstone
-  local deadline = a and ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f or 0
-  if ARGV[3] and deadline > 0 and deadline <= now then return 'A' end
-  tombstone = '\192' .. ARGV[1] .. string.char(floor(now / 2^40), floor(now / 2^32) % 256,
-    floor(now / 2^24) % 256, floor(now / 65536) % 256, floor(now / 256) % 256, now % 256)
-  if not ended then keep = keep + math.max(left, 0) end
+-- Returns  D                ended, now or by an earlier run with this claim
+--          A                absent; with no condition it has a tombstone, too
+--          E end successor  ended before; the successor's key without its prefix, or nothing
+--          C                another version is stored
+--          F                the key holds something else
+local floor = math.floor
+local function clock() -- ms since 1970
+  local time = redis.call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+local function number(s, at) -- the six bytes of s from at on
+  local a, b, c, d, e, f = string.byte(s, at, at + 5)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function wrongtype(reply) return string.find(reply.err, '^%-?WRONGTYPE') end
+local function refusal(reply) -- what to say of a key whose string cannot be read
+  if not wrongtype(reply) then return reply end
+  local t = redis.pcall('HGET', KEYS[1], 't')
+  if type(t) == 'table' then return wrongtype(t) and 'F' or t end
+  if not t or #t < 9 or string.byte(t) ~= 192 or string.byte(t, 2) > 127 then return 'F' end
+  return 'E' .. t
+end
+local function header(head) -- all before the data of the record that begins with head; nil: foreign
+  local kind, flags, high, low = string.byte(head, 1), string.byte(head, 2), string.byte(head, 23, 24)
+  if #head < 22 or kind ~= 193 or flags > 127 then return nil end
+  if flags % 2 == 0 then return string.sub(head, 1, 22) end
+  local all = low and redis.call('GETRANGE', KEYS[1], '0', 23 + high * 256 + low)
+  return all and #all == 24 + high * 256 + low and all or nil
 end
 
--- A tombstone that stands is written again: a WAIT after a script that wrote nothing is acknowledged at once and proves nothing.
-local set = redis.pcall('SET', KEYS[1], tombstone, 'PX', keep)
-if set.err and string.find(set.err, 'OOM', 1, true) then
-  -- At maxmemory SET is refused. A script whose first write frees memory may go on, so a logout works on a full server too.
-  redis.call('DEL', KEYS[1])
-  redis.call('SET', KEYS[1], tombstone, 'PX', keep)
-elseif set.err then
-  return set
+local head, dump, t = redis.pcall('GETRANGE', KEYS[1], '0', '23'), #ARGV[1] > 9, ARGV[1]
+if dump then t = string.sub(t, 6, 14) end
+if type(head) == 'table' then
+  local met = refusal(head)
+  if type(met) == 'table' or string.byte(met) ~= 69 then return met end
+  if ARGV[4] and redis.call('HGET', KEYS[1], 'c') == ARGV[4] then return 'D' end
+  -- Written again although it stands, or a WAIT that follows would be acknowledged at once. PEXPIRE
+  -- comes first: at maxmemory HSET is refused unless the script has written before.
+  redis.call('PEXPIRE', KEYS[1], math.max(ARGV[2], redis.call('PTTL', KEYS[1])))
+  local stands, reason = string.sub(met, 2), string.byte(t, 3)
+  if reason ~= 2 then
+    redis.call('HDEL', KEYS[1], 'c', 'h') -- the renewal under way cannot be finished
+    if string.byte(stands, 3) == 2 then
+      stands = string.sub(stands, 1, 2) .. string.sub(t, 3) .. string.sub(stands, 10)
+    end
+  end
+  redis.call('HSET', KEYS[1], 't', stands)
+  return string.sub(met, 1, 10) .. (redis.call('HGET', KEYS[1], 's') or '')
 end
-return 'D'
+
+local live, condition = head ~= '', ARGV[3] or ''
+local record = live and header(head)
+if live and not record then return 'F' end
+if condition ~= '' then
+  local deadline = live and number(head, 17) or 0
+  if not live or (deadline > 0 and deadline <= clock()) then return 'A' end
+  if #condition == 8 and condition ~= string.sub(head, 3, 10) then return 'C' end
+end
+local keep = ARGV[2] + (live and math.max(redis.call('PTTL', KEYS[1]), 0) or 0)
+
+-- RESTORE puts the hash in place of the string in one step, TTL included. Without it HSET is tried first,
+-- which proves that it is permitted; only what that says of a string, or of a full memory, is a reason for
+-- DEL, because what follows could be refused: a key that is deleted while its slot of a cluster moves
+-- belongs to the other node. At maxmemory a script may go on whose first write needs no memory.
+local function full(reply) return reply.err and string.find(reply.err, '^%-?OOM') end
+if dump then
+  local put = redis.pcall('RESTORE', KEYS[1], keep, ARGV[1], 'REPLACE')
+  if full(put) then
+    redis.call('PEXPIRE', KEYS[1], keep, 'LT') -- changes nothing
+    put = redis.pcall('RESTORE', KEYS[1], keep, ARGV[1], 'REPLACE')
+  end
+  if put.err then return put end
+else
+  local set = redis.pcall('HSET', KEYS[1], 't', t)
+  if type(set) == 'table' then
+    if not wrongtype(set) and not full(set) then return set end
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], 't', t)
+  end
+  redis.call('PEXPIRE', KEYS[1], keep)
+end
+if ARGV[4] then redis.call('HSET', KEYS[1], 'c', ARGV[4], 'h', record) end
+return live and 'D' or 'A'

@@ -1,25 +1,41 @@
 -- read.lua: reads a session, and may restart its idle timeout if it is live.
 --
 -- KEYS[1]  key of the session
--- ARGV[1]  idle timeout, ms; without ARGV[2] any text, which tells the entries of a client's cache apart
--- ARGV[2]  part of the idle timeout that the TTL must be off by before it is set, 0 to 1; left out to read only
+-- ARGV[1]  idle timeout, ms; left out to read only
+-- ARGV[2]  part of the idle timeout that the TTL must be off by before it is set, 0 to 1
 --
--- Returns  the stored value as it is and its TTL in ms, or nil when the key is absent or, if it is to be restarted, past its
---          absolute deadline
-local value = redis.call('GET', KEYS[1])
-if not value then return false end
-local left = redis.call('PTTL', KEYS[1])
-local kind, flags = string.byte(value, 1, 2)
-if not ARGV[2] or kind ~= 193 or flags ~= 0 or #value < 22 then return { value, left } end
-
-local ttl, a, b, c, d, e, f = tonumber(ARGV[1]), string.byte(value, 17, 22)
-local deadline = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
-if deadline > 0 then
+-- Returns  the stored value as it is and its TTL in ms, in an array
+--          A      absent, or past its absolute deadline
+--          E end  the session was ended
+--          F      the key holds something else
+local floor = math.floor
+local function clock() -- ms since 1970
   local time = redis.call('TIME')
-  ttl = math.min(ttl, deadline - time[1] * 1000 - math.floor(time[2] / 1000))
-  if ttl <= 0 then return false end
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+local function number(s, at) -- the six bytes of s from at on
+  local a, b, c, d, e, f = string.byte(s, at, at + 5)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function wrongtype(reply) return string.find(reply.err, '^%-?WRONGTYPE') end
+local function refusal(reply) -- what to say of a key whose string cannot be read
+  if not wrongtype(reply) then return reply end
+  local t = redis.pcall('HGET', KEYS[1], 't')
+  if type(t) == 'table' then return wrongtype(t) and 'F' or t end
+  if not t or #t < 9 or string.byte(t) ~= 192 or string.byte(t, 2) > 127 then return 'F' end
+  return 'E' .. t
 end
 
+local value = redis.pcall('GET', KEYS[1])
+if type(value) == 'table' then return refusal(value) end
+if not value then return 'A' end
+local left = redis.call('PTTL', KEYS[1])
+local kind, flags = string.byte(value, 1, 2)
+if not ARGV[1] or #value < 22 or kind ~= 193 or flags > 127 then return { value, left } end
+
+local ttl, deadline = tonumber(ARGV[1]), number(value, 17)
+if deadline > 0 then ttl = math.min(ttl, deadline - clock()) end
+if ttl <= 0 then return 'A' end
 if math.abs(ttl - left) >= ttl * ARGV[2] then
   redis.call('PEXPIRE', KEYS[1], ttl)
   left = ttl

@@ -2,40 +2,93 @@
 --
 -- KEYS[1]  key of the old id
 -- KEYS[2]  key of the new id; left out in a cluster, where the caller stores the returned record
--- ARGV[1]  start of the new record: kind, flags and a version that no other write has used
+-- ARGV[1]  version of the new record, 8 bytes that no other write has used
 -- ARGV[2]  tombstone TTL, ms
--- ARGV[3]  new idle timeout, ms; left out to keep data and remaining TTL
--- ARGV[4]  new data, if ARGV[3] is given
+-- ARGV[3]  successor: key of the new id without the prefix
+-- ARGV[4]  version that must be stored under the old id; "" for any
+-- ARGV[5]  field t of the tombstone; or, where RESTORE may be used, the tombstone as DUMP would give it
+--          without the successor, with field t from byte 6 on
+-- ARGV[6]  new idle timeout, ms; left out to keep data and remaining TTL
+-- ARGV[7]  new data, if ARGV[6] is given
 --
--- Returns  D ttl record  moved now, or by an earlier run whose reply was lost
+-- Returns  D header      moved now, or by an earlier run whose reply was lost
+--          D ttl record  the same without KEYS[2]; without the data if that is new
 --          A             the old id is absent
---          E tombstone   the old id was ended
---          C             the new id is in use, or was
+--          E end         the old id was ended
+--          C             the new id is in use, or was, or the version is another one
 --          F             a key holds something else
 local floor = math.floor
-local function ms48(n)
+local function clock() -- ms since 1970
+  local time = redis.call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+local function number(s, at) -- the six bytes of s from at on
+  local a, b, c, d, e, f = string.byte(s, at, at + 5)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function bytes(n) -- six
   return string.char(floor(n / 2^40) % 256, floor(n / 2^32) % 256, floor(n / 2^24) % 256,
     floor(n / 65536) % 256, floor(n / 256) % 256, n % 256)
 end
-local old, new = redis.call('GET', KEYS[1]), KEYS[2] and redis.call('GET', KEYS[2])
-if not old then return 'A' end
-local kind, flags = string.byte(old, 1, 2)
-if kind == 192 and #old == 8 then
-  if new and string.sub(new, 1, 10) == ARGV[1] then return 'D' .. ms48(redis.call('PTTL', KEYS[2])) .. new end
-  return 'E' .. old
+local function wrongtype(reply) return string.find(reply.err, '^%-?WRONGTYPE') end
+local function refusal(reply) -- what to say of a key whose string cannot be read
+  if not wrongtype(reply) then return reply end
+  local t = redis.pcall('HGET', KEYS[1], 't')
+  if type(t) == 'table' then return wrongtype(t) and 'F' or t end
+  if not t or #t < 9 or string.byte(t) ~= 192 or string.byte(t, 2) > 127 then return 'F' end
+  return 'E' .. t
 end
-if kind ~= 193 or flags ~= 0 or #old < 22 then return 'F' end
-if new then return 'C' end
+local function header(head) -- all before the data of the record that begins with head; nil: foreign
+  local kind, flags, high, low = string.byte(head, 1), string.byte(head, 2), string.byte(head, 23, 24)
+  if #head < 22 or kind ~= 193 or flags > 127 then return nil end
+  if flags % 2 == 0 then return string.sub(head, 1, 22) end
+  local all = low and redis.call('GETRANGE', KEYS[1], '0', 23 + high * 256 + low)
+  return all and #all == 24 + high * 256 + low and all or nil
+end
 
-local time, left = redis.call('TIME'), redis.call('PTTL', KEYS[1])
-if left < 0 then left = tonumber(ARGV[2]) end -- somebody has taken the TTL away
-local now, ttl = time[1] * 1000 + floor(time[2] / 1000), tonumber(ARGV[3]) or left
-local a, b, c, d, e, f = string.byte(old, 17, 22)
-local deadline = ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+local new, head = KEYS[2], redis.pcall('GETRANGE', KEYS[1], '0', '23')
+if type(head) == 'table' then
+  local met = refusal(head)
+  if not new or type(met) == 'table' or string.byte(met) ~= 69 then return met end
+  local moved = redis.pcall('GET', new)
+  return type(moved) == 'string' and string.sub(moved, 3, 10) == ARGV[1] and 'D' .. moved or met
+end
+if head == '' then return 'A' end
+local record = header(head)
+if not record then return 'F' end
+if new and redis.call('EXISTS', new) == 1 then return 'C' end
+if ARGV[4] ~= '' and ARGV[4] ~= string.sub(head, 3, 10) then return 'C' end
+
+local left, now, deadline = redis.call('PTTL', KEYS[1]), clock(), number(head, 17)
+local ttl = tonumber(ARGV[6]) or left
+if ttl < 0 then ttl = tonumber(ARGV[2]) end -- somebody has taken the TTL away
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 if ttl <= 0 then return 'A' end
 
-local record = ARGV[1] .. string.sub(old, 11, 22) .. (ARGV[4] or string.sub(old, 23))
-if new == false then redis.call('SET', KEYS[2], record, 'PX', ttl) end
-redis.call('SET', KEYS[1], '\192\2' .. ms48(now), 'PX', left + ARGV[2])
-return 'D' .. ms48(ttl) .. record
+-- Nothing must stop half-way. What HSET says of a string proves that it is permitted, and that the
+-- server is not at maxmemory. The value moves without entering Lua.
+local dump = #ARGV[5] > 9
+local tombstone = { 't', dump and string.sub(ARGV[5], 6, 14) or ARGV[5], 's', ARGV[3] }
+local set = redis.pcall('HSET', KEYS[1], unpack(tombstone))
+if type(set) ~= 'table' or not wrongtype(set) then return set end
+redis.call('SETRANGE', KEYS[1], '2', ARGV[1])
+record = string.sub(record, 1, 2) .. ARGV[1] .. string.sub(record, 11)
+local keep = math.max(left, 0) + ARGV[2]
+if new then
+  redis.call('RENAME', KEYS[1], new)
+else
+  if not ARGV[6] then record = redis.call('GET', KEYS[1]) end
+  -- A key that is deleted while its slot moves belongs to the other node; RESTORE does not delete.
+  local put = dump and redis.pcall('RESTORE', KEYS[1], keep, ARGV[5], 'REPLACE')
+  if put and put.err then return put end
+  if not put then redis.call('DEL', KEYS[1]) end
+end
+redis.call('HSET', KEYS[1], unpack(tombstone))
+redis.call('PEXPIRE', KEYS[1], keep)
+if not new then return 'D' .. bytes(ttl) .. record end
+if ARGV[6] then
+  redis.call('SET', new, record .. ARGV[7], 'PX', ttl)
+elseif ttl ~= left then
+  redis.call('PEXPIRE', new, ttl)
+end
+return 'D' .. record

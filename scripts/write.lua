@@ -1,45 +1,73 @@
 -- write.lua: stores a session unless it was ended.
 --
 -- KEYS[1]  key of the session
--- ARGV[1]  start of the new record: kind, flags and a version that no other write has used
+-- ARGV[1]  version of the new record, 8 bytes that no other write has used
 -- ARGV[2]  data
 -- ARGV[3]  idle timeout, ms
--- ARGV[4]  condition: "" or left out none, "absent", "present", or the 8-byte version that must be stored
--- ARGV[5]  absolute timeout of a new session, ms; left out for none
+-- ARGV[4]  condition: "" or left out none, "absent", "present", or the version that must be stored
+-- ARGV[5]  of a session that begins: its absolute timeout, ms, or its header; left out for no timeout
 --
--- Returns  D stamps    creation time and deadline; stored now, or by an earlier run whose reply was lost
---          A           absent, and the condition wants it present
---          E tombstone the session was ended
---          C           the condition is not met
---          F           the key holds something else
-local head = redis.call('GETRANGE', KEYS[1], '0', '21')
-local kind, flags = string.byte(head, 1, 2)
-if kind == 192 and #head == 8 then return 'E' .. head end
-if kind and (kind ~= 193 or flags ~= 0 or #head < 22) then return 'F' end
-
-local stamps, ttl, condition, now = string.sub(head, 11), ARGV[3], ARGV[4] or '', nil
-local a, b, c, d, e, f = string.byte(head, 17, 22)
-local deadline = a and ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f or 0
-if deadline > 0 or not kind then
+-- Returns  D header  stored now, or by an earlier run whose reply was lost
+--          A         absent, and the condition wants it present; or past the deadline of ARGV[5]
+--          E end     the session was ended
+--          C         the condition is not met
+--          F         the key holds something else
+local floor = math.floor
+local function clock() -- ms since 1970
   local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-  if kind and deadline <= now then kind = nil end
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+local function number(s, at) -- the six bytes of s from at on
+  local a, b, c, d, e, f = string.byte(s, at, at + 5)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function bytes(n) -- six
+  return string.char(floor(n / 2^40) % 256, floor(n / 2^32) % 256, floor(n / 2^24) % 256,
+    floor(n / 65536) % 256, floor(n / 256) % 256, n % 256)
+end
+local function wrongtype(reply) return string.find(reply.err, '^%-?WRONGTYPE') end
+local function refusal(reply) -- what to say of a key whose string cannot be read
+  if not wrongtype(reply) then return reply end
+  local t = redis.pcall('HGET', KEYS[1], 't')
+  if type(t) == 'table' then return wrongtype(t) and 'F' or t end
+  if not t or #t < 9 or string.byte(t) ~= 192 or string.byte(t, 2) > 127 then return 'F' end
+  return 'E' .. t
+end
+local function header(head) -- all before the data of the record that begins with head; nil: foreign
+  local kind, flags, high, low = string.byte(head, 1), string.byte(head, 2), string.byte(head, 23, 24)
+  if #head < 22 or kind ~= 193 or flags > 127 then return nil end
+  if flags % 2 == 0 then return string.sub(head, 1, 22) end
+  local all = low and redis.call('GETRANGE', KEYS[1], '0', 23 + high * 256 + low)
+  return all and #all == 24 + high * 256 + low and all or nil
 end
 
-if not kind then
+local head = redis.pcall('GETRANGE', KEYS[1], '0', '23')
+if type(head) == 'table' then return refusal(head) end
+local live = head ~= ''
+local record = live and header(head)
+if live and not record then return 'F' end
+
+local version, ttl, condition, now = string.sub(head, 3, 10), ARGV[3], ARGV[4] or '', nil
+local deadline = live and number(head, 17) or 0
+if deadline > 0 or not live then
+  now = clock()
+  if deadline > 0 and deadline <= now then live = false end
+end
+
+if not live then
   if condition ~= '' and condition ~= 'absent' then return 'A' end
-  local floor = math.floor
-  local function ms48(n)
-    return string.char(floor(n / 2^40), floor(n / 2^32) % 256, floor(n / 2^24) % 256,
-      floor(n / 65536) % 256, floor(n / 256) % 256, n % 256)
+  if ARGV[5] and string.byte(ARGV[5]) == 193 then
+    record, deadline = ARGV[5], number(ARGV[5], 17)
+    if deadline > 0 and deadline <= now then return 'A' end
+  else
+    deadline = ARGV[5] and now + ARGV[5] or 0
+    record = '\193\0' .. ARGV[1] .. bytes(now) .. bytes(deadline)
   end
-  deadline = ARGV[5] and now + ARGV[5] or 0
-  stamps = ms48(now) .. ms48(deadline)
-elseif condition == 'absent' or (#condition == 8 and condition ~= string.sub(head, 3, 10)) then
-  if string.sub(head, 1, 10) ~= ARGV[1] then return 'C' end
-  return 'D' .. stamps
+elseif condition == 'absent' or (#condition == 8 and condition ~= version) then
+  return version == ARGV[1] and 'D' .. record or 'C'
 end
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 
-redis.call('SET', KEYS[1], ARGV[1] .. stamps .. ARGV[2], 'PX', ttl)
-return 'D' .. stamps
+record = string.sub(record, 1, 2) .. ARGV[1] .. string.sub(record, 11)
+redis.call('SET', KEYS[1], record .. ARGV[2], 'PX', ttl)
+return 'D' .. record

@@ -30,9 +30,10 @@ const (
 	benchBlock    = 4000 // requests
 )
 
-// BenchmarkHandler serves requests from this store and from scs' own for Redis in turns, on one server, so that both meet
-// the same machine. ns/op, B/op and allocs/op are those of this store. x-goredisstore is its throughput as a multiple of the
-// other's; writes/op and goredisstore-writes/op are the commands that change a key, as the server counts them.
+// BenchmarkHandler serves requests from this store and from scs' own for Redis in turns, on one
+// server, so that both meet the same machine. ns/op, B/op and allocs/op are those of this store.
+// x-goredisstore is its throughput as a multiple of the other's; writes/op and
+// goredisstore-writes/op are the commands that change a key, as the server counts them.
 func BenchmarkHandler(b *testing.B) {
 	var n atomic.Int64
 	b.Run("put", func(b *testing.B) {

@@ -29,9 +29,9 @@ var sessions = []struct {
 	{"bytes", true, map[string]any{"nil": []byte(nil), "long": make([]byte, 300), "a": []byte{0, 255}}},
 	{"numbers", true, map[string]any{
 		"0": 0, "1": -1, "63": 63, "64": 64, "-64": -64, "-65": -65, "max": math.MaxInt, "min": math.MinInt,
-		"int64": int64(1 << 40), "min64": int64(math.MinInt64), "true": true, "false": false,
+		"int64": int64(1 << 40), "min64": int64(math.MinInt64), "true": true, "false": false, "float": 1.5,
 	}},
-	{"others", false, map[string]any{"a": "x", "float": 1.5}},
+	{"others", false, map[string]any{"a": "x", "float": float32(1.5)}},
 	{"struct", false, map[string]any{"a": address{"Rome"}, "b": time.Unix(1, 2).UTC()}},
 }
 

@@ -1,5 +1,5 @@
-// Package scsstore keeps the sessions of alexedwards/scs in a tombstore.Store, so that a session that was ended stays ended,
-// in the browser too. Three lines of a program change, those with a comment:
+// Package scsstore keeps the sessions of alexedwards/scs in a tombstore.Store, so that a session that
+// was ended stays ended, in the browser too. Three lines of a program change, those with a comment:
 //
 //	package main
 //
@@ -23,25 +23,76 @@
 //		http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 //			io.WriteString(w, "Hello, "+sm.GetString(r.Context(), "user"))
 //		})
-//		log.Fatal(http.ListenAndServe("127.0.0.1:8080", loadAndSave(http.DefaultServeMux))) // instead of sm.LoadAndSave(…)
+//		handler := loadAndSave(http.DefaultServeMux) // instead of sm.LoadAndSave(…)
+//		log.Fatal(http.ListenAndServe("127.0.0.1:8080", handler))
 //	}
 //
-// When a session is ended while a request holds it, by a logout, a renewal or a revocation, that request saves nothing any
-// more, neither under the old token nor under one that it renews it to. Its response goes out as the handler wrote it,
-// without a session cookie. adapter.WithOnRefused tells of it.
+// When a session is ended while a request holds it, by a logout, a renewal or a revocation, that
+// request saves nothing any more, neither under the old token nor under one that it renews it to. Its
+// response goes out as the handler wrote it, without a session cookie. adapter.WithOnRefused tells of
+// it.
+//
+// A session that RenewToken gives another token is still the same session: a logout with the old token
+// ends it, whenever it comes, and what tombstore.WithAbsoluteTimeout leaves of its time stays the same.
+// sm.Destroy ends the session at once, whatever the handler and its client do afterwards. What is put
+// after that is a new session, for a message to show.
+//
+// sm.MergeSession fails if the other session is ended between the moments when it is read and ended.
+// Then the request saves nothing any more, and keeps the session that it came with.
+//
+// # However the request ends
+//
+// A save or an end is carried out when the client has gone away, or the time of http.TimeoutHandler is
+// up. Only RenewToken fails then, since nobody would get the new token, and the request saves nothing
+// after that; so of two logins by a double click the second goes on when the browser has broken off the
+// first.
+//
+// Put http.TimeoutHandler around the middleware. Inside of it, scs saves when the time is up, and what
+// the handler changes later is not saved unless it calls sm.Commit.
+//
+// scs saves before the first byte of a response, or when the handler takes over the connection
+// (http.Hijacker). A handler that does so sends no cookie of scs. What it changes later is saved when it
+// returns. Informational responses (1xx) are not the first byte.
+//
+// # Hooks
+//
+// The functions of adapter.WithOnRefused and adapter.WithOnUnacknowledged run in the goroutine of the
+// request before the first byte of its response, or else at its end, and may read the session. What
+// goes on in a goroutine of the program after that calls them in one of their own. Outside of HTTP
+// requests they run while scs has the session locked, and must not use it.
+//
+// With tombstore.WithReplicaAcks, a login that replicas do not confirm in time is served, with its
+// cookie, since scs would otherwise lose the session: only adapter.WithOnUnacknowledged tells of it.
+// sm.Destroy returns tombstore.ErrUnacknowledged.
+//
+// # Ending the sessions of a user
+//
+// All sessions can be iterated over, to log out a user everywhere: sm.Iterate with sm.Destroy. The
+// store does not know their tokens, so sm.Token returns handles there that are good for sm.Destroy only,
+// except for the session of the request itself.
+//
+// A session that this version of the program cannot decode, and one that is between two tokens at that
+// moment, is there too, without values (sm.Keys is empty): whoever must miss none of a user's sessions
+// destroys these as well, which may log out somebody else. An anonymous session may have no values
+// either.
+//
+// HashTokenInStore is of no use, since the store keeps digests anyway, and makes each sm.Destroy within
+// sm.Iterate walk through all sessions.
 //
 // # Limits
 //
-// scs saves before the first byte of a response. A handler that must know whether its change was saved calls sm.Commit, and
-// may get an adapter.ErrRefused, or with adapter.WithLostUpdates a tombstore.ErrConflict. An ErrConflict that it does not
-// ask for goes to ErrorFunc, as all failures do that are not refusals, and scs then sends the handler's response after what
-// ErrorFunc wrote.
+// A handler that must know whether its change was saved calls sm.Commit, and may get an
+// adapter.ErrRefused, or with adapter.WithLostUpdates a tombstore.ErrConflict. An ErrConflict that it
+// does not ask for goes to ErrorFunc, as all failures do that are not refusals, and scs then sends the
+// handler's response after what ErrorFunc wrote.
 //
-// All sessions can be iterated over, to log out a user everywhere: sm.Iterate with sm.Destroy. The store does not know their
-// tokens, so sm.Token returns handles there that are good for sm.Destroy only, except for the session of the request itself.
-// HashTokenInStore is of no use, since the store keeps digests anyway, and makes each of these sm.Destroy walk through all
-// sessions.
+// In an HTTP request the manager works only within the middleware of Install or Protect: without it
+// every request that has a session or begins one fails, with a reason that goes to ErrorFunc.
 //
-// scs does not tell its store that a request without a session renews its token, so adapter.WithLateRequests takes a late
-// login for any other late request and refuses it.
+// A store of the program that wraps this one must pass on the context, and call this one in the
+// goroutine in which scs has called it: whether a session is deleted to log out or to be renewed is
+// known by the caller. Otherwise requests fail as well.
+//
+// scs does not tell its store that a request without a session renews its token, so
+// adapter.WithLateRequests takes a late login for any other late request and refuses it.
 package scsstore

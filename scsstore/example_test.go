@@ -2,9 +2,11 @@ package scsstore_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 
@@ -102,4 +104,72 @@ func ExampleInstall() {
 		log.Printf("%s of session %s refused: %v", e.Verb, e.Ref, e.Reason)
 	}))
 	_ = http.Server{Handler: loadAndSave(http.NotFoundHandler())}
+}
+
+// Tokens that come in a header, by a middleware such as the README of scs links to. The response is
+// kept back until the session is saved, as the token goes before it.
+func ExampleProtect() {
+	store, err := tombstore.NewMemory()
+	if err != nil {
+		log.Fatal(err)
+	}
+	sm := scs.New()
+	protect := scsstore.Protect(sm, store)
+	loadAndSaveHeader := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, err := sm.Load(r.Context(), r.Header.Get("X-Session"))
+			if err != nil {
+				http.Error(w, "sorry", http.StatusServiceUnavailable)
+				return
+			}
+			kept := httptest.NewRecorder()
+			next.ServeHTTP(kept, r.WithContext(ctx))
+			if sm.Status(ctx) == scs.Modified {
+				token, expiry, err := sm.Commit(ctx)
+				switch {
+				case errors.Is(err, adapter.ErrRefused): // the response goes out without a token
+				case err != nil:
+					http.Error(w, "sorry", http.StatusServiceUnavailable)
+					return
+				default:
+					w.Header().Set("X-Session", token)
+					w.Header().Set("X-Session-Expiry", expiry.Format(http.TimeFormat))
+				}
+			}
+			maps.Copy(w.Header(), kept.Header())
+			w.WriteHeader(kept.Code)
+			_, _ = w.Write(kept.Body.Bytes())
+		})
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/login", func(_ http.ResponseWriter, r *http.Request) {
+		if err := sm.RenewToken(r.Context()); err != nil {
+			log.Fatal(err)
+		}
+		sm.Put(r.Context(), "user", "alice")
+	})
+	mux.HandleFunc("/logout", func(_ http.ResponseWriter, r *http.Request) {
+		if err := sm.Destroy(r.Context()); err != nil {
+			log.Fatal(err)
+		}
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "user: "+sm.GetString(r.Context(), "user"))
+	})
+	handler := protect(loadAndSaveHeader(mux))
+
+	get := func(path, token string) *httptest.ResponseRecorder {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, path, nil)
+		r.Header.Set("X-Session", token)
+		handler.ServeHTTP(w, r)
+		return w
+	}
+	first := get("/login", "").Header().Get("X-Session")
+	second := get("/login", first).Header().Get("X-Session") // renews the token
+	fmt.Println(get("/", second).Body)
+	get("/logout", first) // is a logout of the same session
+	fmt.Println(get("/", second).Body)
+	// Output:
+	// user: alice
+	// user:
 }

@@ -1,25 +1,57 @@
 package scsstore
 
 import (
+	"bufio"
+	"context"
 	"errors"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alexedwards/scs/v2"
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/caller"
 )
 
-// Install makes sm keep its sessions in store, and returns the middleware to use instead of sm.LoadAndSave. Call it once the
-// fields of sm are set. It replaces Store, and Codec if that is scs.GobCodec by a faster one of the same format. It wraps
-// ErrorFunc, which from then on does not see errors that are an adapter.ErrRefused, so that the response goes out as the
-// handler wrote it, without a session cookie.
-func Install(sm *scs.SessionManager, store tombstore.Store, opts ...adapter.Option) func(http.Handler) http.Handler {
-	same := adapter.WithEqual(func(a, b []byte) bool { return equal(sm, a, b) })
-	s := New(store, append([]adapter.Option{same}, opts...)...)
-	s.sm, sm.Store = sm, s
+// Install makes sm keep its sessions in store, and returns the middleware to use instead of
+// sm.LoadAndSave. Call it once, when the fields of sm are set. It replaces Store, and Codec if that is
+// scs.GobCodec by a faster one of the same format. It wraps ErrorFunc, which from then on does not see
+// errors that are an adapter.ErrRefused, so that the response goes out as the handler wrote it, without
+// a session cookie.
+//
+// The functions of adapter.WithOnRefused and adapter.WithOnUnacknowledged run before the first byte of
+// the response, or at its end. They may use sm with their context.
+//
+// Install panics if it is called for one manager twice, which would leave the first middleware without
+// effect, and in a program whose functions have lost their names, by which the store tells a logout
+// from a renewal.
+func Install(
+	sm *scs.SessionManager, store tombstore.Renewer, opts ...adapter.Option,
+) func(http.Handler) http.Handler {
+	protect := Protect(sm, store, opts...)
+	return func(next http.Handler) http.Handler {
+		return protect(sm.LoadAndSave(inner(sm, next)))
+	}
+}
+
+// Protect is Install for programs that call sm.Load and sm.Commit in a middleware of their own, for
+// tokens that come in a header for example. The middleware that it returns goes around that one, and
+// around sm.LoadAndSave if the program uses both. sm.Commit returns an adapter.ErrRefused if the
+// session was ended meanwhile: then send the response without a token.
+func Protect(
+	sm *scs.SessionManager, store tombstore.Renewer, opts ...adapter.Option,
+) func(http.Handler) http.Handler {
+	if s, ok := sm.Store.(*Store); ok && s.sm != nil {
+		panic("scsstore: Install or Protect was called twice for one SessionManager")
+	}
+	requireCallers(newProbe(caller.Method, caller.Closure))
+	s := &Store{sm: sm}
+	s.adapter = adapter.New(store, append([]adapter.Option{adapter.WithEqual(s.equal)}, opts...)...)
+	sm.Store = s
 	if _, ok := sm.Codec.(scs.GobCodec); ok {
 		sm.Codec = gobCodec{}
 	}
@@ -29,57 +61,207 @@ func Install(sm *scs.SessionManager, store tombstore.Store, opts ...adapter.Opti
 			failed(w, r, err)
 		}
 	}
-	return s.middleware
+	return s.protect
 }
 
-func (s *Store) middleware(next http.Handler) http.Handler {
-	next = s.sm.LoadAndSave(next)
+func (s *Store) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.adapter.FromContext(r.Context()) != nil { // it is there twice
+		ctx := r.Context()
+		if s.adapter.FromContext(ctx) != nil { // the middleware is there twice
 			next.ServeHTTP(w, r)
 			return
 		}
-		r = r.WithContext(s.adapter.NewContext(r.Context()))
-		rw := &responseWriter{ResponseWriter: w, s: s, r: r}
-		next.ServeHTTP(rw, r)
-		rw.finish()
+		if _, ok := s.sm.Store.(scs.CtxStore); !ok {
+			s.sm.ErrorFunc(w, r, errNoContext)
+			return
+		}
+		ctx = s.adapter.NewContext(ctx)
+		request := s.adapter.FromContext(ctx)
+		request.DeferHooks()
+		defer request.RunHooks(true)
+		outer := &outerWriter{ResponseWriter: w, request: request, cookie: s.sm.Cookie.Name}
+		next.ServeHTTP(outer, r.WithContext(context.WithValue(ctx, outerKey{}, outer)))
+		outer.begin()
 	})
 }
 
-// responseWriter finishes the request when scs has saved the session, which is before the first byte of the response.
-type responseWriter struct {
+var errNoContext = errors.New("scsstore: a store that wraps this one must be an scs.CtxStore")
+
+// requireCallers panics if p cannot tell who calls a store.
+func requireCallers(p *probe) {
+	if !p.works() {
+		panic("scsstore: the names of scs' methods are not in this program; build it without obfuscation")
+	}
+}
+
+// probe is a store that notes who calls it.
+type probe struct {
+	method      func(names ...string) string
+	closure     func(method string) bool
+	deletes     []string
+	loadAndSave []bool // whether that was on the stack
+}
+
+func newProbe(method func(names ...string) string, closure func(method string) bool) *probe {
+	return &probe{method: method, closure: closure}
+}
+
+func (p *probe) Find(string) ([]byte, bool, error) {
+	p.loadAndSave = append(p.loadAndSave, p.closure(loadAndSave))
+	b, err := scs.GobCodec{}.Encode(time.Now(), nil)
+	return b, true, err
+}
+
+func (p *probe) Commit(string, []byte, time.Time) error {
+	p.loadAndSave = append(p.loadAndSave, p.closure(loadAndSave))
+	return nil
+}
+
+func (p *probe) Delete(string) error {
+	p.deletes = append(p.deletes, p.method(destroy, renewToken, mergeSession))
+	return nil
+}
+
+// works calls each method on a manager of its own, and reports whether the probe could tell.
+func (p *probe) works() bool {
+	sm := &scs.SessionManager{Store: p, Codec: scs.GobCodec{}} // New would start a goroutine
+	sm.Cookie.Name = "session"
+	handler := sm.LoadAndSave(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_ = sm.RenewToken(r.Context())
+	}))
+	r := &http.Request{Header: http.Header{}}
+	r.AddCookie(&http.Cookie{Name: sm.Cookie.Name, Value: "own"})
+	handler.ServeHTTP(nowhere{}, r)
+	ctx, err := sm.Load(context.Background(), "own")
+	if err != nil {
+		return false
+	}
+	_ = sm.MergeSession(ctx, "other")
+	_ = sm.Destroy(ctx)
+	return slices.Equal(p.deletes, []string{renewToken, mergeSession, destroy}) &&
+		slices.Equal(p.loadAndSave, []bool{true, true, false, false})
+}
+
+// nowhere is where the probe's response goes.
+type nowhere http.Header
+
+func (w nowhere) Header() http.Header       { return http.Header(w) }
+func (nowhere) WriteHeader(int)             {}
+func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
+
+type outerKey struct{}
+
+// outerWriter is what scs wraps. When scs has saved the session, which is before the first byte of the
+// response, it takes back the cookie of a session that somebody else has ended: scs deletes the cookie
+// in a logout without asking the store, but the browser may have got that of a later login meanwhile.
+type outerWriter struct {
 	http.ResponseWriter
-	s        *Store
-	r        *http.Request
-	finished bool
+	request *adapter.Request
+	cookie  string // its name
+	begun   bool
+}
+
+func (w *outerWriter) begin() {
+	if w.begun {
+		return
+	}
+	w.begun = true
+	if h := w.Header(); len(h["Set-Cookie"]) > 0 && w.request.Gone() != nil {
+		h["Set-Cookie"] = slices.DeleteFunc(h["Set-Cookie"], func(c string) bool {
+			return strings.HasPrefix(c, w.cookie+"=")
+		})
+	}
+	w.request.RunHooks(false)
+}
+
+func (w *outerWriter) WriteHeader(code int) {
+	if !informational(code) {
+		w.begin()
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *outerWriter) Write(b []byte) (int, error) {
+	w.begin()
+	return w.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher.
+func (w *outerWriter) Flush() { _ = w.FlushError() }
+
+// FlushError is for http.ResponseController.
+func (w *outerWriter) FlushError() error {
+	w.begin()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack implements http.Hijacker.
+func (w *outerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap is for http.ResponseController.
+func (w *outerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func informational(code int) bool {
+	return code >= 100 && code < 200 && code != http.StatusSwitchingProtocols
+}
+
+// inner stands between the handler and scs, which saves the session and sets the cookie before the
+// first byte of the response. Without it a Flush before that would send the headers without the cookie,
+// an informational response would be taken for the first byte, and a handler that takes over the
+// connection would have its session saved when it is done with that.
+func inner(sm *scs.SessionManager, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		outer, _ := r.Context().Value(outerKey{}).(*outerWriter)
+		next.ServeHTTP(&responseWriter{ResponseWriter: w, outer: outer, sm: sm, ctx: r.Context()}, r)
+	})
+}
+
+type responseWriter struct {
+	http.ResponseWriter // of scs
+	outer               *outerWriter
+	sm                  *scs.SessionManager
+	ctx                 context.Context
+	begun               bool
 }
 
 func (w *responseWriter) WriteHeader(code int) {
-	w.finish()
+	if informational(code) {
+		w.outer.WriteHeader(code)
+		return
+	}
+	w.begun = true
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *responseWriter) Write(b []byte) (int, error) {
-	w.finish()
+	w.begun = true
 	return w.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher.
+func (w *responseWriter) Flush() { _ = w.FlushError() }
+
+// FlushError is for http.ResponseController.
+func (w *responseWriter) FlushError() error {
+	if !w.begun {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.outer.FlushError()
+}
+
+// Hijack implements http.Hijacker. The handler sends no cookie of scs, but what it has changed so far
+// is saved, and a renewal is finished. A refusal is not an error here either.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if !w.begun && w.sm.Status(w.ctx) == scs.Modified {
+		if _, _, err := w.sm.Commit(w.ctx); err != nil && !errors.Is(err, adapter.ErrRefused) {
+			return nil, nil, err
+		}
+		w.outer.request.RunHooks(false)
+	}
+	return w.outer.Hijack()
 }
 
 // Unwrap is for http.ResponseController.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *responseWriter) finish() {
-	if w.finished {
-		return
-	}
-	w.finished = true
-	ctx, a := w.r.Context(), w.s.adapter
-	_ = a.Finish(ctx, a.FromContext(ctx)) // the session has ended, and that is what the user wants to know
-	if a.FromContext(ctx).Gone() == nil {
-		return
-	}
-	// scs deletes the cookie in a logout without asking the store, but the browser may have got that of a login meanwhile.
-	h, own := w.Header(), w.s.sm.Cookie.Name+"="
-	if cookies := h["Set-Cookie"]; len(cookies) > 0 {
-		h["Set-Cookie"] = slices.DeleteFunc(cookies, func(c string) bool { return strings.HasPrefix(c, own) })
-	}
-}

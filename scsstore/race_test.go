@@ -22,35 +22,42 @@ import (
 	"github.com/tombstore/tombstore/scsstore"
 )
 
-// site is a shop: its state of a session is "user/cart". A request with ?gate=name stops at the gates "name" before and
-// "name-done" after it does what it is asked to.
+// action is what a request to a site does to its session.
+type action func(w http.ResponseWriter, r *http.Request) error
+
+// site is a shop: its state of a session is "user/cart". A request with ?gate=name stops at the gates
+// "name" before and "name-done" after it does what it is asked to, and at "name-saved" when scs has
+// saved the session and nothing has left for the browser.
 type site struct {
 	*testing.T
 	sm      *scs.SessionManager
-	handler http.Handler
+	actions map[string]action
 	url     string
 	gates   sync.Map
 }
 
 func newSite(t *testing.T, sm *scs.SessionManager, loadAndSave func(http.Handler) http.Handler) *site {
 	s := &site{T: t, sm: sm}
-	actions := map[string]func(ctx context.Context) error{
-		"/read": func(context.Context) error { return nil },
-		"/put": func(ctx context.Context) error {
-			sm.Put(ctx, "cart", sm.GetInt(ctx, "cart")+1)
+	s.actions = map[string]action{
+		"/read": func(http.ResponseWriter, *http.Request) error { return nil },
+		"/put": func(_ http.ResponseWriter, r *http.Request) error {
+			sm.Put(r.Context(), "cart", sm.GetInt(r.Context(), "cart")+1)
 			return nil
 		},
-		"/renew": func(ctx context.Context) error { return sm.RenewToken(ctx) },
-		"/login": func(ctx context.Context) error {
-			sm.Put(ctx, "user", "alice")
-			return sm.RenewToken(ctx)
+		"/renew": func(_ http.ResponseWriter, r *http.Request) error { return sm.RenewToken(r.Context()) },
+		"/login": func(_ http.ResponseWriter, r *http.Request) error {
+			if err := sm.RenewToken(r.Context()); err != nil {
+				return err
+			}
+			sm.Put(r.Context(), "user", "alice")
+			return nil
 		},
-		"/logout": func(ctx context.Context) error { return sm.Destroy(ctx) },
+		"/logout": func(_ http.ResponseWriter, r *http.Request) error { return sm.Destroy(r.Context()) },
 	}
-	s.handler = loadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := loadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.pass(r.FormValue("gate"))
 		state := fmt.Sprintf("%s/%d", sm.GetString(r.Context(), "user"), sm.GetInt(r.Context(), "cart"))
-		if err := actions[r.URL.Path](r.Context()); err != nil {
+		if err := s.actions[r.URL.Path](w, r); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
@@ -59,11 +66,31 @@ func newSite(t *testing.T, sm *scs.SessionManager, loadAndSave func(http.Handler
 		_, _ = io.WriteString(w, state)
 		_, _ = io.WriteString(w, ".")
 	}))
-	server := httptest.NewServer(s.handler)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(&savedWriter{ResponseWriter: w, site: s, gate: r.FormValue("gate") + "-saved"}, r)
+	}))
 	t.Cleanup(server.Close)
 	s.url = server.URL
 	return s
 }
+
+// savedWriter stops before the first byte.
+type savedWriter struct {
+	http.ResponseWriter
+	site   *site
+	gate   string
+	passed bool
+}
+
+func (w *savedWriter) WriteHeader(code int) {
+	if code >= http.StatusOK && !w.passed {
+		w.passed = true
+		w.site.pass(w.gate)
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *savedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 type gate struct{ reached, open chan struct{} }
 
@@ -95,25 +122,29 @@ func (r response) token() string {
 }
 
 func (s *site) get(path, token string) response {
-	r, err := http.NewRequest(http.MethodGet, s.url+path, nil)
+	res, err := s.try(s.Context(), path, token)
 	if err != nil {
 		s.Error(err)
-		return response{}
+	}
+	return res
+}
+
+// try sends a request that no client sends twice.
+func (s *site) try(ctx context.Context, path, token string) (response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+path, nil)
+	if err != nil {
+		return response{}, err
 	}
 	if token != "" {
 		r.AddCookie(&http.Cookie{Name: s.sm.Cookie.Name, Value: token})
 	}
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
-		s.Error(err)
-		return response{}
+		return response{}, err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		s.Error(err)
-	}
-	return response{res.StatusCode, string(body), res.Cookies()}
+	return response{res.StatusCode, string(body), res.Cookies()}, err
 }
 
 // start sends a request and returns where its response will be.
@@ -144,7 +175,8 @@ type outcome struct {
 	Live   []string
 }
 
-// race lets A and B run on a session that is alice's for "logout" and "revocation", and nobody's yet for "login".
+// race lets A and B run on a session that is alice's for "logout" and "revocation", and nobody's
+// yet for "login".
 func race(s *site, a, b string, revoke func(token string)) outcome {
 	x := s.get("/put", "").token()
 	if a != "login" {
@@ -247,6 +279,9 @@ func wanted(a, b string, late time.Duration) outcome {
 	o := outcome{Status: http.StatusAccepted, Body: "alice/1.", Cookie: "none", X: "/0", Live: []string{}}
 	if a == "login" {
 		o.Body, o.A, o.Live = "/1.", "alice/1", []string{"alice/1"}
+		if b == "logout" { // it reaches the session that the login made of its own
+			o.A, o.Live, o.Cookie = "/0", []string{}, "deleted"
+		}
 	}
 	if b == "starts late" {
 		o.Body = "/0."

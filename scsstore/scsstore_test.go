@@ -500,7 +500,7 @@ func TestStore(t *testing.T) {
 
 func TestAll_StoreThatCannotList(t *testing.T) {
 	t.Parallel()
-	s := scsstore.New(struct{ tombstore.Store }{newCounter(t)})
+	s := scsstore.New(struct{ tombstore.Renewer }{newCounter(t)})
 	_, err := s.All()
 	require.ErrorContains(t, err, "cannot list")
 	require.ErrorContains(t, s.Delete("\x00ref:x"), "cannot list")

@@ -148,32 +148,90 @@ var races = []rule{
 			c.holds(id, last)
 		}
 	}},
+	{"Race/Rotate against writers IfUnchanged: one wins", func(c *check) {
+		for round := range 20 {
+			old, id := tombstore.NewID(), tombstore.NewID()
+			read := c.write(old, "x", hour)
+			var won atomic.Int64
+			together(2, func(i int) {
+				var err error
+				if i == round%2 {
+					_, err = c.store.Rotate(c, old, id, tombstore.IfUnchanged(read.Version))
+				} else {
+					_, err = c.store.Write(c, old, []byte("y"), hour, tombstore.IfVersion(read.Version))
+				}
+				if err == nil {
+					won.Add(1)
+				} else if !errors.Is(err, tombstore.ErrInvalidated) {
+					assert.ErrorIs(c, err, tombstore.ErrConflict)
+				}
+			})
+			require.EqualValues(c, 1, won.Load())
+		}
+	}},
 	{"Race/Rotate against Invalidate: the user is out", func(c *check) {
-		for range 50 {
+		for round := range 50 {
 			id, next := tombstore.NewID(), tombstore.NewID()
 			c.write(id, "x", hour)
-			var rotated error
 			together(2, func(i int) {
-				if i == 0 {
-					_, rotated = c.store.Rotate(c, id, next)
+				if i == round%2 {
+					if _, err := c.store.Rotate(c, id, next); err != nil {
+						assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+					}
 				} else {
 					assert.NoError(c, c.store.Invalidate(c, id))
 				}
 			})
-			exists, err := c.store.Exists(c, next)
-			require.NoError(c, err)
-			if rotated == nil { // the rotation came first, and what was ended had moved on
-				require.True(c, exists)
-			} else {
-				require.ErrorIs(c, rotated, tombstore.ErrInvalidated)
-				require.False(c, exists)
-			}
+			c.out(next)
 			c.ended(id, tombstore.Logout)
+		}
+	}},
+	{"Race/many rotations in a row against Invalidate: the user is out", func(c *check) {
+		for round := range 20 {
+			ids := make([]string, 10)
+			for i := range ids {
+				ids[i] = tombstore.NewID()
+			}
+			c.write(ids[0], "x", hour)
+			together(2, func(i int) {
+				if i != round%2 {
+					assert.NoError(c, c.store.Invalidate(c, ids[0]))
+					return
+				}
+				for next := 1; next < len(ids); next++ {
+					if _, err := c.store.Rotate(c, ids[next-1], ids[next]); err != nil {
+						assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+						return
+					}
+				}
+			})
+			require.Empty(c, c.live(ids))
+		}
+	}},
+	{"Race/one session, many ids, many endings IfLive: one wins", func(c *check) {
+		for range 20 {
+			ids := []string{tombstore.NewID()}
+			c.write(ids[0], "x", hour)
+			for i := range 3 {
+				_, id := c.rotate(ids[i])
+				ids = append(ids, id)
+			}
+			var won atomic.Int64
+			together(8, func(i int) {
+				err := c.store.Invalidate(c, ids[i%len(ids)], tombstore.IfLive())
+				if err == nil {
+					won.Add(1)
+				} else {
+					assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+				}
+			})
+			require.EqualValues(c, 1, won.Load())
+			c.ended(ids[3], tombstore.Logout)
 		}
 	}},
 	{"Race/Invalidate against a crowd of writers", func(c *check) {
 		id := tombstore.NewID()
-		c.write(id, "x", hour)
+		read := c.write(id, "x", hour)
 		var invalidated atomic.Bool
 		together(crowd+1, func(i int) {
 			if i == crowd {
@@ -183,11 +241,12 @@ var races = []rule{
 			}
 			for refused := 0; refused < 3; {
 				after := invalidated.Load()
-				err := c.late(i, id)
+				err := c.late(i, id, read)
 				switch {
 				case errors.Is(err, tombstore.ErrInvalidated):
 					refused++
-				case !assert.NoError(c, err), !assert.False(c, after, "accepted after Invalidate had returned"):
+				case !assert.NoError(c, err),
+					!assert.False(c, after, "accepted after Invalidate had returned"):
 					return
 				}
 			}
@@ -197,9 +256,9 @@ var races = []rule{
 }
 
 // late is one of the operations that want a live session.
-func (c *check) late(i int, id string) error {
+func (c *check) late(i int, id string, read tombstore.Session) error {
 	var err error
-	switch i % 5 {
+	switch i % 6 {
 	case 0:
 		_, err = c.store.Write(c, id, []byte("y"), hour)
 	case 1:
@@ -210,6 +269,8 @@ func (c *check) late(i int, id string) error {
 		_, err = c.store.Read(c, id, tombstore.Slide(hour))
 	case 4:
 		_, err = c.store.Read(c, id)
+	case 5:
+		_, err = c.store.Write(c, id, []byte("y"), hour, tombstore.Replacing(read))
 	}
 	return err
 }

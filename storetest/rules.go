@@ -60,6 +60,42 @@ var rules = []rule{
 		c.outlast()
 		c.ended(id, tombstore.Logout)
 	}},
+	{"Read/an error belongs to the caller", func(c *check) {
+		id := tombstore.NewID()
+		c.invalidate(id)
+		c.ended(id, tombstore.Logout).Reason = tombstore.Revoked
+		c.ended(id, tombstore.Logout)
+	}},
+	{"Read/WithExpiry and Slide tell when it expires", func(c *check) {
+		id := tombstore.NewID()
+		expires := func(ttl time.Duration, opts ...tombstore.ReadOption) {
+			s, err := c.store.Read(c, id, opts...)
+			require.NoError(c, err)
+			require.Equal(c, "x", string(s.Data))
+			require.WithinDuration(c, time.Now().Add(ttl), s.ExpiresAt, 10*time.Minute)
+		}
+		require.Zero(c, c.write(id, "x", hour/2).ExpiresAt)
+		expires(hour/2, tombstore.WithExpiry())
+		expires(hour, tombstore.Slide(hour))
+		expires(hour, tombstore.WithExpiry())
+		require.NoError(c, c.store.Touch(c, id, hour/2))
+		expires(hour/2, tombstore.WithExpiry(), tombstore.Shared())
+		require.Zero(c, c.holds(id, "x").ExpiresAt)
+	}},
+	{"Read/Shared reads the same", func(c *check) {
+		id := tombstore.NewID()
+		for _, data := range []string{"", "x", strings.Repeat("large", 20_000)} {
+			written := c.write(id, data, hour)
+			for range 2 {
+				s, err := c.store.Read(c, id, tombstore.Shared())
+				require.NoError(c, err)
+				require.Equal(c, written, s)
+			}
+		}
+		c.invalidate(id)
+		_, err := c.store.Read(c, id, tombstore.Shared())
+		require.ErrorIs(c, err, tombstore.ErrInvalidated)
+	}},
 	{"Read/Fresh", func(c *check) {
 		id := tombstore.NewID()
 		c.write(id, "x", hour)
@@ -114,8 +150,13 @@ var rules = []rule{
 			_, err := c.store.Write(c, id, []byte("b"), hour, tombstore.IfVersion(s.Version))
 			return err
 		})
+		_, replaced := c.briefly(func(s tombstore.Session, id string) error {
+			_, err := c.store.Write(c, id, []byte("b"), hour, tombstore.Replacing(s))
+			return err
+		})
 		c.expires(absent)
 		c.holds(present, "b")
+		c.holds(replaced, "b")
 		c.holds(version, "b")
 	}},
 	{"Write/the same data is another version", func(c *check) {
@@ -134,6 +175,7 @@ var rules = []rule{
 		c.invalidate(id)
 		for _, opts := range [][]tombstore.WriteOption{
 			nil, {tombstore.IfAbsent()}, {tombstore.IfPresent()}, {tombstore.IfVersion(read.Version)},
+			{tombstore.Replacing(read)},
 		} {
 			_, err := c.store.Write(c, id, []byte("y"), instant, opts...)
 			require.ErrorIs(c, err, tombstore.ErrInvalidated)
@@ -171,8 +213,64 @@ var rules = []rule{
 		require.Equal(c, second, c.holds(id, "c"))
 	}},
 
+	{"Write/Replacing keeps the creation time", func(c *check) {
+		id := tombstore.NewID()
+		c.write(id, "a", hour)
+		first := c.holds(id, "a")
+		c.outlast()
+		second := c.write(id, "b", hour, tombstore.Replacing(first))
+		require.NotEqual(c, first.Version, second.Version)
+		require.True(c, first.CreatedAt.Equal(second.CreatedAt))
+		require.Equal(c, second, c.holds(id, "b"))
+		third := c.write(id, "c", hour, tombstore.Replacing(second))
+		require.True(c, first.CreatedAt.Equal(third.CreatedAt))
+		require.Equal(c, third, c.holds(id, "c"))
+	}},
+	{"Write/Replacing an older version", func(c *check) {
+		id := tombstore.NewID()
+		first := c.write(id, "a", hour)
+		second := c.write(id, "b", hour)
+		third := c.write(id, "c", hour, tombstore.Replacing(first))
+		require.NotEqual(c, second.Version, third.Version)
+		require.Equal(c, third, c.holds(id, "c"))
+	}},
+	{"Write/Replacing does not create", func(c *check) {
+		id := tombstore.NewID()
+		first := c.write(id, "a", instant)
+		c.expires(id)
+		_, err := c.store.Write(c, id, []byte("b"), hour, tombstore.Replacing(first))
+		require.ErrorIs(c, err, tombstore.ErrNotFound)
+		c.absent(id)
+	}},
+	{"Write/Replacing a session that no store gave out", func(c *check) {
+		for _, s := range []tombstore.Session{{}, {Data: []byte("a"), Version: 1, CreatedAt: time.Now()}} {
+			id := tombstore.NewID()
+			_, err := c.store.Write(c, id, []byte("b"), hour, tombstore.Replacing(s))
+			require.ErrorIs(c, err, tombstore.ErrNotFound)
+			c.absent(id)
+			first := c.write(id, "b", hour)
+			c.outlast()
+			second := c.write(id, "c", hour, tombstore.Replacing(s))
+			require.True(c, first.CreatedAt.Equal(second.CreatedAt))
+			require.Equal(c, second, c.holds(id, "c"))
+		}
+	}},
+	{"Write/Replacing spares another life of the id", func(c *check) {
+		id := tombstore.NewID()
+		first := c.write(id, "a", instant)
+		c.expires(id)
+		second := c.write(id, "b", hour)
+		_, err := c.store.Write(c, id, []byte("c"), hour, tombstore.Replacing(first))
+		require.ErrorIs(c, err, tombstore.ErrConflict)
+		require.Equal(c, second, c.holds(id, "b"))
+		third := c.write(id, "d", hour, tombstore.Replacing(second))
+		require.Equal(c, third, c.holds(id, "d"))
+	}},
+
 	{"Touch/restarts the idle timeout", func(c *check) {
-		written, id := c.briefly(func(_ tombstore.Session, id string) error { return c.store.Touch(c, id, hour) })
+		written, id := c.briefly(func(_ tombstore.Session, id string) error {
+			return c.store.Touch(c, id, hour)
+		})
 		c.outlast()
 		require.Equal(c, written, c.holds(id, "x"))
 		require.NoError(c, c.store.Touch(c, id, instant))
@@ -221,10 +319,13 @@ var rules = []rule{
 	{"Rotate/data belongs to the caller", func(c *check) {
 		old, id, last := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
 		c.write(old, "mine", hour)
+		shared, err := c.store.Read(c, old, tombstore.Shared())
+		require.NoError(c, err)
 		moved, err := c.store.Rotate(c, old, id)
 		require.NoError(c, err)
 		copy(moved.Data, "****")
 		c.holds(id, "mine")
+		require.Equal(c, "mine", string(shared.Data))
 		data := []byte("ours")
 		_, err = c.store.Rotate(c, id, last, tombstore.WithData(data, hour))
 		require.NoError(c, err)
@@ -246,6 +347,37 @@ var rules = []rule{
 		_, err := c.store.Rotate(c, id, last, tombstore.WithData(nil, instant))
 		require.NoError(c, err)
 		c.expires(last)
+	}},
+	{"Rotate/what it returns can be replaced", func(c *check) {
+		old := tombstore.NewID()
+		c.write(old, "a", hour)
+		moved, id := c.rotate(old)
+		written := c.write(id, "b", hour, tombstore.Replacing(moved))
+		require.True(c, moved.CreatedAt.Equal(written.CreatedAt))
+		require.Equal(c, written, c.holds(id, "b"))
+		moved, id = c.rotate(id, tombstore.WithData([]byte("c"), hour))
+		c.write(id, "d", hour, tombstore.Replacing(moved))
+		c.holds(id, "d")
+	}},
+	{"Rotate/IfUnchanged", func(c *check) {
+		old, id := tombstore.NewID(), tombstore.NewID()
+		first := c.write(old, "a", hour)
+		second := c.write(old, "b", hour)
+		for _, opts := range [][]tombstore.RotateOption{
+			{tombstore.IfUnchanged(first.Version)},
+			{tombstore.WithData([]byte("c"), instant), tombstore.IfUnchanged(first.Version)},
+		} {
+			_, err := c.store.Rotate(c, old, id, opts...)
+			require.ErrorIs(c, err, tombstore.ErrConflict)
+			c.absent(id)
+			require.Equal(c, second, c.holds(old, "b"))
+		}
+		moved, id := c.rotate(old, tombstore.IfUnchanged(second.Version))
+		require.Equal(c, moved, c.holds(id, "b"))
+		_, id = c.rotate(id, tombstore.WithData([]byte("c"), hour), tombstore.IfUnchanged(moved.Version))
+		c.holds(id, "c")
+		_, id = c.rotate(id, tombstore.IfUnchanged(0))
+		c.holds(id, "c")
 	}},
 	{"Rotate/absent", func(c *check) {
 		old, id := tombstore.NewID(), tombstore.NewID()
@@ -332,11 +464,106 @@ var rules = []rule{
 		require.ErrorIs(c, c.store.Invalidate(c, id, tombstore.IfLive()), tombstore.ErrInvalidated)
 		c.ended(id, tombstore.Revoked)
 	}},
+	{"Invalidate/follows a session that has moved", func(c *check) {
+		for _, reason := range []tombstore.Reason{tombstore.Logout, tombstore.Revoked, 9} {
+			old := tombstore.NewID()
+			c.write(old, "x", hour)
+			_, id := c.rotate(old)
+			c.invalidate(old, tombstore.WithReason(reason))
+			c.ended(old, reason)
+			c.ended(id, reason)
+			c.invalidate(old)
+			c.ended(id, reason)
+		}
+	}},
+	{"Invalidate/follows through many moves", func(c *check) {
+		for from := range 5 {
+			ids := []string{tombstore.NewID()}
+			c.write(ids[0], "x", hour)
+			for i := range 6 {
+				_, id := c.rotate(ids[i])
+				ids = append(ids, id)
+			}
+			c.invalidate(ids[from])
+			for _, id := range ids {
+				c.out(id)
+			}
+			c.ended(ids[from], tombstore.Logout)
+			c.ended(ids[6], tombstore.Logout)
+		}
+	}},
+	{"Invalidate/goes on where an earlier one has been", func(c *check) {
+		old := tombstore.NewID()
+		c.write(old, "x", hour)
+		_, middle := c.rotate(old)
+		_, id := c.rotate(middle)
+		c.invalidate(middle, tombstore.Alone(), tombstore.WithReason(tombstore.Revoked))
+		c.invalidate(old)
+		c.ended(middle, tombstore.Revoked)
+		c.ended(id, tombstore.Logout)
+	}},
+	{"Invalidate/reaches a session that has moved and expired", func(c *check) {
+		for _, live := range []bool{false, true} {
+			old := tombstore.NewID()
+			c.write(old, "x", hour)
+			_, id := c.rotate(old, tombstore.WithData(nil, instant))
+			c.expires(id)
+			if live {
+				require.ErrorIs(c, c.store.Invalidate(c, old, tombstore.IfLive()), tombstore.ErrNotFound)
+			} else {
+				c.invalidate(old)
+			}
+			c.ended(id, tombstore.Logout)
+		}
+	}},
+	{"Invalidate/IfLive follows", func(c *check) {
+		old := tombstore.NewID()
+		c.write(old, "x", hour)
+		_, id := c.rotate(old)
+		c.invalidate(old, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
+		c.ended(old, tombstore.Revoked)
+		c.ended(id, tombstore.Revoked)
+		for _, again := range []string{old, id} {
+			require.ErrorIs(c, c.store.Invalidate(c, again, tombstore.IfLive()), tombstore.ErrInvalidated)
+			c.ended(id, tombstore.Revoked)
+		}
+	}},
+	{"Invalidate/Alone does not follow", func(c *check) {
+		old := tombstore.NewID()
+		c.write(old, "x", hour)
+		moved, id := c.rotate(old)
+		err := c.store.Invalidate(c, old, tombstore.Alone(), tombstore.IfLive())
+		require.ErrorIs(c, err, tombstore.ErrInvalidated)
+		c.invalidate(old, tombstore.Alone())
+		c.ended(old, tombstore.Logout)
+		require.Equal(c, moved, c.holds(id, "x"))
+		c.invalidate(old)
+		c.ended(id, tombstore.Logout)
+		id = tombstore.NewID()
+		c.invalidate(id, tombstore.Alone())
+		c.ended(id, tombstore.Logout)
+	}},
+	{"Invalidate/with the reason Rotated does not follow", func(c *check) {
+		old := tombstore.NewID()
+		c.write(old, "x", hour)
+		moved, id := c.rotate(old)
+		rotated := tombstore.WithReason(tombstore.Rotated)
+		require.ErrorIs(c, c.store.Invalidate(c, old, rotated, tombstore.IfLive()), tombstore.ErrInvalidated)
+		c.invalidate(old, rotated)
+		c.ended(old, tombstore.Rotated)
+		require.Equal(c, moved, c.holds(id, "x"))
+		c.invalidate(old)
+		c.ended(id, tombstore.Logout)
+	}},
 
 	{"Exists", func(c *check) {
 		id := tombstore.NewID()
 		c.absent(id)
 		c.write(id, "", hour)
+		c.holds(id, "")
+		old := id
+		_, id = c.rotate(old)
+		c.ended(old, tombstore.Rotated)
 		c.holds(id, "")
 		c.invalidate(id)
 		c.ended(id, tombstore.Logout)
@@ -345,8 +572,8 @@ var rules = []rule{
 	{"Ids/any bytes, none the same", func(c *check) {
 		base := tombstore.NewID()
 		ids := []string{
-			base, base + " ", base + "\x00", "\x00" + base, base + "\r\nDEL x\r\n", "{" + base + "}", base + "*", strings.ToUpper(base) + "ü",
-			base + "\xff\xfe", strings.Repeat("a", 1024-len(base)) + base,
+			base, base + " ", base + "\x00", "\x00" + base, base + "\r\nDEL x\r\n", "{" + base + "}",
+			base + "*", strings.ToUpper(base) + "ü", base + "\xff\xfe", strings.Repeat("a", 1024-len(base)) + base,
 		}
 		for i, id := range ids {
 			c.write(id, ids[i], hour)
@@ -387,9 +614,7 @@ var rules = []rule{
 		require.Equal(c, written, c.holds(id, "x"))
 	}},
 	{"Errors/an ended context is not an absent session", func(c *check) {
-		ctx, cancel := context.WithCancel(c.Context)
-		cancel()
-		gone := &check{TestingT: c.TestingT, Context: ctx, store: c.store}
+		gone := c.canceled()
 		for verb, err := range gone.all(tombstore.NewID(), hour) {
 			require.ErrorIs(c, err, context.Canceled, verb)
 			require.NotErrorIs(c, err, tombstore.ErrNotFound, verb)
@@ -450,6 +675,10 @@ var revivals = map[string]func(c *check, id string, read tombstore.Session) erro
 		_, err := c.store.Write(c, id, read.Data, hour, tombstore.IfVersion(read.Version))
 		return err
 	},
+	"Write Replacing": func(c *check, id string, read tombstore.Session) error {
+		_, err := c.store.Write(c, id, read.Data, hour, tombstore.Replacing(read))
+		return err
+	},
 	"Touch": func(c *check, id string, _ tombstore.Session) error { return c.store.Touch(c, id, hour) },
 	"Read Slide": func(c *check, id string, _ tombstore.Session) error {
 		_, err := c.store.Read(c, id, tombstore.Slide(hour))
@@ -469,8 +698,8 @@ var revivals = map[string]func(c *check, id string, read tombstore.Session) erro
 	},
 }
 
-// refusals returns the race that this package is about, once for every way to end a session and every late request: one
-// request reads, another ends the session, the first one writes.
+// refusals returns the race that this package is about, once for every way to end a session and
+// every late request: one request reads, another ends the session, the first one writes.
 func refusals() (all []rule) {
 	endings := map[string]func(c *check, id string) tombstore.Reason{
 		"Invalidate": func(c *check, id string) tombstore.Reason {

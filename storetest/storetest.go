@@ -1,4 +1,5 @@
-// Package storetest tests that an implementation of tombstore.Store keeps to its contract, races included.
+// Package storetest tests that an implementation of tombstore.Store keeps to its contract, races
+// included.
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) tombstore.Store { return newMyStore(t) })
@@ -7,6 +8,7 @@ package storetest
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,15 +17,17 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-// Run runs every rule of the contract as a parallel subtest on a store of its own. newStore may return the same store each
-// time, since the tests use ids that nobody else has; it ends what it starts with t.Cleanup. The store's tombstone TTL must
-// be at least a minute, and its absolute timeout, if it has one, an hour.
+// Run runs every rule of the contract as a parallel subtest on a store of its own. Those of
+// tombstore.Renewer and tombstore.Lister are run if the store implements them. newStore may return
+// the same store each time, since the tests use ids that nobody else has; it ends what it starts
+// with t.Cleanup. The store's tombstone TTL must be at least a minute, and its absolute timeout, if
+// it has one, an hour.
 func Run(t *testing.T, newStore func(t *testing.T) tombstore.Store) {
 	t.Helper()
-	for _, r := range append(append(rules[:len(rules):len(rules)], refusals()...), races...) {
+	for _, r := range rulesFor(newStore(t)) {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			r.test(&check{TestingT: t, Context: t.Context(), store: newStore(t)})
+			r.test(newCheck(t, t.Context(), newStore(t)))
 		})
 	}
 }
@@ -34,11 +38,37 @@ type rule struct {
 	test func(c *check)
 }
 
-// check is the test of one rule on one store. It takes less than a testing.T so that the rules can be tested themselves.
+// rulesFor returns the rules that s has to keep.
+func rulesFor(s tombstore.Store) []rule {
+	all := slices.Concat(rules, refusals(), races)
+	_, renews := s.(tombstore.Renewer)
+	_, lists := s.(tombstore.Lister)
+	if renews {
+		all = slices.Concat(all, renewals, renewalEnds(false), lateSaves())
+	}
+	if lists {
+		all = slices.Concat(all, listings)
+	}
+	if renews && lists {
+		all = slices.Concat(all, renewalsInLists, renewalEnds(true))
+	}
+	return all
+}
+
+// check is the test of one rule on one store. It takes less than a testing.T so that the rules can
+// be tested themselves.
 type check struct {
 	require.TestingT
 	context.Context
-	store tombstore.Store
+	store   tombstore.Store
+	renewer tombstore.Renewer // store, or nil
+	lister  tombstore.Lister  // store, or nil
+}
+
+func newCheck(t require.TestingT, ctx context.Context, s tombstore.Store) *check {
+	renewer, _ := s.(tombstore.Renewer)
+	lister, _ := s.(tombstore.Lister)
+	return &check{TestingT: t, Context: ctx, store: s, renewer: renewer, lister: lister}
 }
 
 const (
@@ -55,7 +85,8 @@ func (c *check) write(id, data string, ttl time.Duration, opts ...tombstore.Writ
 	return s
 }
 
-// briefly writes "x" for an instant and calls next before that is over: again, with another id, if a busy machine was too slow.
+// briefly writes "x" for an instant and calls next before that is over: again, with another id, if
+// a busy machine was too slow.
 func (c *check) briefly(next func(s tombstore.Session, id string) error) (tombstore.Session, string) {
 	for tries := 1; ; tries++ {
 		id, begun := tombstore.NewID(), time.Now()
@@ -108,7 +139,46 @@ func (c *check) absent(id string) {
 	require.False(c, exists)
 }
 
-// expires waits until id is no longer live. It must not be read meanwhile, since a store may slide on every read.
+// out checks that nobody is let in with id.
+func (c *check) out(id string) {
+	_, err := c.store.Read(c, id)
+	require.True(c, tombstore.NoSession(err), "reading got %v", err)
+	exists, err := c.store.Exists(c, id)
+	require.NoError(c, err)
+	require.False(c, exists)
+}
+
+// live returns those of ids that are live.
+func (c *check) live(ids []string) (live []string) {
+	for _, id := range ids {
+		exists, err := c.store.Exists(c, id)
+		require.NoError(c, err)
+		if exists {
+			live = append(live, id)
+		}
+	}
+	return live
+}
+
+// rotate moves a session to a new id, which must succeed.
+func (c *check) rotate(oldID string, opts ...tombstore.RotateOption) (tombstore.Session, string) {
+	id := tombstore.NewID()
+	s, err := c.store.Rotate(c, oldID, id, opts...)
+	require.NoError(c, err)
+	return s, id
+}
+
+// canceled returns c with a context that has ended.
+func (c *check) canceled() *check {
+	gone := *c
+	ctx, cancel := context.WithCancel(c.Context)
+	cancel()
+	gone.Context = ctx
+	return &gone
+}
+
+// expires waits until id is no longer live. It must not be read meanwhile, since a store may slide
+// on every read.
 func (c *check) expires(id string) {
 	require.Eventually(c, func() bool {
 		exists, err := c.store.Exists(c, id)
@@ -116,7 +186,8 @@ func (c *check) expires(id string) {
 	}, 10*time.Second, instant/10)
 }
 
-// outlast waits until a session written now with a TTL of an instant has expired: every other one has then, too.
+// outlast waits until a session written now with a TTL of an instant has expired: every other one
+// has then, too.
 func (c *check) outlast() {
 	id := tombstore.NewID()
 	c.write(id, "", instant)

@@ -32,7 +32,7 @@ func serve(s sessions, work func(context.Context)) *app {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			body, err := handler(w, r)
 			switch {
-			case gone(err):
+			case tombstore.NoSession(err):
 				body = "anonymous"
 				w.WriteHeader(http.StatusUnauthorized)
 			case err != nil:
@@ -47,7 +47,8 @@ func serve(s sessions, work func(context.Context)) *app {
 	handle("POST /logout", a.logout)
 	handle("GET /whoami", a.whoami)
 	a.Server = httptest.NewServer(mux)
-	a.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 2 * roundWorkers // the default opens new ones all the time
+	// With the default it would open new connections all the time.
+	a.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 2 * roundWorkers
 	a.Client().Timeout = requestTimeout
 	return a
 }
@@ -63,17 +64,17 @@ func (a *app) login(w http.ResponseWriter, r *http.Request) (string, error) {
 
 // cart takes a while and changes the session.
 func (a *app) cart(w http.ResponseWriter, r *http.Request) (string, error) {
-	id, data, err := a.session(r)
+	id, loaded, err := a.session(r)
 	if err != nil {
 		return "", err
 	}
 	a.work(r.Context())
-	switch err = a.save(r.Context(), id, data+", 1 item"); {
+	switch err = a.save(r.Context(), id, loaded, string(loaded.Data)+", 1 item"); {
 	case err == nil:
 		setCookie(w, id, 0)
-	case !gone(err): // if it is gone, the user has logged out meanwhile: the answer stands, without a cookie
+	case !tombstore.NoSession(err):
 		return "", err
-	}
+	} // without a session the user has logged out meanwhile: the answer stands, without a cookie
 	return "item added", nil
 }
 
@@ -88,17 +89,17 @@ func (a *app) logout(w http.ResponseWriter, r *http.Request) (string, error) {
 }
 
 func (a *app) whoami(_ http.ResponseWriter, r *http.Request) (string, error) {
-	_, data, err := a.session(r)
-	return data, err
+	_, s, err := a.session(r)
+	return string(s.Data), err
 }
 
-func (a *app) session(r *http.Request) (id, data string, err error) {
+func (a *app) session(r *http.Request) (id string, s tombstore.Session, err error) {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
-		return "", "", tombstore.ErrNotFound
+		return "", s, tombstore.ErrNotFound
 	}
-	data, err = a.load(r.Context(), c.Value)
-	return c.Value, data, err
+	s, err = a.load(r.Context(), c.Value)
+	return c.Value, s, err
 }
 
 func setCookie(w http.ResponseWriter, id string, maxAge int) {

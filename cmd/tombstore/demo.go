@@ -12,6 +12,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/rueidis"
+
+	"github.com/tombstore/tombstore/internal/client"
 )
 
 const (
@@ -24,7 +26,8 @@ type demoOptions struct {
 	rounds, forced, workers int
 }
 
-// demo shows the race of a logout with a slow request. It fails if tombstore let an ended session live again.
+// demo shows the race of a logout with a slow request. It fails if tombstore let an ended session
+// live again.
 func demo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return demoOf(ctx, openTombs, args, stdout, stderr)
 }
@@ -34,7 +37,8 @@ func demoOf(ctx context.Context, ours opener, args []string, stdout, stderr io.W
 	flags := flag.NewFlagSet("tombstore demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprint(stderr, "Usage: tombstore demo [flags]\n\nExits with 1 if tombstore let an ended session live again.\n\n")
+		fmt.Fprint(stderr, "Usage: tombstore demo [flags]\n\n",
+			"Exits with 1 if tombstore let an ended session live again.\n\n")
 		flags.PrintDefaults()
 	}
 	flags.StringVar(&o.redis, "redis", "", "`URL` of a Redis or Valkey server (default: one inside this program)")
@@ -68,13 +72,14 @@ func (o *demoOptions) check(rest []string) error {
 	if o.rounds < 0 || o.forced < 0 || o.workers < 1 {
 		return errors.New("-rounds and -forced must not be negative, and -workers must be positive")
 	}
-	if _, err := rueidis.ParseURL(o.redis); o.redis != "" && err != nil {
-		return errors.New("-redis is not a URL such as redis://host:6379") // the cause would show a password
+	if _, err := client.Option(o.redis, false); o.redis != "" && err != nil {
+		return fmt.Errorf("-redis: %w", err)
 	}
 	return nil
 }
 
-// run shows everything on one server, and reports whether the store that ours opens kept ended sessions ended.
+// run shows everything on one server, and reports whether the store that ours opens kept ended
+// sessions ended.
 func (o *demoOptions) run(ctx context.Context, out screen, ours opener) (held bool, err error) {
 	url, inside, kind := o.redis, o.redis == "", "the one given by -redis"
 	if inside {
@@ -122,31 +127,28 @@ func (o *demoOptions) run(ctx context.Context, out screen, ours opener) (held bo
 
 // connect returns a client with the settings of tombstore.Open.
 func connect(url string, inside bool) (rueidis.Client, error) {
-	o, err := rueidis.ParseURL(url)
+	o, err := client.Option(url, false)
 	if err != nil {
 		return nil, err
 	}
-	o.DisableCache = true
-	o.PipelineMultiplex = -1
-	o.MaxFlushDelay = 20 * time.Microsecond
-	o.Sentinel.TopologyRefreshInterval = 5 * time.Second
 	o.ForceSingleClient = inside // miniredis takes itself for a cluster
-	return rueidis.NewClient(o)
+	return client.Dial(o)
 }
 
 // clean deletes every key with the prefix, which only this run has used.
-func clean(ctx context.Context, client rueidis.Client, prefix string) error {
+func clean(ctx context.Context, c rueidis.Client, prefix string) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()
-	for _, node := range client.Nodes() {
+	for _, node := range c.Nodes() {
 		for cursor, more := uint64(0), true; more; more = cursor != 0 {
 			scan := node.B().Scan().Cursor(cursor).Match(prefix + "*").Count(1000).Build()
 			found, err := node.Do(ctx, scan).AsScanEntry()
-			for _, e := range rueidis.MDel(client, ctx, found.Elements) {
+			for _, e := range rueidis.MDel(c, ctx, found.Elements) {
 				err = cmp.Or(err, e) // one is enough
 			}
 			if err != nil {
-				return fmt.Errorf("delete the keys %s* (they expire within %v): %w", prefix, sessionTTL+tombstoneTTL, err)
+				return fmt.Errorf("delete the keys %s* (they expire within %v): %w",
+					prefix, sessionTTL+tombstoneTTL, err)
 			}
 			cursor = found.Cursor
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 func TestDemo(t *testing.T) {
@@ -59,7 +61,7 @@ func TestRaces_count(t *testing.T) {
 	for _, c := range []struct {
 		sessions
 		lost int
-	}{{good, 0}, {deathless{good}, 50}} {
+	}{{good, 0}, {tombs{store: store, always: true}, 0}, {deathless{good}, 50}} {
 		revived, err := rounds(t.Context(), c, 50)
 		require.NoError(t, err)
 		require.Equal(t, c.lost, revived)
@@ -67,6 +69,22 @@ func TestRaces_count(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []int{c.lost, c.lost}, []int{revived, accepted})
 	}
+}
+
+// On a server that refuses by type every other late save is a SET that the server refused.
+func TestDemo_racesTheNativePath(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	var stdout, stderr bytes.Buffer
+	args := []string{"-redis=" + server.URL, "-rounds=0", "-forced=200"}
+	require.Equal(t, exitOK, demo(t.Context(), args, &stdout, &stderr), "%s", &stderr)
+	require.Regexp(t, `HELD +tombstore +0 of 200 `, stdout.String())
+
+	sets := redistest.Info(t, redistest.Dial(t, server.URL), "cmdstat_set")
+	_, refused, _ := strings.Cut(sets, "failed_calls=")
+	n, err := strconv.Atoi(refused)
+	require.NoError(t, err, sets)
+	require.GreaterOrEqual(t, n, 100)
 }
 
 func TestDemo_leavesOtherKeysAlone(t *testing.T) {

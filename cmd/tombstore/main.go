@@ -19,7 +19,8 @@ const (
 const usage = `Usage: tombstore <command> [flags]
 
   demo        race a logout against a slow request, on a usual session store and on tombstore
-  doctor      look at a server's settings for what would bring ended sessions back; status 1 if there is something
+  doctor      look at a server's settings for what would bring ended sessions back
+  list        list live sessions by their refs
   inspect     show the state of sessions by their refs, without their data
   invalidate  end sessions by their refs
 
@@ -42,6 +43,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return demo(ctx, args[1:], stdout, stderr)
 	case "doctor":
 		return examine(ctx, args[1:], stdout, stderr)
+	case "list":
+		return list(ctx, args[1:], stdout, stderr)
 	case "inspect":
 		return inspect(ctx, args[1:], stdout, stderr)
 	case "invalidate":

@@ -14,8 +14,8 @@ import (
 
 const roundWorkers = 8
 
-// rounds runs the race n times over HTTP, with the slow request and the logout under way at the same time, and counts the
-// sessions that are live when both are over.
+// rounds runs the race n times over HTTP, with the slow request and the logout under way at the
+// same time, and counts the sessions that are live when both are over.
 func rounds(ctx context.Context, s sessions, n int) (int, error) {
 	var revived, took atomic.Int64
 	pause := func(ctx context.Context) { // of the order of a request's duration, on a server near or far
@@ -56,9 +56,9 @@ func rounds(ctx context.Context, s sessions, n int) (int, error) {
 // opsPerRace is how many operations a forced race takes.
 const opsPerRace = 5
 
-// forced runs n races without HTTP, each in the order that loses. The stores of late take turns to load a session and to
-// save it too late; ender, which has connections of its own, ends it in between. forced counts the sessions that are live
-// then, and the late saves that were not refused.
+// forced runs n races without HTTP, each in the order that loses. The stores of late take turns to
+// load a session and to save it too late; ender, which has connections of its own, ends it in
+// between. forced counts the sessions that are live then, and the late saves that were not refused.
 func forced(ctx context.Context, late []sessions, ender sessions, n, workers int) (revived, accepted int, err error) {
 	var live, saved atomic.Int64
 	err = each(ctx, n, workers, func(ctx context.Context, i int) error {
@@ -66,21 +66,21 @@ func forced(ctx context.Context, late []sessions, ender sessions, n, workers int
 		if err := s.create(ctx, id, "alice"); err != nil {
 			return err
 		}
-		data, err := s.load(ctx, id)
+		loaded, err := s.load(ctx, id)
 		if err != nil {
 			return err
 		}
 		if err = ender.delete(ctx, id); err != nil {
 			return err
 		}
-		if err = s.save(ctx, id, data); err == nil {
+		if err = s.save(ctx, id, loaded, string(loaded.Data)); err == nil {
 			saved.Add(1)
 		} else if !errors.Is(err, tombstore.ErrInvalidated) {
 			return err
 		}
 		if _, err = s.load(ctx, id); err == nil {
 			live.Add(1)
-		} else if !gone(err) {
+		} else if !tombstore.NoSession(err) {
 			return err
 		}
 		return nil
@@ -88,7 +88,8 @@ func forced(ctx context.Context, late []sessions, ender sessions, n, workers int
 	return int(live.Load()), int(saved.Load()), err
 }
 
-// each calls f with 0 to n-1 on so many workers. It stops at the first error and returns it, or why ctx has ended.
+// each calls f with 0 to n-1 on so many workers. It stops at the first error and returns it, or why
+// ctx has ended.
 func each(ctx context.Context, n, workers int, f func(ctx context.Context, i int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -2,78 +2,89 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
 
-	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/doctor"
+	"github.com/tombstore/tombstore/internal/client"
 )
 
-const commandTimeout = 30 * time.Second
+const doctorTimeout = 30 * time.Second
 
-// onServer parses flags and connects to the URL that is the first argument; use gets the rest.
-func onServer(
-	ctx context.Context, flags *flag.FlagSet, usage string, args []string, stderr io.Writer,
-	use func(ctx context.Context, client rueidis.Client, rest []string) (int, error),
-) int {
+// command is a command on the server at the URL that is its first argument.
+type command struct {
+	flags  *flag.FlagSet
+	prefix *string
+	stderr io.Writer
+}
+
+func newCommand(name, arguments, help string, stderr io.Writer) command {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: tombstore %s [flags] %s\n", flags.Name(), usage)
+		fmt.Fprintf(stderr, "Usage: tombstore %s [flags] %s\n\n%s\n\n", name, arguments, help)
 		flags.PrintDefaults()
 	}
-	if err := flags.Parse(args); err != nil {
+	prefix := flags.String("prefix", "tombstore:", "key `prefix` of the store")
+	return command{flags, prefix, stderr}
+}
+
+// run parses args, which are the URL and least others or more, and connects; use gets the others.
+func (c command) run(args []string, least int, use func(conn rueidis.Client, rest []string) int) int {
+	if err := c.flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return exitOK
 		}
 		return exitUsage
 	}
-	if flags.NArg() == 0 {
-		flags.Usage()
+	rest := c.flags.Args()
+	if len(rest) < 1+least || least == 0 && len(rest) > 1 {
+		c.flags.Usage()
 		return exitUsage
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	option, err := rueidis.ParseURL(flags.Arg(0))
-	if err != nil { // its text may show the password
-		fmt.Fprintln(stderr, "tombstore: malformed URL, want redis://host:port")
-		return exitUsage
+	for _, arg := range rest {
+		if strings.HasPrefix(arg, "-") && !isRef(arg) {
+			fmt.Fprintln(c.stderr, "flags come before the URL")
+			return exitUsage
+		}
 	}
-	option.DisableRetry = true
-	client, err := rueidis.NewClient(option)
-	if errors.Is(err, rueidis.ErrNoCache) { // the doctor will say so
-		option.DisableCache = true
-		client, err = rueidis.NewClient(option)
-	}
+	option, err := client.Option(c.flags.Arg(0), true)
 	if err != nil {
-		fmt.Fprintln(stderr, "tombstore: no connection:", err)
+		fmt.Fprintln(c.stderr, "tombstore:", err)
 		return exitUsage
 	}
-	defer client.Close()
-	status, err := use(ctx, client, flags.Args()[1:])
+	conn, err := client.Dial(option)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		fmt.Fprintln(c.stderr, "tombstore: no connection:", err)
+		return exitUsage
 	}
-	return status
+	defer conn.Close()
+	return use(conn, c.flags.Args()[1:])
 }
 
 // examine is the command doctor.
 func examine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
-	asJSON := flags.Bool("json", false, "print the findings as JSON")
-	return onServer(ctx, flags, "URL", args, stderr, func(ctx context.Context, client rueidis.Client, _ []string) (int, error) {
-		findings := doctor.Examine(ctx, client)
+	c := newCommand("doctor", "URL",
+		"Looks at a server's settings for what would bring ended sessions back. Exits with 1 if there is\n"+
+			"something.", stderr)
+	asJSON := c.flags.Bool("json", false, "print the findings as JSON")
+	return c.run(args, 0, func(conn rueidis.Client, _ []string) int {
+		ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+		defer cancel()
+		findings := doctor.Examine(ctx, conn, *c.prefix)
 		if *asJSON {
 			out := json.NewEncoder(stdout)
 			out.SetIndent("", "  ")
 			if err := out.Encode(findings); err != nil {
-				return exitFailed, err
+				fmt.Fprintln(stderr, "tombstore:", err)
+				return exitFailed
 			}
 		} else {
 			for _, f := range findings {
@@ -84,69 +95,8 @@ func examine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			}
 		}
 		if doctor.Failed(findings) {
-			return exitFailed, nil
+			return exitFailed
 		}
-		return exitOK, nil
-	})
-}
-
-// inspect shows the state of sessions, by their refs, and never their data.
-func inspect(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("inspect", flag.ContinueOnError)
-	prefix := flags.String("prefix", "tombstore:", "key prefix of the store")
-	return onServer(ctx, flags, "URL REF...", args, stderr, func(ctx context.Context, client rueidis.Client, refs []string) (int, error) {
-		for _, ref := range refs {
-			key := *prefix + ref
-			header, err := client.Do(ctx, client.B().Arbitrary("GETRANGE").Keys(key).Args("0", "21").Build()).AsBytes()
-			if err != nil {
-				return exitFailed, fmt.Errorf("tombstore: inspect: %w", err)
-			}
-			ttl, err := client.Do(ctx, client.B().Arbitrary("PTTL").Keys(key).Build()).AsInt64()
-			if err != nil {
-				return exitFailed, fmt.Errorf("tombstore: inspect: %w", err)
-			}
-			fmt.Fprintf(stdout, "%s  %s\n", ref, state(header, time.Duration(ttl)*time.Millisecond))
-		}
-		return exitOK, nil
-	})
-}
-
-// state describes the start of a stored value; docs/design.md has its form.
-func state(header []byte, ttl time.Duration) string {
-	at := func(offset int) string {
-		ms := binary.BigEndian.Uint64(append([]byte{0, 0}, header[offset:offset+6]...))
-		return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339)
-	}
-	switch {
-	case len(header) == 0:
-		return "absent"
-	case len(header) == 8 && header[0] == 0xC0:
-		return fmt.Sprintf("ended (%s) at %s, tombstone expires in %v", tombstore.Reason(header[1]), at(2), ttl.Round(time.Second))
-	case len(header) == 22 && header[0] == 0xC1 && header[1] == 0:
-		text := fmt.Sprintf("live, created at %s, expires in %v", at(10), ttl.Round(time.Second))
-		if binary.BigEndian.Uint32(header[18:]) != 0 || header[16] != 0 || header[17] != 0 {
-			text += ", at the latest at " + at(16)
-		}
-		return text
-	}
-	return "foreign value"
-}
-
-// invalidate ends sessions by their refs.
-func invalidate(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("invalidate", flag.ContinueOnError)
-	prefix := flags.String("prefix", "tombstore:", "key prefix of the store")
-	return onServer(ctx, flags, "URL REF...", args, stderr, func(ctx context.Context, client rueidis.Client, refs []string) (int, error) {
-		s, err := tombstore.New(client, tombstore.WithKeyPrefix(*prefix))
-		if err != nil {
-			return exitUsage, err
-		}
-		for _, ref := range refs {
-			if err := s.InvalidateRef(ctx, ref, tombstore.WithReason(tombstore.Revoked)); err != nil {
-				return exitFailed, err
-			}
-			fmt.Fprintf(stdout, "%s  ended\n", ref)
-		}
-		return exitOK, nil
+		return exitOK
 	})
 }

@@ -2,9 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -21,6 +21,8 @@ func call(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	return status, out.String(), err.String()
 }
 
+func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
+
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -30,7 +32,8 @@ func TestDoctor(t *testing.T) {
 	require.Contains(t, out, "fix: CONFIG SET appendonly yes")
 
 	client := redistest.Dial(t, server.URL)
-	require.NoError(t, client.Do(t.Context(), client.B().Arbitrary("CONFIG", "SET", "save", "60 1").Build()).Error())
+	save := client.B().Arbitrary("CONFIG", "SET", "save", "60 1").Build()
+	require.NoError(t, client.Do(t.Context(), save).Error())
 	status, out, _ = call(t, "doctor", "-json", server.URL)
 	require.Equal(t, exitFailed, status)
 	var findings []doctor.Finding
@@ -38,41 +41,17 @@ func TestDoctor(t *testing.T) {
 	require.True(t, doctor.Failed(findings))
 }
 
-func TestInspectAndInvalidate(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	s, err := tombstore.New(redistest.Dial(t, server.URL), tombstore.WithAbsoluteTimeout(time.Hour))
-	require.NoError(t, err)
-	id := tombstore.NewID()
-	ref := tombstore.Ref(id)
-	_, err = s.Write(t.Context(), id, []byte("secret"), time.Minute)
-	require.NoError(t, err)
-
-	status, out, _ := call(t, "inspect", server.URL, ref, tombstore.Ref("none"))
-	require.Equal(t, exitOK, status)
-	require.Contains(t, out, ref+"  live, created at 20")
-	require.Contains(t, out, "at the latest at 20")
-	require.Contains(t, out, "absent\n")
-	require.NotContains(t, out, "secret")
-
-	status, out, _ = call(t, "invalidate", server.URL, ref)
-	require.Equal(t, exitOK, status)
-	require.Equal(t, ref+"  ended\n", out)
-	_, err = s.Read(t.Context(), id)
-	require.ErrorIs(t, err, tombstore.ErrInvalidated)
-	_, out, _ = call(t, "inspect", server.URL, ref)
-	require.Contains(t, out, "ended (revoked) at 20")
-
-	status, _, stderr := call(t, "invalidate", server.URL, "no ref")
-	require.Equal(t, exitFailed, status)
-	require.Contains(t, stderr, "invalid session id")
-	require.Equal(t, "foreign value", state([]byte("something"), 0))
-}
-
 func TestServerCommands_Usage(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"doctor"}, {"doctor", "-nonsense"}, {"doctor", "redis://:secret@127.0.0.1:1:2"}, {"inspect", "redis://:secret@127.0.0.1:1"},
+		{"doctor"},
+		{"doctor", "-nonsense"},
+		{"doctor", "redis://:secret@127.0.0.1:1:2"},
+		{"list", "redis://:secret@127.0.0.1:1"},
+		{"inspect", "redis://127.0.0.1:1"},
+		{"invalidate", "redis://127.0.0.1:1"},
+		{"list", "-prefix=", redistest.URL(t)},
+		{"invalidate", "-prefix=", redistest.URL(t), tombstore.Ref("x")},
 	} {
 		status, out, stderr := call(t, args...)
 		require.Equal(t, exitUsage, status)

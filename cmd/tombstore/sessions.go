@@ -18,17 +18,13 @@ const (
 
 const opTimeout = 2 * time.Second // the default of tombstore
 
-// sessions is what a web application needs of a session store. Errors are those of package tombstore.
+// sessions is what a web application needs of a session store. Errors are those of package
+// tombstore.
 type sessions interface {
 	create(ctx context.Context, id, data string) error
-	load(ctx context.Context, id string) (data string, err error)
-	save(ctx context.Context, id, data string) error
+	load(ctx context.Context, id string) (tombstore.Session, error)
+	save(ctx context.Context, id string, loaded tombstore.Session, data string) error
 	delete(ctx context.Context, id string) error
-}
-
-// gone reports whether err says that there is no live session.
-func gone(err error) bool {
-	return errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated)
 }
 
 // plain keeps sessions as the usual Redis session stores do.
@@ -37,17 +33,19 @@ type plain struct {
 	prefix string
 }
 
-func (p plain) create(ctx context.Context, id, data string) error { return p.save(ctx, id, data) }
+func (p plain) create(ctx context.Context, id, data string) error {
+	return p.save(ctx, id, tombstore.Session{}, data)
+}
 
-func (p plain) load(ctx context.Context, id string) (string, error) {
-	data, err := p.do(ctx, p.client.B().Get().Key(p.prefix+id).Build()).ToString()
+func (p plain) load(ctx context.Context, id string) (tombstore.Session, error) {
+	data, err := p.do(ctx, p.client.B().Get().Key(p.prefix+id).Build()).AsBytes()
 	if rueidis.IsRedisNil(err) {
 		err = tombstore.ErrNotFound
 	}
-	return data, err
+	return tombstore.Session{Data: data}, err
 }
 
-func (p plain) save(ctx context.Context, id, data string) error {
+func (p plain) save(ctx context.Context, id string, _ tombstore.Session, data string) error {
 	return p.do(ctx, p.client.B().Set().Key(p.prefix+id).Value(data).Px(sessionTTL).Build()).Error()
 }
 
@@ -63,8 +61,8 @@ func (p plain) do(ctx context.Context, command rueidis.Completed) rueidis.RedisR
 
 // tombs keeps sessions in a tombstore.
 type tombs struct {
-	store     tombstore.Store
-	condition []tombstore.WriteOption // of save
+	store  tombstore.Store
+	always bool // save without a condition, so that only the tombstone refuses
 }
 
 func (t tombs) create(ctx context.Context, id, data string) error {
@@ -72,13 +70,16 @@ func (t tombs) create(ctx context.Context, id, data string) error {
 	return err
 }
 
-func (t tombs) load(ctx context.Context, id string) (string, error) {
-	s, err := t.store.Read(ctx, id)
-	return string(s.Data), err
+func (t tombs) load(ctx context.Context, id string) (tombstore.Session, error) {
+	return t.store.Read(ctx, id)
 }
 
-func (t tombs) save(ctx context.Context, id, data string) error {
-	_, err := t.store.Write(ctx, id, []byte(data), sessionTTL, t.condition...)
+func (t tombs) save(ctx context.Context, id string, loaded tombstore.Session, data string) error {
+	var condition []tombstore.WriteOption
+	if !t.always {
+		condition = append(condition, tombstore.Replacing(loaded))
+	}
+	_, err := t.store.Write(ctx, id, []byte(data), sessionTTL, condition...)
 	return err
 }
 
@@ -86,10 +87,12 @@ func (t tombs) delete(ctx context.Context, id string) error { return t.store.Inv
 
 // contender is a store that runs races.
 type contender struct {
-	name  string
-	safe  bool       // it has to keep ended sessions ended
-	late  []sessions // by one client; one for each way of saving that is worth a race. The web application uses the first
-	ender sessions   // by another client
+	name string
+	safe bool // it has to keep ended sessions ended
+	// late is on one client, once for each way of saving that is worth a race. The web application
+	// uses the first.
+	late  []sessions
+	ender sessions // on another client
 }
 
 type opener func(clients [2]rueidis.Client, prefix string) (contender, error)
@@ -103,12 +106,15 @@ func openPlain(clients [2]rueidis.Client, prefix string) (contender, error) {
 }
 
 func openTombs(clients [2]rueidis.Client, prefix string) (contender, error) {
-	options := []tombstore.Option{tombstore.WithKeyPrefix(prefix), tombstore.WithTombstoneTTL(tombstoneTTL)}
+	options := []tombstore.Option{
+		tombstore.WithKeyPrefix(prefix),
+		tombstore.WithTombstoneTTL(tombstoneTTL),
+	}
 	late, err := tombstore.New(clients[0], options...)
 	ender, err2 := tombstore.New(clients[1], options...)
 	return contender{
 		name:  "tombstore",
-		late:  []sessions{tombs{late, []tombstore.WriteOption{tombstore.IfPresent()}}, tombs{late, nil}},
-		ender: tombs{ender, nil},
+		late:  []sessions{tombs{store: late}, tombs{store: late, always: true}},
+		ender: tombs{store: ender},
 	}, errors.Join(err, err2)
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-// timeline plays the race over HTTP, step by step and always in the same order. It reports whether the session was live
-// after the logout.
+// timeline plays the race over HTTP, step by step and always in the same order. It reports whether
+// the session was live after the logout.
 func timeline(ctx context.Context, out screen, s sessions) (revived bool, err error) {
 	loaded, goOn := make(chan struct{}), make(chan struct{})
 	a := serve(s, func(ctx context.Context) {
@@ -36,7 +36,7 @@ func timeline(ctx context.Context, out screen, s sessions) (revived bool, err er
 			answer = fmt.Sprintf("%d %s", r.status, r.body)
 		}
 		_, loadErr := s.load(ctx, id)
-		if loadErr != nil && !gone(loadErr) {
+		if loadErr != nil && !tombstore.NoSession(loadErr) {
 			err = loadErr
 			return
 		}
@@ -72,7 +72,7 @@ func timeline(ctx context.Context, out screen, s sessions) (revived bool, err er
 	return revived, err
 }
 
-// state says what a key holds from which a session was loaded with the result err.
+// state says what a key holds, given the error of loading its session.
 func (s screen) state(err error, ended bool) string {
 	switch {
 	case err == nil && ended:

@@ -94,8 +94,8 @@ func (b *browser) user(n int) (user string) {
 	return user
 }
 
-// slow starts a slow request and returns when it has loaded the session. What it returns lets the request finish, and waits for
-// its page.
+// slow starts a slow request and returns when it has loaded the session. What it returns lets the
+// request finish, and waits for its page.
 func (b *browser) slow(n int) (finish func()) {
 	b.Helper()
 	answered := make(chan error, 1)

@@ -1,6 +1,7 @@
-// Command twotabs is a small shop to try a logout race in, with two tabs of one browser: while a slow request of one tab is
-// under way, log out, or log in, in the other. A switch changes the session store: scs on plain GET, SET and DEL, or scs on
-// tombstore. It serves http://127.0.0.1:8080 and brings its own Redis, unless -redis names one.
+// Command twotabs is a small shop to try a logout race in, with two tabs of one browser: while a
+// slow request of one tab is under way, log out, or log in, in the other. A switch changes the
+// session store: scs on plain GET, SET and DEL, or scs on tombstore. It serves
+// http://127.0.0.1:8080 and brings its own Redis, unless -redis names one.
 package main
 
 import (

@@ -12,8 +12,8 @@ import (
 	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
 )
 
-// The first lines of main are all that changes in an existing program, and Renew at the login is new: gin has nothing for
-// it.
+// The first lines of main are all that changes in an existing program, and Renew at the login is
+// new: gin has nothing for it.
 func Example() {
 	backend, err := tombstore.NewMemory() // or tombstore.Open("redis://127.0.0.1:6379")
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package ginstore is a store for gin-contrib/sessions whose ended sessions stay ended. It is [gorillastore.Store] with what
-// gin adds; the package is not called gin because whoever uses it imports that too.
+// Package ginstore is a store for gin-contrib/sessions whose ended sessions stay ended. It is
+// [gorillastore.Store] with what gin adds; the package is not called gin because whoever uses it
+// imports that too.
 //
 // In an existing program it replaces the call that makes the store:
 //
@@ -7,6 +8,12 @@
 //	…
 //	store := ginstore.New(backend, []byte(authenticationKey))
 //	router.Use(sessions.Sessions("session", store))
+//
+// Clear and Save are a logout, whatever is put into the session in between; see EndWhenCleared of
+// [gorillastore.Store], which New sets. So is the Save that follows the Delete of the last value
+// that is no flash. The showing of a flash is not. A request that comes with the old cookie of a
+// session that another request has renewed sees a session without values: its Clear and Save end
+// the renewed one, but its Delete and Save cannot be told from those of a visitor, and end nothing.
 package ginstore
 
 import (
@@ -23,12 +30,12 @@ type Store struct{ *gorillastore.Store }
 
 var _ sessions.Store = (*Store)(nil)
 
-// New returns a store that keeps sessions in store; see [gorillastore.New]. EndWhenEmpty is set, since programs with gin log
-// out by Clear and Save. Without it that leaves a live session, which a request that is under way would fill with what it
-// had loaded.
-func New(store tombstore.Store, keyPairs ...[]byte) *Store {
+// New returns a store that keeps sessions in store; see [gorillastore.New]. EndWhenCleared is set,
+// since programs with gin log out by Clear and Save. Without it that leaves a live session, which a
+// request that is under way would fill with what it had loaded.
+func New(store tombstore.Renewer, keyPairs ...[]byte) *Store {
 	s := &Store{gorillastore.New(store, keyPairs...)}
-	s.EndWhenEmpty = true
+	s.EndWhenCleared = true
 	return s
 }
 
@@ -38,19 +45,22 @@ func (s *Store) With(opts ...adapter.Option) *Store {
 	return s
 }
 
-// Options sets what new sessions get, and replaces the defaults as a whole: set HttpOnly and SameSite too.
+// Options sets what new sessions get, and replaces the defaults as a whole: set HttpOnly and
+// SameSite too. A MaxAge of 0 is a cookie that ends with the browser's session, not a logout; see
+// EndAtMaxAgeZero.
 func (s *Store) Options(options sessions.Options) {
 	s.Store.Options = options.ToGorillaOptions()
-	s.MaxAge(options.MaxAge)
 }
 
-// Renew makes the next Save of session give it a new id and end the old one. Every login must do that.
+// Renew makes the next Save of session give it a new id and end the old one. Every login must do
+// that.
 func (s *Store) Renew(session sessions.Session) {
 	s.Store.Renew(underlying(session))
 	session.Delete(nil) // a Save without a change would do nothing
 }
 
-// Refused reports whether the last Save of session was refused, because the session had been ended by another request.
+// Refused reports whether the last Save of session was refused, because the session had been ended
+// by another request.
 func (s *Store) Refused(session sessions.Session) bool { return s.Store.Refused(underlying(session)) }
 
 // underlying returns the session of gorilla that every session of gin-contrib wraps.

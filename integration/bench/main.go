@@ -1,8 +1,8 @@
-// Command bench compares tombstore with plain commands and with the usual Redis backends, on a server that it starts and stops itself. It
-// prints ratios from one run as Markdown tables; with -write it puts them, a plot, and the machine into the documents. From
-// integration/:
+// Command bench compares tombstore with plain commands and with the usual Redis backends, on a
+// server that it starts and stops itself. It prints ratios from one run as Markdown tables; with
+// -write it puts them, a plot, and the machine into the documents. From integration/:
 //
-//	go run ./bench [-only single,saturate,push,cut,mixed,grow] [-quick] [-write ../docs]
+//	go run ./bench [-only sections] [-quick] [-write ../docs]
 package main
 
 import (
@@ -27,6 +27,7 @@ type bench struct {
 	version string // of the server
 	part    int    // of the work is done: 1 is all of it, 10 a tenth
 	bars    []bar  // of the plot
+	figures []figure
 }
 
 // table is what a section has found.
@@ -42,7 +43,8 @@ var sections = []struct {
 	name string
 	run  func(ctx context.Context, b *bench) ([]table, error)
 }{
-	{"single", single}, {"saturate", saturate}, {"push", push}, {"cut", cut}, {"mixed", mixed}, {"grow", grow},
+	{"cost", cost}, {"single", single}, {"mixed", mixed}, {"memory", memory}, {"races", races}, {"push", push},
+	{"cut", cut}, {"grow", grow},
 }
 
 func main() {
@@ -51,9 +53,14 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
 		exit(worker(ctx, os.Args[2:]))
 	}
-	only := flag.String("only", "", "sections to run, separated by commas; all if empty")
+	var names []string
+	for _, s := range sections {
+		names = append(names, s.name)
+	}
+	only := flag.String("only", "",
+		"`sections` to run, separated by commas, of "+strings.Join(names, ", ")+"; all if empty")
 	quick := flag.Bool("quick", false, "run a tenth of it")
-	write := flag.String("write", "", "folder of the documents: write performance.md and performance.svg there")
+	write := flag.String("write", "", "`folder` of the documents: write performance.md and performance.svg there")
 	flag.Parse()
 	part := 1
 	if *quick {
@@ -86,6 +93,11 @@ func run(ctx context.Context, only string, part int, write string) error {
 		}
 		tables = append(tables, found...)
 	}
+	if len(b.figures) > 0 {
+		t := figures(b.figures)
+		fmt.Print(t)
+		tables = slices.Insert(tables, 0, t)
+	}
 	if write == "" {
 		return nil
 	}
@@ -96,7 +108,9 @@ func run(ctx context.Context, only string, part int, write string) error {
 }
 
 // section gives each section a server of its own.
-func (b *bench) section(ctx context.Context, run func(context.Context, *bench) ([]table, error)) (found []table, err error) {
+func (b *bench) section(
+	ctx context.Context, run func(context.Context, *bench) ([]table, error),
+) (found []table, err error) {
 	if b.server.Server, err = redistest.New(); err != nil {
 		return nil, err
 	}
@@ -116,11 +130,31 @@ func (t table) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "\n### %s\n\n", t.title)
 	if t.note != "" {
-		fmt.Fprintf(&s, "%s\n\n", t.note)
+		fmt.Fprintf(&s, "%s\n\n", wrapped(t.note))
 	}
 	fmt.Fprintf(&s, "| %s |\n|%s\n", strings.Join(t.head, " | "), strings.Repeat("---|", len(t.head)))
 	for _, row := range t.rows {
 		fmt.Fprintf(&s, "| %s |\n", strings.Join(row, " | "))
+	}
+	return s.String()
+}
+
+// wrapped breaks text into lines.
+func wrapped(text string) string {
+	var s strings.Builder
+	column := 0
+	for _, word := range strings.Fields(text) {
+		switch {
+		case column == 0:
+		case column+1+len(word) > 100:
+			s.WriteByte('\n')
+			column = 0
+		default:
+			s.WriteByte(' ')
+			column++
+		}
+		s.WriteString(word)
+		column += len(word)
 	}
 	return s.String()
 }
@@ -163,3 +197,9 @@ func cpu() string {
 func ratio(x float64) string { return fmt.Sprintf("%.2f", x) }
 
 func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
+
+// median sorts x.
+func median(x []float64) float64 {
+	slices.Sort(x)
+	return x[len(x)/2]
+}

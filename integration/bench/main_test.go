@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // The tool runs itself as client processes: here the test binary is what it runs.
@@ -34,7 +38,77 @@ func TestRun(t *testing.T) {
 	require.True(t, strings.HasPrefix(string(text), "before\n"+begin))
 	require.True(t, strings.HasSuffix(string(text), end+"after\n"))
 	require.Contains(t, string(text), "\n| tombstore, cached | ")
+	require.Contains(t, string(text), "\n| server time, mixed load, cached / two keys, processes: 4 | ")
 	require.NotContains(t, string(text), "old")
+}
+
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	var b bench
+	b.atMost("met as printed", 1.704, 1.7)
+	b.atMost("missed", 1.706, 1.7)
+	b.atLeast("met", 2.496, 2.5)
+	b.none("counted", 1, 10)
+	b.known("without a bound", 3)
+	require.Equal(t, [][]string{
+		{"met as printed", "1.7", "at most 1.7", "yes"},
+		{"missed", "1.71", "at most 1.7", "**no**"},
+		{"met", "2.5", "at least 2.5", "yes"},
+		{"counted", "1 of 10", "0", "**no**"},
+		{"without a bound", "3.00", "", ""},
+	}, figures(b.figures).rows)
+}
+
+func TestRaces(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t)
+	ender, err := tombstore.Open(cluster.URL)
+	require.NoError(t, err)
+	defer ender.Close()
+	for name, run := range map[string]race{"between": endBetween, "all": endAllMoving} {
+		t.Run(name, func(t *testing.T) {
+			live, err := run(t.Context(), cluster.URL, ender, 500)
+			require.NoError(t, err)
+			require.Zero(t, live)
+			live, err = run(t.Context(), cluster.URL, shortSighted{ender}, 500)
+			require.NoError(t, err)
+			require.Positive(t, live)
+		})
+	}
+}
+
+// shortSighted ends ids and not sessions: those that it knew at first.
+type shortSighted struct{ tombstore.Lister }
+
+func (s shortSighted) Invalidate(ctx context.Context, id string, _ ...tombstore.InvalidateOption) error {
+	return s.Lister.Invalidate(ctx, id, tombstore.Alone())
+}
+
+func (s shortSighted) InvalidateRef(ctx context.Context, ref string, _ ...tombstore.InvalidateOption) error {
+	return s.Lister.InvalidateRef(ctx, ref, tombstore.Alone())
+}
+
+func (s shortSighted) List(ctx context.Context) iter.Seq2[tombstore.Entry, error] {
+	var entries []tombstore.Entry
+	for entry, err := range s.Lister.List(ctx) {
+		if err != nil {
+			return func(yield func(tombstore.Entry, error) bool) { yield(entry, err) }
+		}
+		entries = append(entries, entry)
+	}
+	return func(yield func(tombstore.Entry, error) bool) {
+		for _, entry := range entries {
+			if !yield(entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+func TestWrapped(t *testing.T) {
+	t.Parallel()
+	word := strings.Repeat("x", 49)
+	require.Equal(t, word+" "+word+"\n"+word, wrapped(word+" "+word+"  "+word))
 }
 
 func TestPlot(t *testing.T) {

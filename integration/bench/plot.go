@@ -36,7 +36,7 @@ func plot(bars []bar) string {
 		}
 		from, to := x(min(1, b.value)), x(max(1, b.value))
 		colour := "#8a8f98"
-		if strings.Contains(b.name, "Read") || b.name == "Write" || b.name == "Invalidate" {
+		if strings.Contains(b.name, "Read") || strings.HasPrefix(b.name, "Write") || b.name == invalidate {
 			colour = "#1f6feb"
 		}
 		fmt.Fprintf(&s, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", left-8, y+15, html.EscapeString(b.name))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,8 +17,8 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-// other is the other process: for each line "w ID" it writes a session, for "i ID" it ends it, and answers with the time at which
-// that had returned.
+// other is the other process: for each line "w ID" it writes a session, for "i ID" it ends it, and
+// answers with the time at which that had returned.
 func other(ctx context.Context, url string) error {
 	s, err := tombstore.Open(url)
 	if err != nil {
@@ -39,48 +40,65 @@ func other(ctx context.Context, url string) error {
 	return nil
 }
 
-type otherProcess struct {
+// child is a process that runs a worker.
+type child struct {
 	command *exec.Cmd
 	in      io.WriteCloser
 	out     *bufio.Scanner
 }
 
-func startOther(ctx context.Context, url string) (*otherProcess, error) {
+func startChild(ctx context.Context, args ...string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	o := &otherProcess{command: exec.CommandContext(ctx, self, "worker", "other", url)}
-	o.command.Stderr = os.Stderr
-	if o.in, err = o.command.StdinPipe(); err != nil {
+	c := &child{command: exec.CommandContext(ctx, self, append([]string{"worker"}, args...)...)}
+	c.command.Stderr = os.Stderr
+	if c.in, err = c.command.StdinPipe(); err != nil {
 		return nil, err
 	}
-	out, err := o.command.StdoutPipe()
+	out, err := c.command.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	o.out = bufio.NewScanner(out)
-	return o, o.command.Start()
+	c.out = bufio.NewScanner(out)
+	return c, c.command.Start()
 }
 
-func (o *otherProcess) do(verb, id string) (returned time.Time, err error) {
-	if _, err := fmt.Fprintln(o.in, verb, id); err != nil {
+// tell writes a line.
+func (c *child) tell(line string) error {
+	_, err := fmt.Fprintln(c.in, line)
+	return err
+}
+
+// hear reads a line.
+func (c *child) hear() (string, error) {
+	if !c.out.Scan() {
+		return "", fmt.Errorf("a worker has ended: %w", cmp.Or(c.out.Err(), io.EOF))
+	}
+	return c.out.Text(), nil
+}
+
+// do asks the worker of other for something.
+func (c *child) do(verb, id string) (returned time.Time, err error) {
+	if err := c.tell(verb + " " + id); err != nil {
 		return returned, err
 	}
-	if !o.out.Scan() {
-		return returned, fmt.Errorf("the other process has ended: %w", o.out.Err())
+	text, err := c.hear()
+	if err != nil {
+		return returned, err
 	}
-	var ns int64
-	_, err = fmt.Sscan(o.out.Text(), &ns)
+	ns, err := strconv.ParseInt(text, 10, 64)
 	return time.Unix(0, ns), err
 }
 
-func (o *otherProcess) stop() {
-	o.in.Close()
-	_ = o.command.Wait()
+func (c *child) stop() {
+	c.in.Close()
+	_ = c.command.Wait()
 }
 
-// openCaching returns a store that is seen to cache: the figures of one that asks the server every time would be too good.
+// openCaching returns a store that is seen to cache: the figures of one that asks the server every
+// time would be too good.
 func openCaching(ctx context.Context, url string, maxAge time.Duration) (*tombstore.RedisStore, error) {
 	s, err := tombstore.Open(url, tombstore.WithClientCache(maxAge))
 	if err != nil {
@@ -109,8 +127,12 @@ func warm(ctx context.Context, s *tombstore.RedisStore, id string) error {
 
 // push measures how long this process takes a session for live that another one has ended.
 func push(ctx context.Context, b *bench) ([]table, error) {
-	t := table{title: "Ended by another process: the last answer that was still live", head: []string{"wire", "trials", "p50", "p99", "longest"},
-		note: "From the return of Invalidate there to the start of the last Read here that was answered live; 0 if there was none."}
+	t := table{
+		title: "Ended by another process: the last answer that was still live",
+		note: "From the return of Invalidate there to the start of the last Read here that was answered live; 0 if there " +
+			"was none.",
+		head: []string{"wire", "trials", "p50", "p99", "longest"},
+	}
 	for _, wire := range []struct {
 		name   string
 		delay  time.Duration
@@ -121,7 +143,8 @@ func push(ctx context.Context, b *bench) ([]table, error) {
 			return nil, err
 		}
 		slices.Sort(ages)
-		t.add(wire.name, fmt.Sprint(len(ages)), millis(ages[len(ages)/2]), millis(ages[len(ages)*99/100]), millis(ages[len(ages)-1]))
+		t.add(wire.name, fmt.Sprint(len(ages)),
+			millis(ages[len(ages)/2]), millis(ages[len(ages)*99/100]), millis(ages[len(ages)-1]))
 	}
 	return []table{t}, nil
 }
@@ -141,7 +164,7 @@ func (b *bench) push(ctx context.Context, delay time.Duration, trials int) (ages
 		return nil, err
 	}
 	defer s.Close()
-	o, err := startOther(ctx, b.server.URL)
+	o, err := startChild(ctx, "other", b.server.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +200,10 @@ func (b *bench) push(ctx context.Context, delay time.Duration, trials int) (ages
 
 // cut measures the longest stale answer when messages cannot arrive.
 func cut(ctx context.Context, b *bench) ([]table, error) {
-	t := table{title: "When messages cannot arrive: the longest stale answer", head: []string{"fault", "maxAge", "longest", "Staleness"}}
+	t := table{
+		title: "When messages cannot arrive: the longest stale answer",
+		head:  []string{"fault", "maxAge", "longest", "Staleness"},
+	}
 	ages := []time.Duration{hour, time.Second}
 	if b.part > 1 {
 		ages = ages[1:]
@@ -197,7 +223,9 @@ func cut(ctx context.Context, b *bench) ([]table, error) {
 	return []table{t}, nil
 }
 
-func (b *bench) cut(ctx context.Context, fault string, maxAge time.Duration) (longest, bound time.Duration, err error) {
+func (b *bench) cut(
+	ctx context.Context, fault string, maxAge time.Duration,
+) (longest, bound time.Duration, err error) {
 	r, err := newRelay(b.server.Addr, 0)
 	if err != nil {
 		return 0, 0, err
@@ -208,7 +236,7 @@ func (b *bench) cut(ctx context.Context, fault string, maxAge time.Duration) (lo
 		return 0, 0, err
 	}
 	defer s.Close()
-	o, err := startOther(ctx, b.server.URL)
+	o, err := startChild(ctx, "other", b.server.URL)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -71,35 +72,48 @@ func (s server) info(field string) (n float64, err error) {
 	return n, err
 }
 
-// load is what the server has done.
-type load struct {
-	commands float64 // scripts' own included
-	inner    float64 // those that the store's scripts have run
-	seconds  float64 // of processor time
+// stored returns what the server's data takes, in bytes.
+func (s server) stored() (float64, error) {
+	used, err := s.info("used_memory")
+	if err != nil {
+		return 0, err
+	}
+	clients, err := s.info("mem_clients_normal")
+	return used - clients, err
 }
 
-func (s server) load() (l load, err error) {
-	text, err := s.ask("INFO everything")
-	calls := map[string]float64{}
+// seconds returns the processor time that the server has used.
+func (s server) seconds() (sum float64, err error) {
+	text, err := s.ask("INFO cpu")
 	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		var x float64
-		switch command, ok := strings.CutPrefix(name, "cmdstat_"); {
-		case ok:
-			_, _ = fmt.Sscanf(value, "calls=%f", &x)
-			calls[command] = x
-		case name == "total_commands_processed":
-			_, _ = fmt.Sscan(value, &l.commands)
-		case name == "used_cpu_user", name == "used_cpu_sys":
-			_, _ = fmt.Sscan(value, &x)
-			l.seconds += x
+		switch name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); name {
+		case "used_cpu_user", "used_cpu_sys":
+			var x float64
+			if _, err := fmt.Sscan(value, &x); err != nil {
+				return 0, err
+			}
+			sum += x
 		}
 	}
-	// The store itself sends none of these; each run of read.lua has a GET besides. It means nothing for other clients.
-	for _, command := range []string{"getrange", "set", "time", "pttl", "del", "evalsha_ro"} {
-		l.inner += calls[command]
+	return sum, err
+}
+
+// unasked does do once for each of n sessions, and fails unless the server is (nearly) never asked.
+func (s server) unasked(
+	ctx context.Context, name string, n int, do func(ctx context.Context, i int) error,
+) error {
+	before, err := s.info("total_commands_processed")
+	if err != nil {
+		return err
 	}
-	return l, err
+	if err := each(ctx, 1, n, do); err != nil {
+		return err
+	}
+	after, err := s.info("total_commands_processed")
+	if asked := after - before; err == nil && asked > float64(n)/20+20 { // a canary and PINGs may be among them
+		err = fmt.Errorf("%s: the server has been sent %.0f commands for %d sessions", name, asked, n)
+	}
+	return err
 }
 
 // relay passes connections on, each chunk delay later, until it is told to be silent.

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/redis/rueidis"
 )
@@ -17,18 +19,38 @@ type edited struct {
 	sha, source string
 }
 
-// Edit returns what makes a client run a script with a text replaced. It panics if the script has no such text.
+// Source returns the text of a script.
+func Source(file string) string {
+	_, here, _, _ := runtime.Caller(0)
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../scripts", file))
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+var shas sync.Map // by the name of the file
+
+// SHA returns the name under which a server knows a script.
+func SHA(file string) string {
+	if sha, ok := shas.Load(file); ok {
+		return sha.(string)
+	}
+	sum := sha1.Sum([]byte(Source(file)))
+	sha := hex.EncodeToString(sum[:])
+	shas.Store(file, sha)
+	return sha
+}
+
+// Edit returns what makes a client run a script with a text replaced. It panics if the script has
+// no such text, or has it twice.
 func Edit(file, old, new string) func(rueidis.Client) rueidis.Client {
 	return func(c rueidis.Client) rueidis.Client {
-		source, err := os.ReadFile(filepath.Join("../../../scripts", file))
-		if err != nil {
-			panic(err)
-		}
-		if !strings.Contains(string(source), old) {
+		text := Source(file)
+		if strings.Count(text, old) != 1 {
 			panic("bug does not fit " + file)
 		}
-		sum := sha1.Sum(source)
-		return &edited{c, hex.EncodeToString(sum[:]), strings.Replace(string(source), old, new, 1)}
+		return &edited{c, SHA(file), strings.Replace(text, old, new, 1)}
 	}
 }
 

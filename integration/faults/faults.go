@@ -1,9 +1,11 @@
-// Package faults holds what the fault tests share: how long they run, and the rows of the table that they fill.
+// Package faults holds what the fault tests share: how long they run, and the rows of the table
+// that they fill.
 package faults
 
 import (
 	"encoding/json"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ const (
 	Seeded     Kind = "seeded"     // a bug was put in; there must be violations
 )
 
-// Row is one line of the table of docs/guarantees.md.
+// Row is one line of the table of docs/faults.md.
 type Row struct {
 	Kind       Kind
 	Fault      string // what was broken, or which bug was put in
@@ -29,7 +31,8 @@ type Row struct {
 	Release    string // filled in by Report
 }
 
-// Duration returns how long a test breaks things: FAULTS_DURATION, or a short time that suits every run of the tests.
+// Duration returns how long a test breaks things: FAULTS_DURATION, or a short time that suits every
+// run of the tests.
 func Duration(t testing.TB, short time.Duration) time.Duration {
 	t.Helper()
 	text := os.Getenv("FAULTS_DURATION")
@@ -41,6 +44,19 @@ func Duration(t testing.TB, short time.Duration) time.Duration {
 	return d
 }
 
+// Count returns how often a test does what it counts: FAULTS_COUNT, or a number that suits every
+// run of the tests.
+func Count(t testing.TB, short int) int {
+	t.Helper()
+	text := os.Getenv("FAULTS_COUNT")
+	if text == "" {
+		return short
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	return n
+}
+
 // Repeat calls round for factor times as long as FAULTS_DURATION says, and least times at least.
 func Repeat(t testing.TB, least, factor int, round func()) {
 	t.Helper()
@@ -50,7 +66,8 @@ func Repeat(t testing.TB, least, factor int, round func()) {
 	}
 }
 
-// Report checks the row against its kind, and appends it to the file that FAULTS_REPORT names, if it is set.
+// Report checks the row against its kind, and appends it to the file that FAULTS_REPORT names, if
+// it is set.
 func Report(t testing.TB, r Row) {
 	t.Helper()
 	t.Logf("%s: %s: injected %d, checked %d, violations %d", r.Kind, r.Fault, r.Injected, r.Checked, r.Violations)

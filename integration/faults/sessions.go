@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"errors"
 	"testing"
 	"time"
 
@@ -52,12 +51,35 @@ func Revived(t testing.TB, s tombstore.Store, ids []string, opts ...tombstore.Wr
 	return n
 }
 
+// Held reads sessions, as a request does that will save them later.
+func Held(t testing.TB, s tombstore.Store, ids []string) map[string]tombstore.Session {
+	t.Helper()
+	held := make(map[string]tombstore.Session, len(ids))
+	for _, id := range ids {
+		session, err := s.Read(t.Context(), id)
+		require.NoError(t, err)
+		held[id] = session
+	}
+	return held
+}
+
+// Saved counts the sessions that late requests make live, which save what they hold.
+func Saved(t testing.TB, s tombstore.Store, held map[string]tombstore.Session) (n int64) {
+	t.Helper()
+	for id, session := range held {
+		if _, err := s.Write(t.Context(), id, session.Data, time.Hour, tombstore.Replacing(session)); !Gone(t, err) {
+			n++
+		}
+	}
+	return n
+}
+
 // Gone reports whether err says that there is no live session. Every other error fails the test.
 func Gone(t testing.TB, err error) bool {
 	t.Helper()
 	if err == nil {
 		return false
 	}
-	require.True(t, errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), "%v", err)
+	require.True(t, tombstore.NoSession(err), "%v", err)
 	return true
 }

@@ -1,6 +1,6 @@
-// Package racetest plays the races of two requests that came with one cookie against a web site, over HTTP and without
-// sleeping: each request stops after it has loaded its session, and again after it has changed it, until it is told to go
-// on.
+// Package racetest plays the races of two requests that came with one cookie against a web site,
+// over HTTP and without sleeping: each request stops after it has loaded its session, and again
+// after it has changed it, until it is told to go on.
 package racetest
 
 import (
@@ -33,7 +33,8 @@ type Session interface {
 	Logout() error
 }
 
-// Page does what a request asks for, and returns the body of the answer. With an error the status is 500.
+// Page does what a request asks for, and returns the body of the answer. With an error the status
+// is 500.
 type Page func(r *http.Request, s Session) (string, error)
 
 // Site is a web site with sessions.
@@ -41,12 +42,26 @@ type Site struct {
 	Handler func(Page) http.Handler
 	Live    func() int // the number of live sessions
 	Revoke  func()     // ends all sessions, as an administrator does
+	// Between makes the next renewal stop between its two steps and call f. It is nil where a
+	// renewal is one step.
+	Between func(f func())
 }
 
+// Handler makes the handler of a site whose sessions are in store.
+type Handler func(store tombstore.Renewer, page Page) http.Handler
+
 // OnMemory returns a site whose sessions are in memory.
-func OnMemory(t *testing.T, handler func(store tombstore.Store, page Page) http.Handler) Site {
+func OnMemory(t *testing.T, handler Handler) Site {
 	store, err := tombstore.NewMemory()
 	require.NoError(t, err)
+	return on(t, store, handler)
+}
+
+// on returns a site whose sessions are in store.
+func on(t *testing.T, store interface {
+	tombstore.Renewer
+	tombstore.Lister
+}, handler Handler) Site {
 	list := func() (live []tombstore.Entry) {
 		for e, err := range store.List(t.Context()) {
 			require.NoError(t, err)
@@ -65,11 +80,12 @@ func OnMemory(t *testing.T, handler func(store tombstore.Store, page Page) http.
 	}
 }
 
-// Cell is a race: what A does while B, which both came with the cookie of alice, does something else.
+// Cell is a race: what A does while B, which both came with the cookie of alice, does something
+// else.
 type Cell struct{ A, B string }
 
-// A is "logout", "login" (as bob, with a new id) or "revoke" (by an administrator). B is the path of a page, or one of
-// these.
+// A is "logout", "login" (as bob, with a new id) or "revoke" (by an administrator). B is the path
+// of a page, or one of these.
 const (
 	First = "first" // visits; is answered before A, though after A's change
 	Late  = "late"  // visits; begins after A was answered
@@ -95,16 +111,17 @@ type Outcome struct {
 	Live   int    // the number of live sessions
 }
 
-// Want returns how a race must end. A must win: B gets its answer, but neither the session nor the cookie nor the user's
-// values outlive A. suppressed says that the site uses adapter.WithLateRequests.
+// Want returns how a race must end. A must win: B gets its answer, but neither the session nor the
+// cookie nor the user's values outlive A. suppressed says that the site uses
+// adapter.WithLateRequests.
 func (c Cell) Want(suppressed bool) Outcome {
 	o := Outcome{Status: http.StatusOK, Body: "alice"}
 	if c.A == "login" {
 		o.Next, o.Live = "bob", 1
 	}
 	switch {
-	case c.B == "logout" && c.A != "login":
-		o.Cookie = "deleted"
+	case c.B == "logout": // it reaches the session that a login has made of its own
+		o.Cookie, o.Next, o.Live = "deleted", "", 0
 	case c.B == Late && suppressed && c.A != "revoke":
 		o.Body = ""
 	case c.B == Late: // an anonymous session, whose cookie replaces the other one

@@ -82,7 +82,8 @@ func start(t *testing.T, skew time.Duration, args ...string) *server {
 	return s
 }
 
-// move sets the server's clock to be ahead of the true one by skew, and waits until the server shows it.
+// move sets the server's clock to be ahead of the true one by skew, and waits until the server
+// shows it.
 func (s *server) move(t *testing.T, skew time.Duration) {
 	t.Helper()
 	f, err := os.OpenFile(s.file, os.O_WRONLY, 0)
@@ -114,8 +115,8 @@ func (s *server) store(t *testing.T, opts ...tombstore.Option) *tombstore.RedisS
 
 // session is what a late writer holds.
 type session struct {
-	id      string
-	version tombstore.Version
+	id   string
+	held tombstore.Session
 }
 
 func create(t *testing.T, s tombstore.Store, ttl time.Duration) (list []session) {
@@ -124,7 +125,7 @@ func create(t *testing.T, s tombstore.Store, ttl time.Duration) (list []session)
 		id := tombstore.NewID()
 		w, err := s.Write(t.Context(), id, []byte("x"), ttl, tombstore.IfAbsent())
 		require.NoError(t, err)
-		list = append(list, session{id, w.Version})
+		list = append(list, session{id, w})
 	}
 	return list
 }
@@ -146,16 +147,20 @@ func live(t *testing.T, s tombstore.Store, list []session) (count int64) {
 	return count
 }
 
-// late lets late requests go on with what they hold, in every way that needs a live session. It returns how many attempts there were,
-// and how many of them, and of the reads after them, found the session live.
-func late(t *testing.T, s tombstore.Store, list []session) (checked, violations int64) {
+// late lets late requests go on with what they hold, in every way that needs a live session. It
+// returns how many attempts there were, and how many of them, and of the reads after them, found
+// the session live.
+func late(t *testing.T, s tombstore.Renewer, list []session) (checked, violations int64) {
 	t.Helper()
 	for _, x := range list {
 		_, present := s.Write(t.Context(), x.id, []byte("late"), hour, tombstore.IfPresent())
-		_, match := s.Write(t.Context(), x.id, []byte("late"), hour, tombstore.IfVersion(x.version))
+		_, match := s.Write(t.Context(), x.id, []byte("late"), hour, tombstore.IfVersion(x.held.Version))
+		_, replace := s.Write(t.Context(), x.id, []byte("late"), hour, tombstore.Replacing(x.held))
 		_, slide := s.Read(t.Context(), x.id, tombstore.Slide(hour))
 		_, rotate := s.Rotate(t.Context(), x.id, tombstore.NewID())
-		for _, err := range []error{present, match, slide, rotate, s.Touch(t.Context(), x.id, hour)} {
+		_, renew := s.BeginRenewal(t.Context(), x.id, 0)
+		_, finish := s.FinishRenewal(t.Context(), tombstore.Renewal{Ref: tombstore.Ref(x.id)}, tombstore.NewID(), []byte("late"), hour)
+		for _, err := range []error{present, match, replace, slide, rotate, renew, finish, s.Touch(t.Context(), x.id, hour)} {
 			checked++
 			if !faults.Gone(t, err) {
 				violations++
@@ -250,8 +255,8 @@ func TestLate(t *testing.T) {
 	})
 }
 
-// TestDeadline keeps records past their absolute deadline: the sessions are an hour past it, and the server's clock, set back, is where
-// it was when they were created.
+// TestDeadline keeps records past their absolute deadline: the sessions are an hour past it, and
+// the server's clock, set back, is where it was when they were created.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	server := start(t, -30*hour)

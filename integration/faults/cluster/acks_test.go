@@ -21,7 +21,8 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// holder returns the index of the primary that holds the key of id, wherever its slot is on its way to, or -1.
+// holder returns the index of the primary that holds the key of id, wherever its slot is on its way
+// to, or -1.
 func holder(t *testing.T, n *redistest.Nodes, slot int, id string) int {
 	t.Helper()
 	for i, node := range n.Primaries {
@@ -32,8 +33,8 @@ func holder(t *testing.T, n *redistest.Nodes, slot int, id string) int {
 	return -1
 }
 
-// stages ends sessions at each stage of the move of a slot, which waits there. A session is absent at first, so that its key is that
-// of the tombstone wherever it turns up.
+// stages ends sessions at each stage of the move of a slot, which waits there. A session is absent
+// at first, so that its key is that of the tombstone wherever it turns up.
 func stages(t *testing.T, n *redistest.Nodes, m *mover) {
 	row := faults.Row{Kind: faults.Promised, Fault: "cluster, acknowledged ends at each stage of a slot's move"}
 	end := func(client rueidis.Client, slot int, id string, timeout time.Duration) error {
@@ -92,13 +93,14 @@ func naive(t *testing.T, n *redistest.Nodes, m *mover) {
 	for _, node := range n.Primaries {
 		node.Do(t, "SCRIPT", "LOAD", string(source))
 	}
+	const tombstone = "\xc0\x00\x01\x00\x00\x00\x00\x00\x01" // its field t
 	end := func(id string) (acks int64, err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				err = fmt.Errorf("panic: %v", p)
 			}
 		}()
-		script := client.B().Evalsha().Sha1(hex.EncodeToString(sum[:])).Numkeys(1).Key(keyOf(id)).Arg("\x01", "60000").Build()
+		script := client.B().Evalsha().Sha1(hex.EncodeToString(sum[:])).Numkeys(1).Key(keyOf(id)).Arg(tombstone, "60000").Build()
 		wait := client.B().Wait().Numreplicas(1).Timeout(300).Build()
 		results := client.DoMulti(t.Context(), script, wait.SetSlot(keyOf(id)))
 		if err := results[0].Error(); err != nil {
@@ -135,8 +137,8 @@ func naive(t *testing.T, n *redistest.Nodes, m *mover) {
 	faults.Report(t, moved)
 }
 
-// acknowledgedEnds ends sessions while their slots move. When a call has returned nil the move stands still, and the replica of the node
-// that then holds the tombstone must have it.
+// acknowledgedEnds ends sessions while their slots move. When a call has returned nil the move
+// stands still, and the replica of the node that then holds the tombstone must have it.
 func acknowledgedEnds(t *testing.T, n *redistest.Nodes, m *mover) {
 	client := dial(t, n)
 	const forReplicas = 500 * time.Millisecond

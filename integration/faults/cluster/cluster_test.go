@@ -1,4 +1,5 @@
-// Package cluster breaks a cluster of six nodes: slots move, primaries are lost, rotations stop half-way.
+// Package cluster breaks a cluster of six nodes: slots move, primaries are lost, rotations stop
+// half-way.
 package cluster
 
 import (
@@ -58,7 +59,8 @@ func (c *crew) dismiss() {
 	c.Wait()
 }
 
-// calm is the timeout of nodes that are not lost: none is to be taken for lost because the machine is busy.
+// calm is the timeout of nodes that are not lost: none is to be taken for lost because the machine
+// is busy.
 const calm = 10 * time.Minute
 
 func start(t *testing.T, timeout time.Duration) *redistest.Nodes {
@@ -71,7 +73,16 @@ func start(t *testing.T, timeout time.Duration) *redistest.Nodes {
 
 func dial(t *testing.T, n *redistest.Nodes) rueidis.Client {
 	t.Helper()
-	option := rueidis.ClientOption{DisableCache: true, DisableRetry: true}
+	return connect(t, n, rueidis.ClientOption{DisableCache: true, DisableRetry: true})
+}
+
+func dialCached(t *testing.T, n *redistest.Nodes) rueidis.Client {
+	t.Helper()
+	return connect(t, n, rueidis.ClientOption{DisableRetry: true})
+}
+
+func connect(t *testing.T, n *redistest.Nodes, option rueidis.ClientOption) rueidis.Client {
+	t.Helper()
 	for _, node := range n.All() {
 		option.InitAddress = append(option.InitAddress, node.Addr)
 	}
@@ -171,7 +182,8 @@ func (c *tally) check(ok bool, what string, err error) bool {
 	return ok
 }
 
-// broke reports whether err is neither nil nor one of the answers of a session, which is not what is checked here. It is counted.
+// broke reports whether err is neither nil nor one of the answers of a session, which is not what
+// is checked here. It is counted.
 func (c *tally) broke(err error) bool {
 	switch {
 	case err == nil, errors.Is(err, tombstore.ErrNotFound), errors.Is(err, tombstore.ErrInvalidated), errors.Is(err, tombstore.ErrConflict):
@@ -180,12 +192,15 @@ func (c *tally) broke(err error) bool {
 		c.unknown.Add(1)
 	default:
 		c.failed.Add(1)
-		c.t.Logf("failed: %v", err)
+		var reply *rueidis.RedisError
+		_ = errors.As(err, &reply)
+		c.t.Logf("failed: %v (%v)", err, reply)
 	}
 	return true
 }
 
-// done checks that an operation that nothing stands against has succeeded. It returns false if it has not, or broke.
+// done checks that an operation that nothing stands against has succeeded. It returns false if it
+// has not, or broke.
 func (c *tally) done(what string, err error) bool {
 	return !c.broke(err) && c.check(err == nil, what, err)
 }
@@ -216,7 +231,8 @@ func (m *mover) from(slot int) int {
 	panic("no such slot")
 }
 
-// set sends CLUSTER SETSLOT, again while the replicas are too busy to confirm it, which Valkey waits for.
+// set sends CLUSTER SETSLOT, again while the replicas are too busy to confirm it, which Valkey
+// waits for.
 func (m *mover) set(t *testing.T, node, slot int, state string, other int) {
 	t.Helper()
 	var err error
@@ -248,8 +264,9 @@ func (m *mover) migrate(t *testing.T, slot, to, n int) []string {
 	return keys
 }
 
-// finish makes to the owner of slots whose keys have all been moved, and waits until every node knows. Two that claim one slot at the
-// same time, each with what it knew, would end with the loser deleting the slot's keys.
+// finish makes to the owner of slots whose keys have all been moved, and waits until every node
+// knows. Two that claim one slot at the same time, each with what it knew, would end with the loser
+// deleting the slot's keys.
 func (m *mover) finish(t *testing.T, to int, slots ...int) {
 	t.Helper()
 	for _, slot := range slots {
@@ -274,7 +291,8 @@ func (m *mover) finish(t *testing.T, to int, slots ...int) {
 	})
 }
 
-// primariesAt returns which primaries a node knows, with their epochs and slots, and whether no two have the same epoch.
+// primariesAt returns which primaries a node knows, with their epochs and slots, and whether no two
+// have the same epoch.
 func primariesAt(t *testing.T, node *redistest.Node) (view string, sound bool) {
 	t.Helper()
 	var lines []string

@@ -19,8 +19,8 @@ import (
 
 const lossTimeout = 5 * time.Second // for a primary to answer; a shorter one would lose nodes of a busy machine by itself
 
-// TestPrimaryLost kills one primary after another, each in the middle of traffic and at a step of a rotation. Its replica, which has just
-// ceased to follow it, is promoted by the cluster.
+// TestPrimaryLost kills one primary after another, each in the middle of traffic and at a step of a
+// rotation. Its replica, which has just ceased to follow it, is promoted by the cluster.
 func TestPrimaryLost(t *testing.T) {
 	t.Parallel()
 	n := start(t, lossTimeout)
@@ -100,7 +100,8 @@ func (l *loss) newID(shard int) string {
 	return newID(func(slot int) bool { return l.mover.from(slot) == shard })
 }
 
-// round kills a primary. kind says whether it is that of the old or of the new id of a rotation, and at which of four steps.
+// round kills a primary. kind says whether it is that of the old or of the new id of a rotation,
+// and at which of four steps.
 func (l *loss) round(kind int) {
 	t, ctx := l.t, l.t.Context()
 	l.victim = rand.IntN(len(l.Primaries))
@@ -180,7 +181,8 @@ func (l *loss) round(kind int) {
 	}
 }
 
-// end ends a session. With a primary that has lost its replica, nothing is acknowledged: that is not counted.
+// end ends a session. With a primary that has lost its replica, nothing is acknowledged: that is
+// not counted.
 func (l *loss) end() {
 	id := tombstore.NewID()
 	if _, err := l.store.Write(l.t.Context(), id, []byte(mine), hour); l.count.broke(err) {
@@ -202,6 +204,9 @@ func (l *loss) rotate() {
 	switch _, err := l.acked.Rotate(l.t.Context(), old, next); {
 	case err == nil:
 		l.acknowledged.add(old)
+		if err := l.acked.Invalidate(l.t.Context(), old); err == nil { // it has left that id
+			l.acknowledged.add(next)
+		}
 	case !errors.Is(err, tombstore.ErrUnacknowledged):
 		l.count.broke(err)
 	}
@@ -214,8 +219,12 @@ func (l *loss) late() {
 		time.Sleep(time.Millisecond)
 		return
 	}
-	_, err := l.store.Write(l.t.Context(), ids[rand.IntN(len(ids))], []byte("late"), hour)
+	id := ids[rand.IntN(len(ids))]
+	_, err := l.store.Write(l.t.Context(), id, []byte("late"), hour)
 	l.count.ended("late write", err)
+	r := tombstore.Renewal{Ref: tombstore.Ref(id), Claim: 1}
+	_, err = l.store.FinishRenewal(l.t.Context(), r, tombstore.NewID(), nil, hour)
+	l.count.ended("late renewal", err)
 }
 
 // list lists, and what it lists without an error must have all of want.
@@ -240,7 +249,8 @@ func (l *loss) list(want []string) {
 	}
 }
 
-// listWithoutShard kills the promoted replica too, so that the shard is gone, and lists until the others and the client know.
+// listWithoutShard kills the promoted replica too, so that the shard is gone, and lists until the
+// others and the client know.
 func (l *loss) listWithoutShard() {
 	heir := l.Replicas[l.victim]
 	var others []*redistest.Node

@@ -17,7 +17,8 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// breaker is a client that breaks at one of its steps. A step is a command, or a batch on a connection of its own.
+// breaker is a client that breaks at one of its steps. A step is a command, or a batch on a
+// connection of its own.
 type breaker struct {
 	rueidis.Client
 	at    int    // the step, from 1
@@ -29,7 +30,8 @@ type breaker struct {
 	step int
 }
 
-// next returns what the caller is told of the next step, nil for the reply, and whether the step is executed.
+// next returns what the caller is told of the next step, nil for the reply, and whether the step is
+// executed.
 func (b *breaker) next() (err error, executed bool) {
 	b.step++
 	switch {
@@ -94,6 +96,7 @@ type rotation struct {
 	old, new string
 	taken    bool // somebody else writes under the new id
 	ended    bool // somebody else ends the old id
+	halves   bool // it is a renewal: when the second half fails, the first has ended the old id
 }
 
 const mine, theirs = "mine", "theirs"
@@ -105,17 +108,19 @@ func (r *rotation) wrong(t *testing.T, err error) string {
 	moved, newErr := r.store.Read(t.Context(), r.new)
 	oldLive, newLive := oldErr == nil && string(old.Data) == mine, newErr == nil && string(moved.Data) == mine
 	for _, readErr := range []error{oldErr, newErr} {
-		if readErr != nil && !errors.Is(readErr, tombstore.ErrNotFound) && !errors.Is(readErr, tombstore.ErrInvalidated) {
+		if readErr != nil && !tombstore.NoSession(readErr) {
 			require.NoError(t, readErr)
 		}
 	}
 	switch {
 	case oldLive && newLive:
 		return "both are live"
+	case r.ended && (oldLive || newLive):
+		return "it was ended, and is live"
 	case errors.Is(oldErr, tombstore.ErrNotFound):
 		return "the old one has vanished"
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
-		if !newLive {
+		if !newLive && !r.ended {
 			return "success, but the new one is not live"
 		}
 	case errors.Is(err, tombstore.ErrUnknownOutcome):
@@ -129,11 +134,17 @@ func (r *rotation) wrong(t *testing.T, err error) string {
 		}
 	case errors.Is(err, tombstore.ErrNotFound):
 		return "no such session, but it was live"
-	case !oldLive || newLive:
+	case newLive, !oldLive && !r.halves:
 		return "failed as if nothing had been done, but the old one has been ended"
 	}
 	if oldLive {
 		return ""
+	}
+	if newLive {
+		require.NoError(t, r.store.Invalidate(t.Context(), r.old))
+		if _, err := r.store.Read(t.Context(), r.new); !errors.Is(err, tombstore.ErrInvalidated) {
+			return "an end by the old id does not reach the new one"
+		}
 	}
 	late := map[string]error{}
 	_, late["write"] = r.store.Write(t.Context(), r.old, []byte(mine), hour)
@@ -224,8 +235,20 @@ func rotations(t *testing.T, n *redistest.Nodes, m *mover) {
 		return err
 	}
 
+	renew := func(ctx context.Context, client rueidis.Client, r *rotation) error {
+		r.halves = true
+		s := newStore(t, client, tombstore.WithReplicaAcks(1, 20*time.Second))
+		begun, err := s.BeginRenewal(ctx, r.old, 0)
+		if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) {
+			return err
+		}
+		_, err = s.FinishRenewal(ctx, begun, r.new, []byte(mine), hour)
+		return err
+	}
+
 	interrupted := faults.Row{Kind: faults.Promised, Fault: "cluster, rotation broken off at each step"}
-	disturbed := faults.Row{Kind: faults.Promised, Fault: "cluster, rotation: slots, scripts, ids change at each step"}
+	disturbed := faults.Row{Kind: faults.Promised, Fault: "cluster, rotation, renewal: slots, scripts, ids change at each step"}
+	renewed := faults.Row{Kind: faults.Promised, Fault: "cluster, renewal broken off at each step"}
 	until := time.Now().Add(faults.Duration(t, 0))
 	for first := true; first || time.Now().Before(until); first = false {
 		for _, f := range breaks {
@@ -234,12 +257,15 @@ func rotations(t *testing.T, n *redistest.Nodes, m *mover) {
 				flush() // more steps
 				return rotate(ctx, client, r)
 			})
+			try(&renewed, f, renew)
 		}
 		for _, f := range events {
 			try(&disturbed, f, rotate)
+			try(&disturbed, f, renew)
 		}
 	}
 	faults.Report(t, interrupted)
+	faults.Report(t, renewed)
 	faults.Report(t, disturbed)
 
 	newFirst := faults.Row{Kind: faults.Seeded, Fault: "cluster, rotation that stores the new id first"}

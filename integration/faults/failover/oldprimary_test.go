@@ -11,8 +11,9 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// TestOldPrimary cuts the primary off from its replicas and from the Sentinels, but not from a client. The Sentinels promote a replica,
-// sessions are ended there, and the client goes on reading from the old primary.
+// TestOldPrimary cuts the primary off from its replicas and from the Sentinels, but not from a
+// client. The Sentinels promote a replica, sessions are ended there, and the client goes on reading
+// from the old primary.
 func TestOldPrimary(t *testing.T) {
 	t.Parallel()
 	usual := faults.Row{Kind: faults.Unpromised, Fault: "old primary, cut off: stale answers to Read"}

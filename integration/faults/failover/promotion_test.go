@@ -12,8 +12,8 @@ import (
 	"github.com/tombstore/tombstore/integration/faults"
 )
 
-// TestPromotion kills the primary right after it has acknowledged the last of some ends, and promotes a replica by hand: for that takes
-// a small part of the time that Sentinels take.
+// TestPromotion kills the primary right after it has acknowledged the last of some ends, and
+// promotes a replica by hand: for that takes a small part of the time that Sentinels take.
 func TestPromotion(t *testing.T) {
 	t.Parallel()
 	const n = 20
@@ -32,7 +32,7 @@ func TestPromotion(t *testing.T) {
 			t.Parallel()
 			r := newTrio(t)
 			row := faults.Row{Kind: c.kind, Fault: c.fault}
-			late := faults.Row{Kind: faults.Promised, Fault: "primary lost, tombstones lost: late writes with IfPresent"}
+			late := faults.Row{Kind: faults.Promised, Fault: "primary lost, tombstones lost: late writes with IfPresent, or Replacing"}
 			blind := faults.Row{Kind: faults.Unpromised, Fault: "primary lost, tombstones lost: late writes without a condition"}
 			near, far := r.replicas[0], r.replicas[1]
 			near.follow(t, r.primary.Addr)
@@ -68,11 +68,13 @@ func TestPromotion(t *testing.T) {
 					}
 					promised = append(promised, id)
 				}
+				var held map[string]tombstore.Session
 				var unheard []string // sessions and tombstones that the replica has not heard of
 				if lags {
 					r.primary.wire.Isolate()
 					s = r.primary.store(t)
 					unheard = faults.Create(t, s, 5)
+					held = faults.Held(t, s, unheard)
 					for _, id := range unheard {
 						require.NoError(t, s.Invalidate(t.Context(), id))
 					}
@@ -87,7 +89,8 @@ func TestPromotion(t *testing.T) {
 				row.Violations += faults.Live(t, far.store(t), promised)
 				if lags {
 					late.Injected++
-					late.Checked += int64(len(unheard))
+					late.Checked += 2 * int64(len(unheard))
+					late.Violations += faults.Saved(t, far.store(t), held)
 					late.Violations += faults.Revived(t, far.store(t), unheard, tombstore.IfPresent())
 					blind.Injected++
 					blind.Checked += int64(len(unheard))

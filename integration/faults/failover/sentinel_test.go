@@ -42,8 +42,9 @@ type group struct {
 	opts  []tombstore.Option
 }
 
-// TestSentinel lets clients work while Sentinels replace the primary. No session that is live and replicated may be reported as absent,
-// and none whose end two of two replicas have acknowledged may be live.
+// TestSentinel lets clients work while Sentinels replace the primary. No session that is live and
+// replicated may be reported as absent, and none whose end two of two replicas have acknowledged
+// may be live.
 func TestSentinel(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -191,7 +192,8 @@ func (b *bed) demote(t *testing.T) {
 	redistest.Until(t, "the old primary is a replica", func() bool { return old.role(t) == "slave" })
 }
 
-// killAndFollow kills the primary, which comes back as a replica that does not reach the new primary for a while.
+// killAndFollow kills the primary, which comes back as a replica that does not reach the new
+// primary for a while.
 func (b *bed) killAndFollow(t *testing.T) {
 	old := b.primary
 	old.Kill(t)
@@ -201,7 +203,8 @@ func (b *bed) killAndFollow(t *testing.T) {
 	old.Restart(t)
 }
 
-// killAndLead kills the primary, which comes back as what it was, since nobody has told it of the switch.
+// killAndLead kills the primary, which comes back as what it was, since nobody has told it of the
+// switch.
 func (b *bed) killAndLead(t *testing.T) {
 	old := b.primary
 	old.Kill(t)
@@ -308,8 +311,12 @@ func (c *client) work(b *bed) {
 		_, err := c.store.Read(b.ctx, id)
 		c.learn(b, err)
 	case 1:
-		_, err := c.store.Read(b.ctx, id, tombstore.Slide(ttl))
+		held, err := c.store.Read(b.ctx, id, tombstore.Slide(ttl))
 		c.learn(b, err)
+		if err == nil && !c.strict {
+			_, err = c.store.Write(b.ctx, id, []byte("z"), ttl, tombstore.Replacing(held))
+			c.learn(b, err)
+		}
 	case 2:
 		ok, err := c.store.Exists(b.ctx, id)
 		if err == nil && !ok {
@@ -323,7 +330,12 @@ func (c *client) work(b *bed) {
 		c.learn(b, err)
 	case 5:
 		id = tombstore.NewID()
+		ids := []string{id}
 		_, err := c.store.Write(b.ctx, id, []byte("x"), ttl)
+		if err == nil && rand.IntN(2) == 0 { // it moves, and is ended by the id that it has left
+			ids = append(ids, tombstore.NewID())
+			_, err = c.acked.Rotate(b.ctx, id, ids[1])
+		}
 		if err == nil {
 			err = c.acked.Invalidate(b.ctx, id)
 		}
@@ -333,7 +345,7 @@ func (c *client) work(b *bed) {
 		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.ended = append(b.ended, id)
+		b.ended = append(b.ended, ids...)
 	default:
 		b.mu.Lock()
 		id = b.ended[rand.IntN(len(b.ended))]

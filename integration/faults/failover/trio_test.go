@@ -1,4 +1,5 @@
-// Package failover takes the primary away: by hand, thousands of times, and with Sentinels that promote a replica.
+// Package failover takes the primary away: by hand, thousands of times, and with Sentinels that
+// promote a replica.
 package failover
 
 import (
@@ -135,7 +136,8 @@ func (n *node) role(t *testing.T) string {
 	return role
 }
 
-// restartAs says what n is when it starts next: a replica of the primary at addr or, without one, a primary. It loses its data anyway.
+// restartAs says what n is when it starts next: a replica of the primary at addr or, without one, a
+// primary. It loses its data anyway.
 func (n *node) restartAs(t *testing.T, addr string) {
 	t.Helper()
 	line := ""

@@ -18,13 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/integration/faults"
 )
 
 const (
 	processes  = 3
-	goroutines = 3 // of each process
-	sessions   = 4 * groupSize
-	perRound   = 30 // operations of a goroutine, or fewer if they take long
+	goroutines = 3             // of each process
+	ids        = 3 * groupSize // of a round
+	perRound   = 30            // operations of a goroutine, or fewer if they take long
 	roundTime  = time.Second
 )
 
@@ -34,6 +35,32 @@ type config struct {
 	Number int
 	Bug    string
 	Lossy  bool // replies are lost
+}
+
+// kept is one goroutine's store, and what it has sent.
+type kept struct {
+	store  *tombstore.RedisStore
+	client *watched
+}
+
+// watched is a client that notes how far an operation has come. One goroutine uses it.
+type watched struct {
+	rueidis.Client
+	sent sent
+}
+
+func (w *watched) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	words := cmd.Commands()
+	switch {
+	case words[0] == "GET":
+		w.sent.Read = true
+	case words[0] != "EVALSHA":
+	case words[1] == faults.SHA("write.lua"):
+		w.sent.Written = true
+	case words[1] == faults.SHA("rotate.lua"), words[1] == faults.SHA("link.lua"):
+		w.sent.Left = true
+	}
+	return w.Client.Do(ctx, cmd)
 }
 
 const configName = "HISTORY_CLIENT"
@@ -85,7 +112,8 @@ func startProcess(t *testing.T, c config) *process {
 	return &process{json.NewEncoder(in), json.NewDecoder(out)}
 }
 
-// serve says that it is connected, plays a round for each list of names that comes in, and answers with its operations.
+// serve says that it is connected, plays a round for each list of names that comes in, and answers
+// with its operations.
 func serve(c config, in io.Reader, out io.Writer) error {
 	option, err := rueidis.ParseURL(c.URL)
 	if err != nil {
@@ -97,12 +125,19 @@ func serve(c config, in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer client.Close()
-	if b, ok := bugs[c.Bug]; ok {
-		client = b.wrap(client)
-	}
-	store, err := tombstore.New(client)
-	if err != nil {
-		return err
+	var stores [goroutines]kept
+	for g := range stores {
+		own := client
+		if b, ok := bugs[c.Bug]; ok {
+			own = b.wrap(client)
+		}
+		w := &watched{Client: own}
+		store, err := tombstore.New(w)
+		if err != nil {
+			return err
+		}
+		_, _ = store.Check(context.Background()) // so that it saves by SET; a store with a bug may fail
+		stores[g] = kept{store, w}
 	}
 	rounds, answers := json.NewDecoder(in), json.NewEncoder(out)
 	if err := answers.Encode([]operation{}); err != nil {
@@ -115,19 +150,19 @@ func serve(c config, in io.Reader, out io.Writer) error {
 		} else if err != nil {
 			return err
 		}
-		if err := answers.Encode(play(c, store, names)); err != nil {
+		if err := answers.Encode(play(c, stores[:], names)); err != nil {
 			return err
 		}
 	}
 }
 
 // play does random operations and returns what they saw.
-func play(c config, store tombstore.Store, names []string) (ops []operation) {
+func play(c config, stores []kept, names []string) (ops []operation) {
 	var mu sync.Mutex
 	var group sync.WaitGroup
-	for g := range goroutines {
+	for g, own := range stores {
 		group.Go(func() {
-			p := &player{store: store, names: names, known: map[int]tombstore.Session{}}
+			p := &player{store: own.store, names: names, known: map[int]tombstore.Session{}}
 			for n, begun := 0, time.Now(); n < perRound && time.Since(begun) < roundTime; n++ {
 				op := p.choose(fmt.Sprintf("%d.%d.%d", c.Number, g, n), c.Lossy)
 				patience := 2 * time.Second
@@ -135,9 +170,11 @@ func play(c config, store tombstore.Store, names []string) (ops []operation) {
 					patience = time.Duration(rand.IntN(int(10 * time.Millisecond)))
 				}
 				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				own.client.sent = sent{}
 				op.Call = now()
 				op.Outcome = p.do(ctx, op)
 				op.Return = now()
+				op.Sent = own.client.sent
 				cancel()
 				if op.Outcome == failed || op.Outcome == unknown && !op.Verb.changes() {
 					continue
@@ -163,25 +200,42 @@ func now() int64 {
 
 // player is what a goroutine has, and what it knows of the sessions.
 type player struct {
-	store tombstore.Store
+	store tombstore.Renewer
 	names []string
 	known map[int]tombstore.Session
+	begun []renewal // that it has not ended
+}
+
+type renewal struct {
+	id    int
+	claim string // its name in the history
+	tombstore.Renewal
 }
 
 func (p *player) choose(data string, lossy bool) operation {
 	op := operation{Verb: verb(rand.IntN(int(verbs))), ID: rand.IntN(len(p.names)), Data: data}
+	if len(p.begun) > 0 && rand.IntN(4) == 0 {
+		r := p.begun[0]
+		op.Verb, op.ID, op.Claim = finish, r.id, r.claim
+		if rand.IntN(6) == 0 {
+			op.Verb = cancel
+		}
+	}
 	if op.Verb.ends() && rand.IntN(6) > 0 { // or all would be ended at once
 		op.Verb = read
 	}
+	held, ok := p.known[op.ID]
 	if lossy && (op.Verb == write || op.Verb == ifPresent) { // may count twice
 		op.Verb = ifVersion
 	}
-	if op.Verb == ifVersion {
-		held, ok := p.known[op.ID]
-		if !ok {
-			op.Verb = ifAbsent
-		}
+	switch {
+	case (op.Verb == ifVersion || op.Verb == replacing) && !ok:
+		op.Verb = ifAbsent
+	case op.Verb == ifVersion, op.Verb >= rotate && op.Verb <= begin && rand.IntN(2) == 0:
 		op.Expect = string(held.Data)
+	}
+	if op.Verb == rotate {
+		op.Data = ""
 	}
 	first := op.ID / groupSize * groupSize
 	op.To = first + (op.ID-first+1+rand.IntN(groupSize-1))%groupSize
@@ -191,6 +245,15 @@ func (p *player) choose(data string, lossy bool) operation {
 func (p *player) do(ctx context.Context, op operation) (outcome string) {
 	id, data := p.names[op.ID], []byte(op.Data)
 	ttl := time.Hour + time.Duration(rand.IntN(3))*time.Hour
+	held := p.known[op.ID]
+	var unchanged tombstore.Version // 0: any
+	if op.Expect != "" {
+		unchanged = held.Version
+	}
+	var r renewal
+	if op.Verb == finish || op.Verb == cancel {
+		r, p.begun = p.begun[0], p.begun[1:]
+	}
 	var s tombstore.Session
 	var err error
 	switch op.Verb {
@@ -198,6 +261,8 @@ func (p *player) do(ctx context.Context, op operation) (outcome string) {
 		s, err = p.store.Read(ctx, id)
 	case slide:
 		s, err = p.store.Read(ctx, id, tombstore.Slide(ttl))
+	case expiry:
+		s, err = p.store.Read(ctx, id, tombstore.WithExpiry())
 	case exists:
 		var found bool
 		if found, err = p.store.Exists(ctx, id); err == nil && !found {
@@ -212,26 +277,42 @@ func (p *player) do(ctx context.Context, op operation) (outcome string) {
 	case ifPresent:
 		s, err = p.store.Write(ctx, id, data, ttl, tombstore.IfPresent())
 	case ifVersion:
-		s, err = p.store.Write(ctx, id, data, ttl, tombstore.IfVersion(p.known[op.ID].Version))
+		s, err = p.store.Write(ctx, id, data, ttl, tombstore.IfVersion(held.Version))
+	case replacing:
+		s, err = p.store.Write(ctx, id, data, ttl, tombstore.Replacing(held))
 	case invalidate:
 		err = p.store.Invalidate(ctx, id)
 	case ifLive:
 		err = p.store.Invalidate(ctx, id, tombstore.IfLive())
+	case alone:
+		err = p.store.Invalidate(ctx, id, tombstore.Alone())
+	case endRotated:
+		err = p.store.Invalidate(ctx, id, tombstore.WithReason(tombstore.Rotated))
 	case rotate:
-		s, err = p.store.Rotate(ctx, id, p.names[op.To])
+		s, err = p.store.Rotate(ctx, id, p.names[op.To], tombstore.IfUnchanged(unchanged))
 	case rotateWith:
-		s, err = p.store.Rotate(ctx, id, p.names[op.To], tombstore.WithData(data, ttl))
+		s, err = p.store.Rotate(ctx, id, p.names[op.To], tombstore.WithData(data, ttl), tombstore.IfUnchanged(unchanged))
+	case begin:
+		r.Renewal, err = p.store.BeginRenewal(ctx, id, unchanged)
+	case finish:
+		s, err = p.store.FinishRenewal(ctx, r.Renewal, p.names[op.To], data, ttl)
+	case cancel:
+		err = p.store.CancelRenewal(ctx, r.Renewal)
 	}
 	var end *tombstore.InvalidatedError
 	switch {
 	case err == nil:
 		switch op.Verb {
-		case read, slide:
+		case read, slide, expiry:
 			p.known[op.ID] = s
 			return string(s.Data)
 		case rotate, rotateWith:
 			p.known[op.To] = s
 			return string(s.Data)
+		case finish:
+			p.known[op.To] = s
+		case begin:
+			p.begun = append(p.begun, renewal{op.ID, op.Data, r.Renewal})
 		}
 		if op.Verb.writes() {
 			p.known[op.ID] = s

@@ -14,21 +14,26 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// bed is a server and processes that use it. One of them is connected to it directly, the others through front and wire. None has a cache:
-// a cached read is held to G4, which does not order it against changes that are still under way.
+// bed is a server and processes that use it. One of them is connected to it directly, the others
+// through front and wire. None has a cache: a cached read is held to G4, which does not order it
+// against changes that are still under way.
 type bed struct {
 	server  *redistest.Server
 	admin   rueidis.Client
 	front   *redistest.Proxy
 	wire    *wire
-	lossy   bool
-	ids     int // sessions of a round
+	kind    kind
+	ids     int // of a round
 	clients []*process
 }
 
-func newBed(t *testing.T, lossy bool, bug string, args ...string) *bed {
+func newBed(t *testing.T, k kind, bug string, args ...string) *bed {
 	t.Helper()
-	b := &bed{server: redistest.Start(t, args...), lossy: lossy, ids: sessions}
+	start := redistest.Start
+	if k.cluster { // of one node, to which no proxy leads
+		start = redistest.StartCluster
+	}
+	b := &bed{server: start(t, args...), kind: k, ids: ids}
 	b.admin = redistest.Dial(t, b.server.URL)
 	b.wire = newWire(t, b.server.Addr)
 	b.front = redistest.NewProxy(t, b.wire.addr)
@@ -38,10 +43,10 @@ func newBed(t *testing.T, lossy bool, bug string, args ...string) *bed {
 	}
 	for i := range n {
 		url := b.front.URL
-		if i == 0 {
+		if i == 0 || k.cluster {
 			url = b.server.URL
 		}
-		b.clients = append(b.clients, startProcess(t, config{URL: url, Number: i, Bug: bug, Lossy: lossy}))
+		b.clients = append(b.clients, startProcess(t, config{URL: url, Number: i, Bug: bug, Lossy: k.lossy}))
 	}
 	_, err := b.seen() // all are connected
 	require.NoError(t, err)
@@ -92,7 +97,7 @@ func (b *bed) run(t *testing.T, inject func(), enough func(wrong int64) bool) (i
 			if ops, r.err = b.round(); r.err != nil {
 				break
 			}
-			checked, wrong, tooLong := check(ops, b.lossy)
+			checked, wrong, tooLong := check(ops, b.kind)
 			r.checked += checked
 			r.wrong += int64(len(wrong))
 			r.tooLong += tooLong
@@ -124,7 +129,8 @@ func (b *bed) flush(t *testing.T) {
 	_ = b.admin.Do(t.Context(), b.admin.B().ScriptFlush().Build()).Error()
 }
 
-// kill breaks connections: on the clients' side, so that a command may arrive later, or on the server's.
+// kill breaks connections: on the clients' side, so that a command may arrive later, or on the
+// server's.
 func (b *bed) kill(t *testing.T) {
 	if rand.IntN(2) == 0 {
 		b.front.Cut()
@@ -155,8 +161,8 @@ func slow() []string {
 // late makes commands take long, on half of the connections.
 const late = `{"name":"late","type":"latency","stream":"upstream","toxicity":0.5,"attributes":{"latency":60,"jitter":30}}`
 
-// delay delays the wire for a while. On some connections commands take long, so that after a cut they may arrive later than those that the
-// client has sent again.
+// delay delays the wire for a while. On some connections commands take long, so that after a cut
+// they may arrive later than those that the client has sent again.
 func (b *bed) delay(t *testing.T) {
 	b.wire.up(t, append(slow(), late)...)
 	for range 3 {
@@ -220,18 +226,19 @@ func (b *bed) all(t *testing.T) {
 func TestHistory(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		lossy  bool
+		kind   kind
 		inject func(*bed, *testing.T)
 	}{
-		"nothing broken":     {false, func(*bed, *testing.T) {}},
-		"SCRIPT FLUSH":       {false, (*bed).flush},
-		"connections killed": {true, (*bed).kill},
-		"replies lost":       {true, (*bed).lose},
-		"wire delayed":       {true, (*bed).delay},
-		"wire cut":           {true, (*bed).cut},
-		"server paused":      {true, (*bed).pause},
-		"server restarted":   {true, (*bed).restart},
-		"everything at once": {true, (*bed).all},
+		"nothing broken":                       {kind{}, func(*bed, *testing.T) {}},
+		"rotations in two steps, in a cluster": {kind{cluster: true}, (*bed).flush},
+		"SCRIPT FLUSH":                         {kind{}, (*bed).flush},
+		"connections killed":                   {kind{lossy: true}, (*bed).kill},
+		"replies lost":                         {kind{lossy: true}, (*bed).lose},
+		"wire delayed":                         {kind{lossy: true}, (*bed).delay},
+		"wire cut":                             {kind{lossy: true}, (*bed).cut},
+		"server paused":                        {kind{lossy: true}, (*bed).pause},
+		"server restarted":                     {kind{lossy: true}, (*bed).restart},
+		"everything at once":                   {kind{lossy: true}, (*bed).all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -242,7 +249,7 @@ func TestHistory(t *testing.T) {
 			if name == "server restarted" || name == "everything at once" {
 				args = []string{"--appendonly", "yes", "--appendfsync", "always"}
 			}
-			b := newBed(t, c.lossy, "", args...)
+			b := newBed(t, c.kind, "", args...)
 			until := time.Now().Add(faults.Duration(t, time.Second))
 			injected, r := b.run(t, func() { c.inject(b, t) }, func(int64) bool { return time.Now().After(until) })
 			for _, op := range r.first {

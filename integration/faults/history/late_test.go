@@ -20,7 +20,8 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// delayer makes connections. When it is armed, the next script stays on the way and its connection breaks.
+// delayer makes connections. When it is armed, the next change stays on the way and its connection
+// breaks.
 type delayer struct {
 	addr  string
 	armed atomic.Bool
@@ -38,14 +39,15 @@ type delayed struct {
 }
 
 func (c *delayed) Write(p []byte) (int, error) {
-	if !bytes.Contains(p, []byte("EVALSHA")) || !c.delayer.armed.CompareAndSwap(true, false) {
+	change := bytes.Contains(p, []byte("\r\nEVALSHA\r\n")) || bytes.Contains(p, []byte("\r\nSET\r\n"))
+	if !change || !c.delayer.armed.CompareAndSwap(true, false) {
 		return c.Conn.Write(p)
 	}
 	c.delayer.late <- bytes.Clone(p)
 	return len(p), c.Close()
 }
 
-// arrive lets the script arrive, and waits for the answer.
+// arrive lets the change arrive, and waits for the answer.
 func (d *delayer) arrive(t *testing.T) {
 	conn, err := net.Dial("tcp", d.addr)
 	require.NoError(t, err)
@@ -57,28 +59,33 @@ func (d *delayer) arrive(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestLateCommands breaks a connection while a command is on its way. The store tries again and has an answer; then somebody writes, and
-// the command arrives. An operation that has returned must not take effect then, unless its outcome is unknown.
+// TestLateCommands breaks a connection while a command is on its way. The store tries again and has
+// an answer; then somebody writes, and the command arrives. An operation that has returned must not
+// take effect then, unless its outcome is unknown.
 func TestLateCommands(t *testing.T) {
 	t.Parallel()
-	type call func(s tombstore.Store, id, next string, v tombstore.Version) error
-	write := func(condition func(tombstore.Version) tombstore.WriteOption) call {
-		return func(s tombstore.Store, id, _ string, v tombstore.Version) error {
-			_, err := s.Write(context.Background(), id, []byte("late"), time.Hour, condition(v))
+	type call func(s tombstore.Renewer, id, next string, held tombstore.Session) error
+	write := func(condition func(tombstore.Session) tombstore.WriteOption) call {
+		return func(s tombstore.Renewer, id, _ string, held tombstore.Session) error {
+			_, err := s.Write(context.Background(), id, []byte("late"), time.Hour, condition(held))
 			return err
 		}
 	}
-	none := func(tombstore.Version) tombstore.WriteOption { return func(*tombstore.WriteOptions) {} }
-	ifAbsent := func(tombstore.Version) tombstore.WriteOption { return tombstore.IfAbsent() }
-	ifPresent := func(tombstore.Version) tombstore.WriteOption { return tombstore.IfPresent() }
-	rotate := func(s tombstore.Store, id, next string, _ tombstore.Version) error {
+	none := func(tombstore.Session) tombstore.WriteOption { return func(*tombstore.WriteOptions) {} }
+	ifAbsent := func(tombstore.Session) tombstore.WriteOption { return tombstore.IfAbsent() }
+	ifPresent := func(tombstore.Session) tombstore.WriteOption { return tombstore.IfPresent() }
+	ifVersion := func(held tombstore.Session) tombstore.WriteOption { return tombstore.IfVersion(held.Version) }
+	rotate := func(s tombstore.Renewer, id, next string, _ tombstore.Session) error {
 		_, err := s.Rotate(context.Background(), id, next)
 		return err
 	}
-	ifLive := func(s tombstore.Store, id, _ string, _ tombstore.Version) error {
+	begin := func(s tombstore.Renewer, id, _ string, held tombstore.Session) error {
+		_, err := s.BeginRenewal(context.Background(), id, held.Version)
+		return err
+	}
+	ifLive := func(s tombstore.Renewer, id, _ string, _ tombstore.Session) error {
 		return s.Invalidate(context.Background(), id, tombstore.IfLive())
 	}
-	same := func(c rueidis.Client) rueidis.Client { return c }
 	for _, c := range []struct {
 		kind         faults.Kind
 		fault        string
@@ -87,11 +94,12 @@ func TestLateCommands(t *testing.T) {
 	}{
 		{
 			faults.Promised, "commands late: operations that took effect after their return", same,
-			[]call{write(tombstore.IfVersion), write(ifAbsent), rotate, ifLive}, []call{write(ifAbsent), write(ifPresent), rotate, ifLive},
+			[]call{write(ifVersion), write(ifAbsent), rotate, begin, ifLive},
+			[]call{write(ifAbsent), write(ifPresent), rotate, begin, ifLive},
 		},
 		{
 			faults.Unpromised, "commands late: writes without IfVersion or IfAbsent that overwrote a later one", same,
-			[]call{write(none), write(ifPresent)}, []call{write(none)},
+			[]call{write(none), write(ifPresent), write(tombstore.Replacing)}, []call{write(none)},
 		},
 		{
 			faults.Seeded, "commands late: the store does not know that an attempt was lost",
@@ -114,9 +122,11 @@ func TestLateCommands(t *testing.T) {
 			s, err := tombstore.New(c.wrap(client), tombstore.WithTimeout(time.Minute))
 			require.NoError(t, err)
 
+			_, err = s.Check(t.Context()) // so that it saves by SET
+			require.NoError(t, err)
 			row := faults.Row{Kind: c.kind, Fault: c.fault}
 			for i, op := range slices.Concat(c.live, c.absent) {
-				_ = op(s, tombstore.NewID(), tombstore.NewID(), 1) // the server knows the script
+				_ = op(s, tombstore.NewID(), tombstore.NewID(), tombstore.Session{}) // the server knows the script
 				id, next := tombstore.NewID(), tombstore.NewID()
 				var before tombstore.Session
 				if i < len(c.live) {
@@ -124,14 +134,14 @@ func TestLateCommands(t *testing.T) {
 					require.NoError(t, err)
 				}
 				d.armed.Store(true)
-				outcome := op(s, id, next, before.Version)
+				outcome := op(s, id, next, before)
 				_, _ = other.Write(t.Context(), id, []byte("other"), time.Hour)
 				_, _ = other.Write(t.Context(), next, []byte("other"), time.Hour, tombstore.IfPresent())
-				first := state(t, other, id, next)
+				first := view(t, other, id, next)
 				d.arrive(t)
 				row.Injected++
 				row.Checked++
-				if !errors.Is(outcome, tombstore.ErrUnknownOutcome) && state(t, other, id, next) != first {
+				if !errors.Is(outcome, tombstore.ErrUnknownOutcome) && view(t, other, id, next) != first {
 					row.Violations++
 				}
 			}
@@ -140,8 +150,8 @@ func TestLateCommands(t *testing.T) {
 	}
 }
 
-// state returns what readers see of sessions.
-func state(t *testing.T, s tombstore.Store, ids ...string) (text string) {
+// view returns what readers see of sessions.
+func view(t *testing.T, s tombstore.Store, ids ...string) (text string) {
 	for _, id := range ids {
 		held, err := s.Read(t.Context(), id)
 		text += fmt.Sprintf("%q %v\n", held.Data, err)

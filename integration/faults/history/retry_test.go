@@ -1,10 +1,12 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,30 +23,47 @@ import (
 // redrawn is a client that draws a new version for each attempt of a change but the first.
 type redrawn struct {
 	rueidis.Client
-	seen sync.Map // starts of records that were sent
+	seen sync.Map // versions that were sent
 }
 
 func (r *redrawn) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	words := append([]string(nil), cmd.Commands()...)
-	if words[0] == "EVALSHA" {
-		for i, word := range words[3:] {
-			if len(word) != 10 || word[0] != 0xC1 {
-				continue
-			}
-			if _, again := r.seen.LoadOrStore(word, true); again {
-				words[3+i] = word[:2] + rand.Text()[:8]
-			}
-		}
+	switch {
+	case words[0] == "EVALSHA" && (words[1] == faults.SHA("write.lua") || words[1] == faults.SHA("rotate.lua")):
+		r.redraw(&words[3+keys(words)])
+	case words[0] == "SET":
+		version := words[2][2:10]
+		r.redraw(&version)
+		words[2] = words[2][:2] + version + words[2][10:]
 	}
 	return r.Client.Do(ctx, r.B().Arbitrary(words...).Build())
 }
 
-// life creates a session, counts up in it, moves it, and ends it.
-func life(ctx context.Context, s tombstore.Store) error {
-	id, next := tombstore.NewID(), tombstore.NewID()
+// keys returns how many keys a script is run on.
+func keys(words []string) int {
+	n, err := strconv.Atoi(words[2])
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func (r *redrawn) redraw(version *string) {
+	if _, again := r.seen.LoadOrStore(*version, true); again {
+		*version = rand.Text()[:8]
+	}
+}
+
+// life creates a session, counts up in it, moves it in one step and in two, and ends it.
+func life(ctx context.Context, s tombstore.Renewer) error {
+	id, next, last := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
 	held, err := s.Write(ctx, id, []byte("0"), time.Hour, tombstore.IfAbsent())
-	for i := 1; i <= 3 && err == nil; i++ {
-		held, err = s.Write(ctx, id, []byte(fmt.Sprint(i)), time.Hour, tombstore.IfVersion(held.Version))
+	for i := 1; i <= 4 && err == nil; i++ {
+		condition := tombstore.IfVersion(held.Version)
+		if i%2 == 0 {
+			condition = tombstore.Replacing(held)
+		}
+		held, err = s.Write(ctx, id, []byte(fmt.Sprint(i)), time.Hour, condition)
 	}
 	if err == nil {
 		held, err = s.Rotate(ctx, id, next)
@@ -52,23 +71,35 @@ func life(ctx context.Context, s tombstore.Store) error {
 	if err == nil {
 		held, err = s.Write(ctx, next, append(held.Data, '!'), time.Hour, tombstore.IfVersion(held.Version))
 	}
+	var r tombstore.Renewal
 	if err == nil {
-		held, err = s.Read(ctx, next)
+		r, err = s.BeginRenewal(ctx, next, held.Version)
 	}
-	if err == nil && string(held.Data) != "3!" {
+	if err == nil {
+		_, err = s.FinishRenewal(ctx, r, last, append(held.Data, '!'), time.Hour)
+	}
+	if err == nil {
+		held, err = s.Read(ctx, last)
+	}
+	if err == nil && string(held.Data) != "4!!" {
 		err = errors.New("a change is missing")
 	}
 	if err == nil {
-		err = s.Invalidate(ctx, next)
+		err = s.Invalidate(ctx, id) // which it has left twice
+	}
+	if err == nil {
+		if live, readErr := s.Exists(ctx, last); live || readErr != nil {
+			err = cmp.Or(readErr, errors.New("it is live"))
+		}
 	}
 	return err
 }
 
-// TestRetries loses replies of clients that are alone with their sessions. Nobody else changes a session in between, so each change must
-// succeed: a script that is run again knows its own version.
+// TestRetries loses replies of clients that are alone with their sessions. Nobody else changes a
+// session in between, so each change must succeed: a script that is run again knows its own
+// version.
 func TestRetries(t *testing.T) {
 	t.Parallel()
-	same := func(c rueidis.Client) rueidis.Client { return c }
 	for name, c := range map[string]struct {
 		kind faults.Kind
 		wrap func(rueidis.Client) rueidis.Client
@@ -76,8 +107,13 @@ func TestRetries(t *testing.T) {
 		"replies lost: changes of a client that is alone": {faults.Promised, same},
 		"a new version for each attempt":                  {faults.Seeded, func(c rueidis.Client) rueidis.Client { return &redrawn{Client: c} }},
 		"write.lua does not know its own version": {faults.Seeded, faults.Edit("write.lua",
-			"if string.sub(head, 1, 10) ~= ARGV[1] then return 'C' end\n  return 'D' .. stamps", "return 'C'")},
-		"rotate.lua does not know its own version": {faults.Seeded, faults.Edit("rotate.lua", "string.sub(new, 1, 10) == ARGV[1]", "false")},
+			ownVersion, "return 'C'")},
+		"rotate.lua does not know its own version": {faults.Seeded, faults.Edit("rotate.lua",
+			"string.sub(moved, 3, 10) == ARGV[1]", "false")},
+		"invalidate.lua does not know its own claim": {faults.Seeded, faults.Edit("invalidate.lua",
+			"if ARGV[4] and redis.call('HGET', KEYS[1], 'c') == ARGV[4] then return 'D' end", "")},
+		"link.lua does not know its own successor": {faults.Seeded, faults.Edit("link.lua",
+			"elseif successor ~= ARGV[2] then", "else")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// wire is a toxiproxy. Each change of its toxics takes a new proxy on the same address, and breaks the connections: toxiproxy may hang
-// if toxics change on a connection that ends.
+// wire is a toxiproxy. Each change of its toxics takes a new proxy on the same address, and breaks
+// the connections: toxiproxy may hang if toxics change on a connection that ends.
 type wire struct {
 	api    *toxiproxy.ApiServer
 	proxy  *toxiproxy.Proxy
@@ -43,7 +43,8 @@ func (w *wire) up(t *testing.T, toxics ...string) {
 	w.listen(t, func() error { return w.start(toxics...) })
 }
 
-// listen calls start until it succeeds. The port is taken for as long as a process that was just forked has not closed what it inherits.
+// listen calls start until it succeeds. The port is taken for as long as a process that was just
+// forked has not closed what it inherits.
 func (w *wire) listen(t *testing.T, start func() error) {
 	t.Helper()
 	err := start()

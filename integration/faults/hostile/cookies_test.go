@@ -49,7 +49,8 @@ type app struct {
 	cookie string             // the victim's
 }
 
-// paths are what the hostile cookie is sent to: one that only reads, one that writes, one that ends.
+// paths are what the hostile cookie is sent to: one that only reads, one that writes, one that
+// ends.
 var paths = []string{"/whoami", "/add", "/logout"}
 
 // bed is a server of its own with programs on it, each of which a victim has logged in to.
@@ -92,7 +93,8 @@ func newBed(t testing.TB) *bed {
 	return b
 }
 
-// requireVictims checks that the victims are still logged in, and so that the programs know them by their cookies.
+// requireVictims checks that the victims are still logged in, and so that the programs know them by
+// their cookies.
 func (b *bed) requireVictims(t testing.TB) {
 	t.Helper()
 	for _, a := range b.apps {
@@ -108,7 +110,7 @@ func serve(t testing.TB, h http.Handler) string {
 	return server.Listener.Addr().String()
 }
 
-func scsApp(t testing.TB, store tombstore.Store) *app {
+func scsApp(t testing.TB, store tombstore.Renewer) *app {
 	sm := scs.New()
 	sm.Cookie.Name = cookieName
 	withSession := scsstore.Install(sm, store)
@@ -140,7 +142,7 @@ func who(user any) string {
 	return anonymous
 }
 
-func gorillaApp(t testing.TB, backend tombstore.Store) *app {
+func gorillaApp(t testing.TB, backend tombstore.Renewer) *app {
 	store := gorillastore.New(backend, keyPair)
 	return &app{name: "gorilla", codec: store.Codecs[0], addr: serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		s, err := store.Get(q, cookieName)
@@ -166,7 +168,7 @@ func gorillaApp(t testing.TB, backend tombstore.Store) *app {
 	}))}
 }
 
-func ginApp(t testing.TB, backend tombstore.Store) *app {
+func ginApp(t testing.TB, backend tombstore.Renewer) *app {
 	gin.SetMode(gin.ReleaseMode)
 	store := ginstore.New(backend, keyPair)
 	engine := gin.New()
@@ -196,7 +198,7 @@ func ginApp(t testing.TB, backend tombstore.Store) *app {
 	return &app{name: "gin", codec: store.Codecs[0], addr: serve(t, engine)}
 }
 
-func fiberApp(t testing.TB, store tombstore.Store) *app {
+func fiberApp(t testing.TB, store tombstore.Renewer) *app {
 	program := fiber.New()
 	program.Use(fibersession.New(fibersession.Config{Storage: fiberstore.New(store)}))
 	program.Get("/:action", func(c fiber.Ctx) error {
@@ -233,7 +235,8 @@ func fiberApp(t testing.TB, store tombstore.Store) *app {
 	return &app{name: "fiber", addr: l.Addr().String()}
 }
 
-// ask sends a request with the cookie as it is, byte by byte, which no HTTP client would. The body of the answer is read.
+// ask sends a request with the cookie as it is, byte by byte, which no HTTP client would. The body
+// of the answer is read.
 func ask(a *app, path, cookie string) (*http.Response, error) {
 	conn, err := net.Dial("tcp", a.addr)
 	if err != nil {
@@ -260,7 +263,8 @@ func ask(a *app, path, cookie string) (*http.Response, error) {
 	return answer, err
 }
 
-// splits reports whether cookie ends the line, so that what follows is another header, or another request.
+// splits reports whether cookie ends the line, so that what follows is another header, or another
+// request.
 func splits(cookie string) bool { return strings.ContainsAny(cookie, "\r\n") }
 
 func body(answer *http.Response) string {
@@ -270,7 +274,8 @@ func body(answer *http.Response) string {
 
 var digest = regexp.MustCompile(`^hashed:[A-Za-z0-9_-]{22}$`)
 
-// attack sends a cookie that nobody was given to every program. It returns how many answers it has checked, and what was wrong.
+// attack sends a cookie that nobody was given to every program. It returns how many answers it has
+// checked, and what was wrong.
 func (b *bed) attack(t testing.TB, cookie string) (checked int64, wrong []string) {
 	t.Helper()
 	for _, a := range b.apps {
@@ -316,7 +321,8 @@ func (b *bed) attack(t testing.TB, cookie string) (checked int64, wrong []string
 	return checked, append(wrong, b.sweep(t)...)
 }
 
-// sweep deletes what an attack has stored, and returns what is not where it belongs, and which victim is missing.
+// sweep deletes what an attack has stored, and returns what is not where it belongs, and which
+// victim is missing.
 func (b *bed) sweep(t testing.TB) (wrong []string) {
 	t.Helper()
 	left := len(b.keys)

@@ -80,6 +80,7 @@ func TestEviction(t *testing.T) {
 			s := newStore(t, client)
 			ids := faults.Create(t, s, 3000)
 			ended, loggedIn := ids[:2000], ids[2000:]
+			held := faults.Held(t, s, ended[:500])
 			faults.End(t, s, ended)
 			var used int64
 			_, err := fmt.Sscan(redistest.Info(t, client, "used_memory"), &used)
@@ -112,7 +113,8 @@ func TestEviction(t *testing.T) {
 				require.Positive(t, full)
 			}
 			row(kept, policy+": tombstones lost", len(ended), lost)
-			row(faults.Promised, policy+": late writes with IfPresent", len(ended), faults.Revived(t, s, ended, tombstore.IfPresent()))
+			row(faults.Promised, policy+": late writes with IfPresent, or Replacing", len(ended)+len(held),
+				faults.Saved(t, s, held)+faults.Revived(t, s, ended, tombstore.IfPresent()))
 			faults.End(t, s, loggedIn)
 			if policy == "noeviction" {
 				row(faults.Promised, policy+": logouts, then late writes", len(loggedIn), faults.Live(t, s, loggedIn)+faults.Revived(t, s, loggedIn))

@@ -43,27 +43,41 @@ const (
 	ended
 )
 
-// session is what is known of a session. The fields that change only grow.
+// session is one session, whatever its ids. An end by any of them ends it.
 type session struct {
-	id     string
 	number uint64 // in its data, which tells whose they are
-	blind  bool   // written by IfPresent, where a repeated attempt may undo a later write; others by IfVersion
-
-	phase   atomic.Int32
-	lives   atomic.Int64  // until then at least, Unix ms
-	stays   atomic.Int64  // the tombstone, until then at least, Unix ms
-	written atomic.Uint64 // count of the last write that has returned
+	// blind: written by IfPresent and Replacing, where a repeated attempt may undo a later write;
+	// others by IfVersion.
+	blind bool
+	phase atomic.Int32
+	last  atomic.Pointer[id] // that it is known to have
 }
 
-// known is a session's state before a call.
+// id is what is known of one id of a session. The fields that change only grow.
+type id struct {
+	*session
+	text string
+
+	left    atomic.Int32 // a phase: of a move to another id, or of an end
+	lives   atomic.Int64 // until then at least, Unix ms
+	stays   atomic.Int64 // the tombstone, until then at least, Unix ms; 0: nobody knows
+	written atomic.Uint64
+	held    atomic.Pointer[tombstore.Session] // as it was read or written by somebody, some time ago
+}
+
+func newID(of *session) *id { return &id{session: of, text: tombstore.NewID()} }
+
+// known is an id's state before a call.
 type known struct {
 	phase        phase
 	lives, stays int64
 	written      uint64
 }
 
-func (s *session) known() known {
-	return known{phase(s.phase.Load()), s.lives.Load(), s.stays.Load(), s.written.Load()}
+func (s *id) now() phase { return max(phase(s.left.Load()), phase(s.phase.Load())) }
+
+func (s *id) known() known {
+	return known{s.now(), s.lives.Load(), s.stays.Load(), s.written.Load()}
 }
 
 func raise[T int64 | uint64](to T, load func() T, swap func(old, new T) bool) {
@@ -72,7 +86,7 @@ func raise[T int64 | uint64](to T, load func() T, swap func(old, new T) bool) {
 }
 
 // touched notes that a call begun at this time has restarted the idle timeout.
-func (s *session) touched(begun time.Time) {
+func (s *id) touched(begun time.Time) {
 	raise(begun.Add(sureTTL).UnixMilli(), s.lives.Load, s.lives.CompareAndSwap)
 }
 
@@ -86,9 +100,9 @@ func data(number, count uint64, padding int) []byte {
 
 // soak is what the crowd shares.
 type soak struct {
-	stores  []tombstore.Store
-	places  [places]atomic.Pointer[session]
-	graves  [graves]atomic.Pointer[session]
+	stores  []tombstore.Renewer
+	places  [places]atomic.Pointer[id]
+	graves  [graves]atomic.Pointer[id]
 	buried  atomic.Uint64
 	numbers atomic.Uint64
 
@@ -181,27 +195,42 @@ func (w *worker) call(verb string, f func() error) error {
 	return err
 }
 
-// judge compares the outcome of a call on a session with what was known before. mine says that the session is ending by this very call.
-func (w *worker) judge(s *session, before known, mine bool, err error) {
-	gone := errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated)
-	if err != nil && !gone && !errors.Is(err, tombstore.ErrConflict) { // it tells nothing
-		return
-	}
-	now := time.Now().UnixMilli()
+// judge compares the outcome of a call on an id with what was known before.
+func (w *worker) judge(s *id, before known, err error) {
 	switch {
 	case before.phase == ended:
+		gone, tells := means(err)
+		if !tells {
+			return
+		}
 		w.onEnded.Add(1)
 		if !gone {
 			w.violation(revived)
-		} else if errors.Is(err, tombstore.ErrNotFound) && now < before.stays {
+		} else if errors.Is(err, tombstore.ErrNotFound) && time.Now().UnixMilli() < before.stays {
 			w.violation(tombstoneLost)
 		}
-	case before.phase == live && (mine || phase(s.phase.Load()) == live): // nobody has begun to end it
-		w.onLive.Add(1)
-		if gone && now < before.lives {
-			w.violation(sessionLost)
-		}
+	case before.phase == live && s.now() == live: // nobody has begun to end it
+		w.judgeLive(before, err)
 	}
+}
+
+// judgeLive is judge for a call on a session that nobody else has begun to end.
+func (w *worker) judgeLive(before known, err error) {
+	gone, tells := means(err)
+	if !tells {
+		return
+	}
+	w.onLive.Add(1)
+	if gone && time.Now().UnixMilli() < before.lives {
+		w.violation(sessionLost)
+	}
+}
+
+// means reports whether err says that there is no live session, and whether it tells anything of
+// that.
+func means(err error) (gone, tells bool) {
+	gone = tombstore.NoSession(err)
+	return gone, err == nil || gone || errors.Is(err, tombstore.ErrConflict)
 }
 
 // step makes one call on a random session.
@@ -236,12 +265,14 @@ func (w *worker) step(ctx context.Context) {
 		gone = w.touch(ctx, store, s)
 	case n < 92:
 		gone = w.exists(ctx, store, s)
-	case n < 95:
+	case n < 94:
 		w.rotate(ctx, store, place, s)
+	case n < 96:
+		w.renew(ctx, store, how, place, s)
 	case n < 98:
-		w.end(ctx, place, s, "Invalidate", func() (*session, error) { return nil, store.Invalidate(ctx, s.id) })
+		w.end(s, "Invalidate", func() error { return store.Invalidate(ctx, s.text) })
 	default:
-		w.end(ctx, place, s, "Invalidate IfLive", func() (*session, error) { return nil, store.Invalidate(ctx, s.id, tombstore.IfLive()) })
+		w.end(s, "Invalidate IfLive", func() error { return store.Invalidate(ctx, s.text, tombstore.IfLive()) })
 	}
 	if gone { // it has expired
 		place.CompareAndSwap(s, nil)
@@ -249,15 +280,15 @@ func (w *worker) step(ctx context.Context) {
 }
 
 // on makes a call on a session and judges it. gone reports that there is no live session.
-func (w *worker) on(s *session, verb string, f func(before known) error) (gone bool, err error) {
+func (w *worker) on(s *id, verb string, f func(before known) error) (gone bool, err error) {
 	before := s.known()
 	err = w.call(verb, func() error { return f(before) })
-	w.judge(s, before, false, err)
-	return errors.Is(err, tombstore.ErrNotFound) || errors.Is(err, tombstore.ErrInvalidated), err
+	w.judge(s, before, err)
+	return tombstore.NoSession(err), err
 }
 
 // check compares what a read has returned with what was known before it.
-func (w *worker) check(s *session, before known, got tombstore.Session) {
+func (w *worker) check(s *id, before known, got tombstore.Session) {
 	switch {
 	case len(got.Data) < 16 || binary.BigEndian.Uint64(got.Data) != s.number:
 		w.violation(mixedUp)
@@ -266,9 +297,11 @@ func (w *worker) check(s *session, before known, got tombstore.Session) {
 	}
 }
 
-func (w *worker) read(ctx context.Context, store tombstore.Store, how string, s *session) (got tombstore.Session, gone bool) {
+func (w *worker) read(
+	ctx context.Context, store tombstore.Renewer, how string, s *id,
+) (got tombstore.Session, gone bool) {
 	gone, err := w.on(s, "Read"+how, func(before known) (err error) {
-		if got, err = store.Read(ctx, s.id); err == nil {
+		if got, err = store.Read(ctx, s.text); err == nil {
 			w.check(s, before, got)
 		}
 		return err
@@ -276,13 +309,14 @@ func (w *worker) read(ctx context.Context, store tombstore.Store, how string, s 
 	if err != nil {
 		return tombstore.Session{}, gone
 	}
+	s.held.Store(&got)
 	return got, false
 }
 
-func (w *worker) slide(ctx context.Context, store tombstore.Store, how string, s *session) (gone bool) {
+func (w *worker) slide(ctx context.Context, store tombstore.Renewer, how string, s *id) (gone bool) {
 	gone, _ = w.on(s, "Read Slide"+how, func(before known) error {
 		begun := time.Now()
-		got, err := store.Read(ctx, s.id, tombstore.Slide(ttl))
+		got, err := store.Read(ctx, s.text, tombstore.Slide(ttl))
 		if err == nil {
 			w.check(s, before, got)
 			s.touched(begun)
@@ -292,10 +326,10 @@ func (w *worker) slide(ctx context.Context, store tombstore.Store, how string, s
 	return gone
 }
 
-func (w *worker) touch(ctx context.Context, store tombstore.Store, s *session) (gone bool) {
+func (w *worker) touch(ctx context.Context, store tombstore.Renewer, s *id) (gone bool) {
 	gone, _ = w.on(s, "Touch", func(known) error {
 		begun := time.Now()
-		err := store.Touch(ctx, s.id, ttl)
+		err := store.Touch(ctx, s.text, ttl)
 		if err == nil {
 			s.touched(begun)
 		}
@@ -304,9 +338,9 @@ func (w *worker) touch(ctx context.Context, store tombstore.Store, s *session) (
 	return gone
 }
 
-func (w *worker) exists(ctx context.Context, store tombstore.Store, s *session) (gone bool) {
+func (w *worker) exists(ctx context.Context, store tombstore.Renewer, s *id) (gone bool) {
 	gone, _ = w.on(s, "Exists", func(known) error {
-		there, err := store.Exists(ctx, s.id)
+		there, err := store.Exists(ctx, s.text)
 		if err == nil && !there {
 			return tombstore.ErrInvalidated // or absent
 		}
@@ -318,22 +352,28 @@ func (w *worker) exists(ctx context.Context, store tombstore.Store, s *session) 
 func (w *worker) padding() int { return w.random.IntN(maxPadding) }
 
 // write reads a session and stores it with the next count.
-func (w *worker) write(ctx context.Context, store tombstore.Store, how string, s *session) (gone bool) {
+func (w *worker) write(ctx context.Context, store tombstore.Renewer, how string, s *id) (gone bool) {
 	got, gone := w.read(ctx, store, how, s)
 	if len(got.Data) < 16 {
 		return gone
 	}
 	verb, condition := "Write IfVersion", tombstore.IfVersion(got.Version)
-	if s.blind {
+	switch {
+	case s.blind && w.random.IntN(4) == 0:
 		verb, condition = "Write IfPresent", tombstore.IfPresent()
+	case s.blind:
+		verb, condition = "Write Replacing", tombstore.Replacing(got)
 	}
 	count := binary.BigEndian.Uint64(got.Data[8:]) + 1
 	gone, _ = w.on(s, verb, func(known) error {
 		begun := time.Now()
-		_, err := store.Write(ctx, s.id, data(s.number, count, w.padding()), ttl, condition)
+		_, err := store.Write(ctx, s.text, data(s.number, count, w.padding()), ttl, condition)
 		if err == nil {
 			s.touched(begun)
 			raise(count, s.written.Load, s.written.CompareAndSwap)
+		}
+		if s.blind && errors.Is(err, tombstore.ErrConflict) {
+			w.violation(mixedUp)
 		}
 		return err
 	})
@@ -341,71 +381,166 @@ func (w *worker) write(ctx context.Context, store tombstore.Store, how string, s
 }
 
 // create puts a new session into a place. If its outcome is unknown the id is not used again.
-func (w *worker) create(ctx context.Context, store tombstore.Store, place *atomic.Pointer[session]) {
-	s := &session{id: tombstore.NewID(), number: w.numbers.Add(1), blind: w.random.IntN(4) == 0}
+func (w *worker) create(ctx context.Context, store tombstore.Renewer, place *atomic.Pointer[id]) {
+	s := newID(&session{number: w.numbers.Add(1), blind: w.random.IntN(2) == 0})
+	s.last.Store(s)
 	begun := time.Now()
 	err := w.call("Write IfAbsent", func() error {
-		_, err := store.Write(ctx, s.id, data(s.number, 0, w.padding()), ttl, tombstore.IfAbsent())
+		_, err := store.Write(ctx, s.text, data(s.number, 0, w.padding()), ttl, tombstore.IfAbsent())
 		return err
 	})
 	switch {
 	case err == nil:
 		s.touched(begun)
 		place.CompareAndSwap(nil, s)
-	case errors.Is(err, tombstore.ErrConflict) || errors.Is(err, tombstore.ErrInvalidated) || errors.Is(err, tombstore.ErrNotFound):
+	case errors.Is(err, tombstore.ErrConflict) || tombstore.NoSession(err):
 		w.violation(inUse)
 	}
 }
 
-// end ends a session, if nobody else does, and puts what f returns in its place.
-func (w *worker) end(ctx context.Context, place *atomic.Pointer[session], s *session, verb string, f func() (*session, error)) {
+// bury lets others call on an id that was ended.
+func (w *worker) bury(s *id) { w.graves[(w.buried.Add(1)-1)%graves].Store(s) }
+
+// end ends a session by one of its ids, if nobody else does.
+func (w *worker) end(s *id, verb string, f func() error) {
 	if !s.phase.CompareAndSwap(int32(live), int32(ending)) {
+		return
+	}
+	old, last := phase(s.left.Load()) == ended, s.last.Load()
+	still := phase(last.left.Load()) == live
+	before := s.known()
+	before.phase = live
+	begun := time.Now()
+	err := w.call(verb, f)
+	if still && s.last.Load() == last && phase(last.left.Load()) == live { // nobody has moved it meanwhile
+		w.judgeLive(before, err)
+	}
+	switch {
+	case err == nil && old && time.Now().UnixMilli() >= s.stays.Load(): // the way to the new id may be lost
+	case err == nil:
+		if !old {
+			s.stays.Store(begun.Add(tombstoneTTL - time.Second).UnixMilli())
+		}
+		s.phase.Store(int32(ended))
+		w.bury(s)
+		if last := s.last.Load(); last != s {
+			w.bury(last)
+		}
+	case errors.Is(err, tombstore.ErrUnknownOutcome), tombstore.NoSession(err):
+	default: // it was not applied, so the session must be live
+		s.phase.CompareAndSwap(int32(ending), int32(live))
+	}
+}
+
+var errChanged = errors.New("somebody has written since")
+
+// move moves a session, if nobody else does, to what f returns: nil if it has been ended instead.
+func (w *worker) move(place *atomic.Pointer[id], s *id, f func() (*id, error)) {
+	if s.now() != live || !s.left.CompareAndSwap(int32(live), int32(ending)) {
 		return
 	}
 	before := s.known()
 	before.phase = live
 	begun := time.Now()
-	var next *session
-	err := w.call(verb, func() (err error) {
-		next, err = f()
-		return err
-	})
-	w.judge(s, before, true, err)
+	next, err := f()
+	if phase(s.phase.Load()) == live {
+		w.judgeLive(before, err)
+	}
 	switch {
 	case err == nil:
 		s.stays.Store(begun.Add(tombstoneTTL - time.Second).UnixMilli())
-		s.phase.Store(int32(ended))
+		if next != nil {
+			s.last.Store(next)
+		}
+		s.left.Store(int32(ended))
 		place.CompareAndSwap(s, next)
-		w.graves[(w.buried.Add(1)-1)%graves].Store(s)
+		w.bury(s)
 	case errors.Is(err, tombstore.ErrConflict):
 		w.violation(inUse)
-		s.phase.Store(int32(live))
-	case errors.Is(err, tombstore.ErrUnknownOutcome), errors.Is(err, tombstore.ErrNotFound), errors.Is(err, tombstore.ErrInvalidated):
+		s.left.Store(int32(live))
+	case errors.Is(err, tombstore.ErrUnknownOutcome), tombstore.NoSession(err):
+		s.phase.CompareAndSwap(int32(live), int32(ending))
 		place.CompareAndSwap(s, nil)
 	default: // it was not applied, so the session must be live
-		s.phase.Store(int32(live))
+		s.left.Store(int32(live))
 	}
 }
 
-func (w *worker) rotate(ctx context.Context, store tombstore.Store, place *atomic.Pointer[session], s *session) {
-	w.end(ctx, place, s, "Rotate", func() (*session, error) {
-		next := &session{id: tombstore.NewID(), number: s.number, blind: s.blind}
-		if _, err := store.Rotate(ctx, s.id, next.id); err != nil {
-			return nil, err
-		}
+func (w *worker) rotate(ctx context.Context, store tombstore.Renewer, place *atomic.Pointer[id], s *id) {
+	w.move(place, s, func() (*id, error) {
+		next := newID(s.session)
+		err := w.call("Rotate", func() error {
+			_, err := store.Rotate(ctx, s.text, next.text)
+			return err
+		})
 		next.lives.Store(s.lives.Load())
 		next.written.Store(s.written.Load())
-		return next, nil
+		return next, err
+	})
+}
+
+// renew moves a session in two halves. Sometimes it is given up, or ended, between them.
+func (w *worker) renew(
+	ctx context.Context, store tombstore.Renewer, how string, place *atomic.Pointer[id], s *id,
+) {
+	got, _ := w.read(ctx, store, how, s)
+	if len(got.Data) < 16 {
+		return
+	}
+	w.move(place, s, func() (*id, error) {
+		var r tombstore.Renewal
+		err := w.call("BeginRenewal", func() (err error) {
+			r, err = store.BeginRenewal(ctx, s.text, got.Version)
+			return err
+		})
+		if errors.Is(err, tombstore.ErrConflict) {
+			return nil, errChanged
+		}
+		if err != nil {
+			return nil, err
+		}
+		next := newID(s.session)
+		finish := func() error {
+			return w.call("FinishRenewal", func() error {
+				begun := time.Now()
+				_, err := store.FinishRenewal(ctx, r, next.text, got.Data, ttl)
+				next.touched(begun)
+				return err
+			})
+		}
+		refused := func(what string, f func() error) error { // what keeps the renewal from being finished
+			s.phase.CompareAndSwap(int32(live), int32(ending))
+			if err := w.call(what, f); err != nil {
+				return tombstore.ErrUnknownOutcome
+			}
+			s.phase.Store(int32(ended))
+			if err := finish(); err == nil {
+				w.violation(revived)
+			}
+			return nil
+		}
+		switch w.random.IntN(8) {
+		case 0:
+			return nil, refused("CancelRenewal", func() error { return store.CancelRenewal(ctx, r) })
+		case 1:
+			return nil, refused("Invalidate, renewal", func() error { return store.Invalidate(ctx, s.text) })
+		}
+		next.written.Store(s.written.Load())
+		err = finish()
+		if err != nil && !tombstore.NoSession(err) && !errors.Is(err, tombstore.ErrConflict) {
+			err = tombstore.ErrUnknownOutcome // the first half has ended the old id
+		}
+		return next, err
 	})
 }
 
 // knock calls on a session that was ended, in every way that could bring it back.
-func (w *worker) knock(ctx context.Context, store tombstore.Store, how string, s *session) {
+func (w *worker) knock(ctx context.Context, store tombstore.Renewer, how string, s *id) {
 	b := data(s.number, 0, w.padding())
 	change := func(verb string, f func() error) { _, _ = w.on(s, verb, func(known) error { return f() }) }
 	write := func(verb string, opts ...tombstore.WriteOption) {
 		change(verb, func() error {
-			_, err := store.Write(ctx, s.id, b, ttl, opts...)
+			_, err := store.Write(ctx, s.text, b, ttl, opts...)
 			return err
 		})
 	}
@@ -420,6 +555,9 @@ func (w *worker) knock(ctx context.Context, store tombstore.Store, how string, s
 		w.exists(ctx, store, s)
 	case n < 14:
 		write("Write IfPresent", tombstore.IfPresent())
+		if held := s.held.Load(); held != nil {
+			write("Write Replacing", tombstore.Replacing(*held))
+		}
 	case n < 15:
 		write("Write IfVersion", tombstore.IfVersion(1))
 	case n < 18: // makes a new session when the tombstone has expired
@@ -433,10 +571,24 @@ func (w *worker) knock(ctx context.Context, store tombstore.Store, how string, s
 		}
 	case n < 19:
 		change("Rotate", func() error {
-			_, err := store.Rotate(ctx, s.id, tombstore.NewID())
+			_, err := store.Rotate(ctx, s.text, tombstore.NewID())
 			return err
 		})
-	default:
-		change("Invalidate IfLive", func() error { return store.Invalidate(ctx, s.id, tombstore.IfLive()) })
+		change("FinishRenewal", func() error {
+			r := tombstore.Renewal{Ref: tombstore.Ref(s.text), Claim: w.random.Uint64()}
+			_, err := store.FinishRenewal(ctx, r, tombstore.NewID(), b, ttl)
+			return err
+		})
+	case phase(s.phase.Load()) == live: // it has moved, and an end by this id must reach it
+		if time.Now().Add(tombstoneTTL/2).UnixMilli() > s.stays.Load() {
+			return
+		}
+		var opts []tombstore.InvalidateOption
+		if w.random.IntN(2) == 0 {
+			opts = append(opts, tombstore.IfLive())
+		}
+		w.end(s, "Invalidate, old id", func() error { return store.Invalidate(ctx, s.text, opts...) })
+	case phase(s.phase.Load()) == ended:
+		change("Invalidate IfLive", func() error { return store.Invalidate(ctx, s.text, tombstore.IfLive()) })
 	}
 }

@@ -1,5 +1,6 @@
-// Package soak keeps two stores busy for as long as SOAK says, while faults happen at random, and checks what must hold at any time:
-// what was ended stays ended, what is live is there as it was last written, and no memory grows.
+// Package soak keeps two stores busy for as long as SOAK says, while faults happen at random, and
+// checks what must hold at any time: what was ended stays ended, what is live is there as it was
+// last written, and no memory grows.
 package soak
 
 import (
@@ -96,8 +97,8 @@ func kinds() []fault {
 	}})
 }
 
-// breakThings injects faults in random order, each as often in a round as its weight says, and measures in between, until d has
-// passed or the test is interrupted.
+// breakThings injects faults in random order, each as often in a round as its weight says, and
+// measures in between, until d has passed or the test is interrupted.
 func (b *bed) breakThings(t *testing.T, s *soak, d time.Duration) (injected map[string]int64, samples []sample) {
 	t.Helper()
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt) // to see what there is so far
@@ -223,9 +224,14 @@ func TestSoak_SeededBugs(t *testing.T) {
 		found  []string
 	}{
 		"write.lua without the tombstone check": {
-			wrap: faults.Edit("write.lua",
-				"if kind == 192 and #head == 8 then return 'E' .. head end", "if kind == 192 and #head == 8 then kind, head = nil, '' end"),
+			wrap: faults.Edit("write.lua", "if type(head) == 'table' then return refusal(head) end",
+				"if type(head) == 'table' then redis.call('DEL', KEYS[1]) head = '' end"),
 			inject: func(*testing.T, *bed) {}, // it is in from the beginning
+			found:  []string{revived},
+		},
+		"rotate.lua does not write the successor": {
+			wrap:   faults.Edit("rotate.lua", ", 's', ARGV[3] }", " }"),
+			inject: func(*testing.T, *bed) {},
 			found:  []string{revived},
 		},
 		"restart without persistence": {

@@ -1,4 +1,5 @@
-// Command table writes the rows that the fault tests have reported into a Markdown file, between two marks.
+// Command table writes the rows that the fault tests have reported into a Markdown file, between
+// two marks.
 //
 //	table ROWS FILE
 package main

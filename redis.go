@@ -1,0 +1,411 @@
+package tombstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/tombstore/tombstore/internal/client"
+)
+
+// RedisStore is a Store on Redis 7.0 or later, Valkey 7.2 or later, or a server that behaves like
+// them. A change is one Lua script, run by EVALSHA and loaded again by EVAL whenever the server
+// does not know it, or one command that the server itself refuses for a session that was ended.
+//
+// It is safe for concurrent use. It starts no goroutine, reads only from the primary, and prints
+// nothing. When a connection breaks, or a server is loading its data or has no primary, operations
+// are tried again until their context or WithTimeout ends them; then the last cause is returned,
+// wrapped in ErrUnknownOutcome if the operation may have been applied.
+type RedisStore struct {
+	client rueidis.Client
+	config
+	owned  bool // Close closes client
+	closed atomic.Bool
+
+	// Arguments of scripts that are the same in every call.
+	argAbsolute, argTombstoneTTL, argThreshold string
+
+	native   proof        // that the server refuses a SET for a session that was ended
+	restores atomic.Int32 // what it was seen to do with RESTORE: 0, restoresWell or restoresBadly
+	cache    *cache       // nil without WithClientCache
+}
+
+var (
+	_ Store   = (*RedisStore)(nil)
+	_ Renewer = (*RedisStore)(nil)
+	_ Lister  = (*RedisStore)(nil)
+)
+
+// New returns a store on client. It checks the options and does no I/O, and the store never closes
+// client. Leave the client's ConnLifetime at zero: with it rueidis runs commands again that may
+// have been applied, behind the store's back. Set its DisableRetry: the store tries again by
+// itself, and a retry of rueidis shares memory with the attempt before it.
+func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
+	c, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	if client == nil {
+		return nil, errors.New("tombstore: new: client is nil")
+	}
+	s := &RedisStore{
+		client:          client,
+		config:          c,
+		argAbsolute:     decimal(c.absolute.Milliseconds()),
+		argTombstoneTTL: decimal(c.tombstoneTTL.Milliseconds()),
+		argThreshold:    strconv.FormatFloat(c.touchThreshold, 'f', -1, 64),
+		native:          proof{final: true},
+	}
+	if c.maxAge > 0 {
+		s.cache = newCache(c.maxAge)
+	}
+	return s, nil
+}
+
+// Open connects to the server at url and returns a store that owns its connections; call Close when
+// done. The forms of url are those of rueidis.ParseURL, for example
+// redis://user:password@host:6379/0, rediss:// for TLS, unix:///path/to/socket, several nodes of a
+// cluster as ?addr=host:port, and ?master_set=name for Sentinels.
+func Open(url string, opts ...Option) (*RedisStore, error) {
+	c, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	o, err := client.Option(url, c.maxAge > 0)
+	if err != nil {
+		return nil, wrap("open", err)
+	}
+	conn, err := client.Dial(o)
+	if err != nil {
+		return nil, wrap("open", explain(err))
+	}
+	s, err := New(conn, opts...)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	s.owned = true
+	if s.cache != nil {
+		s.cache.bound = min(c.maxAge, 2*client.KeepAlive+client.WriteTimeout+lateTimers)
+	}
+	return s, nil
+}
+
+// Close closes the connections of a store that Open returned; operations then fail with an error
+// that wraps rueidis.ErrClosing. It does nothing to a store that New returned.
+func (s *RedisStore) Close() {
+	if s.owned {
+		s.closed.Store(true)
+		s.client.Close()
+	}
+}
+
+// Read implements [Store]. It is a plain GET: a key holds the whole state of a session. Slide and
+// WithExpiry add PTTL to the same trip; a script follows if the TTL is to be set, or to tell why
+// there is no session. With WithClientCache Read answers from memory if it can.
+func (s *RedisStore) Read(ctx context.Context, id string, opts ...ReadOption) (Session, error) {
+	session, err := s.read(ctx, id, collect(opts))
+	return session, wrap("read", err)
+}
+
+func (s *RedisStore) read(ctx context.Context, id string, o ReadOptions) (Session, error) {
+	var buf [128]byte
+	key, err := s.appendKey(buf[:0], id)
+	if err != nil {
+		return Session{}, err
+	}
+	var slide int64
+	if o.Slide {
+		if slide, err = millis(o.TTL); err != nil {
+			return Session{}, err
+		}
+	}
+	if s.cache != nil && !o.Fresh {
+		return s.readCached(ctx, string(key), slide, o)
+	}
+	return s.readThrough(ctx, string(key), slide, o.Expiry)
+}
+
+// readThrough asks the server. A slide of zero leaves the idle timeout alone.
+func (s *RedisStore) readThrough(ctx context.Context, key string, slide int64, expiry bool) (Session, error) {
+	if slide == 0 && !expiry {
+		value, err := s.query(ctx, s.readCommand(), key)
+		return s.found(ctx, key, value, err)
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	results, err := s.pipeline(ctx, s.client, func() []rueidis.Completed {
+		return []rueidis.Completed{
+			s.client.B().Arbitrary(s.readCommand()).Keys(key).Build(),
+			s.client.B().Arbitrary("PTTL").Keys(key).Build(),
+		}
+	})
+	if err != nil {
+		return Session{}, explain(err)
+	}
+	value, err := bytesOf(results[0])
+	session, err := s.found(ctx, key, value, err)
+	if err != nil {
+		return Session{}, err
+	}
+	left, err := intOf(results[1])
+	if err != nil {
+		return Session{}, explain(err)
+	}
+	now := time.Now()
+	if slide != 0 && !s.nearly(slide, left, &session, now) {
+		return s.lookUp(ctx, key, slide)
+	}
+	session.expireIn(left, now)
+	return session, nil
+}
+
+// nearly reports whether a TTL of left is so near to ttl that it is not set, as the scripts decide
+// it.
+func (s *RedisStore) nearly(ttl, left int64, session *Session, now time.Time) bool {
+	if deadline := session.deadline(); deadline != 0 {
+		ttl = min(ttl, deadline-now.UnixMilli())
+	}
+	return left >= 0 && float64(max(ttl-left, left-ttl)) < float64(ttl)*s.touchThreshold
+}
+
+// expireIn sets ExpiresAt from a TTL in milliseconds, unless that is none.
+func (s *Session) expireIn(left int64, now time.Time) {
+	if left < 0 {
+		return
+	}
+	s.ExpiresAt = now.Add(time.Duration(min(left, maxMillis)) * time.Millisecond)
+	if deadline := s.deadline(); deadline != 0 && deadline < s.ExpiresAt.UnixMilli() {
+		s.ExpiresAt = time.UnixMilli(deadline)
+	}
+}
+
+// readCommand returns the command that reads a key.
+func (s *RedisStore) readCommand() string {
+	if s.strict {
+		return "GETEX"
+	}
+	return "GET"
+}
+
+// found turns the reply to a command that reads a record into a session. A key of another type may
+// be a tombstone: read.lua tells, in one step.
+func (s *RedisStore) found(ctx context.Context, key string, value []byte, err error) (Session, error) {
+	switch {
+	case rueidis.IsRedisNil(err):
+		return Session{}, ErrNotFound
+	case isWrongType(err):
+		return s.lookUp(ctx, key, 0)
+	case err != nil:
+		return Session{}, explain(err)
+	}
+	return decode(value, time.Now())
+}
+
+// lookUp reads by read.lua, and restarts the idle timeout unless slide is zero.
+func (s *RedisStore) lookUp(ctx context.Context, key string, slide int64) (Session, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var args []string
+	if slide != 0 {
+		args = []string{decimal(slide), s.argThreshold}
+		defer moveEpoch(key)
+	}
+	res, _ := s.run(ctx, &readScript, []string{key}, args...)
+	value, left, err := valueAndTTL(res)
+	if s.strict && (err == nil || errors.Is(err, ErrNotFound)) { // a script that writes nothing is not refused
+		again, refusal := s.query(ctx, s.readCommand(), key)
+		switch {
+		case refusal == nil:
+			value, err = again, nil
+		case rueidis.IsRedisNil(refusal):
+			err = ErrNotFound
+		case !isWrongType(refusal): // it has been ended between the two
+			return Session{}, explain(refusal)
+		}
+	}
+	if err != nil {
+		return Session{}, explain(err)
+	}
+	now := time.Now()
+	session, err := decode(value, now)
+	if err == nil && slide != 0 {
+		session.expireIn(left, now)
+	}
+	return session, err
+}
+
+// valueAndTTL takes the reply of read.lua apart.
+func valueAndTTL(res rueidis.RedisResult) (value []byte, ttl int64, err error) {
+	reply, err := res.ToMessage()
+	if err != nil {
+		return nil, 0, err
+	}
+	if reply.IsString() {
+		code, err := reply.ToString()
+		if err == nil {
+			err = errUnexpected
+			if code != "" && code[0] != codeDone && code[0] != codeKept {
+				err = outcome(code, false)
+			}
+		}
+		return nil, 0, err
+	}
+	if !reply.IsArray() {
+		return nil, 0, errUnexpected
+	}
+	parts, err := reply.ToArray()
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(parts) != 2 || !parts[0].IsString() || !parts[1].IsInt64() {
+		return nil, 0, errUnexpected
+	}
+	if value, err = parts[0].AsBytes(); err != nil {
+		return nil, 0, err
+	}
+	ttl, err = parts[1].AsInt64()
+	return value, ttl, err
+}
+
+// Exists implements [Store]. It reads the first bytes of the record.
+func (s *RedisStore) Exists(ctx context.Context, id string) (bool, error) {
+	exists, err := s.exists(ctx, id)
+	return exists, wrap("exists", err)
+}
+
+func (s *RedisStore) exists(ctx context.Context, id string) (bool, error) {
+	key, err := s.key(id)
+	if err != nil {
+		return false, err
+	}
+	if s.strict {
+		_, err = s.readThrough(ctx, key, 0, false)
+	} else {
+		var head []byte
+		head, err = s.query(ctx, "GETRANGE", key, "0", strconv.Itoa(headerSize-1))
+		switch {
+		case isWrongType(err):
+			_, err = s.lookUp(ctx, key, 0)
+		case err != nil:
+			err = explain(err)
+		case len(head) == 0:
+			err = ErrNotFound
+		default:
+			err = alive(head, time.Now())
+		}
+	}
+	if NoSession(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Write implements [Store]. With Replacing it is one SET that replaces a live session and nothing
+// else, and otherwise a script.
+func (s *RedisStore) Write(
+	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...WriteOption,
+) (Session, error) {
+	session, err := s.write(ctx, id, data, ttl, collect(opts))
+	return session, wrap("write", err)
+}
+
+func (s *RedisStore) write(
+	ctx context.Context, id string, data []byte, ttl time.Duration, o WriteOptions,
+) (Session, error) {
+	key, err := s.key(id)
+	if err != nil {
+		return Session{}, err
+	}
+	ms, err := s.check(data, ttl)
+	if err != nil {
+		return Session{}, err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	w := writing{key: key, version: newVersion(), data: data, ttl: ms, begins: s.argAbsolute}
+	switch {
+	case o.Present && o.Replaced.header != nil:
+		return s.replace(ctx, w, &o.Replaced)
+	case o.Absent:
+		w.condition = "absent"
+	case o.Present:
+		w.condition = "present"
+	case o.Match:
+		w.condition = o.Version.bytes()
+	}
+	session, _, err := s.writeScript(ctx, w)
+	return session, err
+}
+
+// writing is what write.lua is told.
+type writing struct {
+	key       string
+	version   Version
+	data      []byte
+	ttl       int64 // ms
+	condition string
+	begins    string // the absolute timeout in ms, or the header, of a session that begins
+}
+
+// writeScript runs write.lua. It reports lost as send does.
+func (s *RedisStore) writeScript(ctx context.Context, w writing) (session Session, lost bool, err error) {
+	args := []string{
+		w.version.bytes(),
+		string(w.data),
+		decimal(w.ttl),
+		w.condition,
+		w.begins,
+	}
+	if w.begins == "0" { // each argument costs the server a third of a microsecond
+		args = args[:4]
+		if w.condition == "" {
+			args = args[:3]
+		}
+	}
+	detail, lost, err := s.change(ctx, &writeScript, []string{w.key}, args...)
+	if err != nil {
+		return Session{}, lost, err
+	}
+	session, err = parse([]byte(detail))
+	if err != nil || len(session.Data) > 0 {
+		return Session{}, lost, errUnexpected
+	}
+	session.Version, session.Data = w.version, w.data
+	return session, lost, nil
+}
+
+// check returns the TTL in milliseconds if both arguments are acceptable.
+func (c *config) check(data []byte, ttl time.Duration) (int64, error) {
+	if len(data) > c.maxData {
+		return 0, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(data), c.maxData)
+	}
+	return millis(ttl)
+}
+
+// Touch implements [Store].
+func (s *RedisStore) Touch(ctx context.Context, id string, ttl time.Duration) error {
+	return wrap("touch", s.touch(ctx, id, ttl))
+}
+
+func (s *RedisStore) touch(ctx context.Context, id string, ttl time.Duration) error {
+	key, err := s.key(id)
+	if err != nil {
+		return err
+	}
+	ms, err := millis(ttl)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	_, _, err = s.change(ctx, &touchScript, []string{key}, decimal(ms), s.argThreshold)
+	return err
+}
+
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }

@@ -1,0 +1,30 @@
+-- restore.lua: puts back what a write has replaced by mistake, unless that has been changed since.
+--
+-- KEYS[1]  key of the session
+-- ARGV[1]  version that the write has stored, 8 bytes
+-- ARGV[2]  value that it has replaced
+--
+-- Returns  D  put back
+--          C  another version is stored, or none
+local floor = math.floor
+local function clock() -- ms since 1970
+  local time = redis.call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+local function number(s, at) -- the six bytes of s from at on
+  local a, b, c, d, e, f = string.byte(s, at, at + 5)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+
+local version = redis.pcall('GETRANGE', KEYS[1], '2', '9')
+if version ~= ARGV[1] then return type(version) == 'string' and 'C' or version end
+if string.byte(ARGV[2]) ~= 193 then -- no record: nobody knows how long it was to live
+  redis.call('SET', KEYS[1], ARGV[2])
+  return 'D'
+end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+local deadline = #ARGV[2] >= 22 and number(ARGV[2], 17) or 0
+if deadline > 0 and clock() + redis.call('PTTL', KEYS[1]) > deadline then
+  redis.call('PEXPIREAT', KEYS[1], deadline)
+end
+return 'D'

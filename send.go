@@ -1,0 +1,240 @@
+package tombstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Pauses between two attempts.
+const (
+	firstPause = time.Millisecond
+	maxPause   = 100 * time.Millisecond
+)
+
+var (
+	errUnexpected = errors.New("unexpected reply")
+	errClosed     = fmt.Errorf("store is closed: %w", rueidis.ErrClosing)
+)
+
+// bounded gives ctx a deadline if it has none: rueidis would try for ever.
+func (s *RedisStore) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, max(s.timeout, s.timeout+s.acksTimeout)) // the sum may overflow
+}
+
+// query runs a command that only reads and answers with a string. It is built without the read-only
+// flag that the typed commands carry, so that a client with SendToReplicas does not read a session
+// from a replica that has not heard of its end.
+func (s *RedisStore) query(ctx context.Context, command, key string, args ...string) ([]byte, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	res, _ := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Arbitrary(command).Keys(key).Args(args...).Build()
+	})
+	return bytesOf(res)
+}
+
+func bytesOf(res rueidis.RedisResult) ([]byte, error) {
+	m, err := res.ToMessage()
+	if err != nil {
+		return nil, err
+	}
+	if !m.IsString() {
+		return nil, errUnexpected
+	}
+	return m.AsBytes()
+}
+
+func intOf(res rueidis.RedisResult) (int64, error) {
+	m, err := res.ToMessage()
+	if err != nil {
+		return 0, err
+	}
+	if !m.IsInt64() { // an error of parsing it would show it
+		return 0, errUnexpected
+	}
+	return m.AsInt64()
+}
+
+// ask runs a script that answers with a string. It reports lost as send does. After a failure that
+// may have been applied err wraps ErrUnknownOutcome.
+func (s *RedisStore) ask(
+	ctx context.Context, sc *script, keys []string, args ...string,
+) (reply string, lost bool, err error) {
+	res, lost := s.run(ctx, sc, keys, args...)
+	m, err := res.ToMessage()
+	if err == nil && m.IsString() { // any other type is no code
+		reply, err = m.ToString()
+	}
+	if reply != string(codeKept) || lost {
+		for _, key := range keys {
+			moveEpoch(key)
+		}
+	}
+	if err != nil {
+		return "", lost, failed(err, lost)
+	}
+	if reply == "" {
+		return "", lost, errUnexpected
+	}
+	return reply, lost, nil
+}
+
+// change is ask for a script whose reply is final: it returns what follows codeDone.
+func (s *RedisStore) change(
+	ctx context.Context, sc *script, keys []string, args ...string,
+) (detail string, lost bool, err error) {
+	reply, lost, err := s.ask(ctx, sc, keys, args...)
+	if err != nil {
+		return "", lost, err
+	}
+	return reply[1:], lost, outcome(reply, lost)
+}
+
+// failed reports a change that got no reply, or an error for one.
+func failed(err error, lost bool) error {
+	if lost || !unsent(err) {
+		return unknown(explain(err))
+	}
+	return explain(err)
+}
+
+// outcome turns the reply of a script into an error. lost says that an earlier run of the script
+// may have been applied without its reply arriving.
+func outcome(reply string, lost bool) error {
+	switch reply[0] {
+	case codeDone, codeKept:
+		return nil
+	case codeAbsent:
+		if lost { // the lost attempt may yet arrive, when somebody has created the session
+			return unknown(nil)
+		}
+		return ErrNotFound
+	case codeEnded:
+		if err := parseEnd(reply[1:]); !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+	case codeConflict:
+		if lost { // the other version may have replaced the one that the lost run stored
+			return unknown(nil)
+		}
+		return ErrConflict
+	case codeForeign:
+		return ErrCorrupt
+	}
+	return errUnexpected
+}
+
+// run runs a script. It reports lost as send does.
+func (s *RedisStore) run(
+	ctx context.Context, sc *script, keys []string, args ...string,
+) (res rueidis.RedisResult, lost bool) {
+	res, lost = s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Evalsha().Sha1(sc.sha1).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+	})
+	if !isNoScript(res.Error()) {
+		return res, lost
+	}
+	// A server before 7.0 would run the scripts, but without checking ACLs and
+	// min-replicas-to-write in them. It has no EVAL_RO, and a script reaches a server only by this
+	// way.
+	probe := s.client.Do(ctx, s.client.B().EvalRo().Script("return 1").Numkeys(1).Key(keys[0]).Build())
+	if reply, ok := rueidis.IsRedisErr(probe.Error()); ok && isUnknownCommand(reply) {
+		return probe, lost
+	}
+	res, lostToo := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Eval().Script(sc.source).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+	})
+	return res, lost || lostToo
+}
+
+func isNoScript(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && reply.IsNoScript()
+}
+
+// send sends the command that build returns until there is an answer or ctx ends. lost reports
+// whether an attempt before the last may have been executed although no reply came.
+func (s *RedisStore) send(
+	ctx context.Context, build func() rueidis.Completed,
+) (res rueidis.RedisResult, lost bool) {
+	return s.sendTo(ctx, s.client, build)
+}
+
+func (s *RedisStore) sendTo(
+	ctx context.Context, client rueidis.Client, build func() rueidis.Completed,
+) (res rueidis.RedisResult, lost bool) {
+	if err := s.sendable(ctx); err != nil {
+		return rueidis.NewErrorResult(err), false
+	}
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		res = client.Do(ctx, build())
+		err := res.Error()
+		if !transient(err) || !sleep(ctx, pause) {
+			return res, lost
+		}
+		lost = lost || !unsent(err)
+	}
+}
+
+// pipeline is send for several commands that may be run again, in one trip.
+func (s *RedisStore) pipeline(
+	ctx context.Context, client rueidis.Client, build func() []rueidis.Completed,
+) ([]rueidis.RedisResult, error) {
+	if err := s.sendable(ctx); err != nil {
+		return nil, err
+	}
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		results := client.DoMulti(ctx, build()...)
+		var failure error
+		for _, res := range results {
+			if err := res.Error(); transient(err) {
+				failure = err
+				break
+			}
+		}
+		if failure == nil {
+			return results, nil
+		}
+		if !sleep(ctx, pause) {
+			return nil, failure
+		}
+	}
+}
+
+// sendable returns why nothing can be sent at all.
+func (s *RedisStore) sendable(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return notSent{err}
+	}
+	if s.closed.Load() {
+		return notSent{errClosed}
+	}
+	return nil
+}
+
+// notSent is the error of a command that nobody has tried to send.
+type notSent struct{ error }
+
+func (e notSent) Unwrap() error { return e.error }
+
+// sleep waits for d and reports whether ctx was still live then.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,406 @@
+package tombstore
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// A session is one thing with a succession of ids. The tombstone of each earlier id names the key
+// of the next one, so that an end by any of them reaches the session.
+
+// maxHops bounds how many moves of a session an Invalidate follows.
+const maxHops = 4096
+
+var errTooManyHops = fmt.Errorf("%w: it has moved more than %d times", ErrNotInvalidated, maxHops)
+
+// Invalidate implements [Store]. It works on a server that is at maxmemory too. An error wraps
+// ErrNotInvalidated if the server refused, ErrUnknownOutcome if it did not answer, and
+// ErrUnacknowledged if replicas are late (WithReplicaAcks). It is safe to repeat.
+func (s *RedisStore) Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error {
+	return wrap("invalidate", s.invalidate(ctx, id, collect(opts)))
+}
+
+func (s *RedisStore) invalidate(ctx context.Context, id string, o InvalidateOptions) error {
+	key, err := s.key(id)
+	if err != nil {
+		return err
+	}
+	return s.end(ctx, key, o)
+}
+
+// InvalidateRef implements [Lister].
+func (s *RedisStore) InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error {
+	key, err := s.refKey(ref)
+	if err == nil {
+		err = s.end(ctx, key, collect(opts))
+	}
+	return wrap("invalidate", err)
+}
+
+// end ends the session at key as o says, and follows it. It waits for the replicas of each key that
+// it passes, but does not stop for them: what can be ended is ended.
+func (s *RedisStore) end(ctx context.Context, key string, o InvalidateOptions) error {
+	if o.Reason == 0 {
+		o.Reason = Logout
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var late error
+	for hop := range maxHops {
+		condition := ""
+		if o.Live && hop == 0 { // a successor that is absent may yet be written
+			condition = "live"
+		}
+		reply, lost, err := s.endOne(ctx, key, o.Reason, condition)
+		successor := ""
+		if err != nil {
+			if hop > 0 && !errors.Is(err, ErrNotInvalidated) && !errors.Is(err, ErrUnknownOutcome) {
+				err = unknown(err) // the ids before this one have been ended
+			}
+			return err
+		}
+		if reply[0] != codeAbsent || condition == "" {
+			again, err := s.confirm(ctx, key, o.Reason)
+			late = cmp.Or(err, late)
+			successor = cmp.Or(successorIn(again), successorIn(reply))
+		}
+		if successor == "" || o.Alone || o.Reason == Rotated {
+			if !o.Live || reply[0] == codeDone {
+				return late
+			}
+			met := outcome(reply, lost)
+			if lost && errors.Is(met, ErrInvalidated) { // perhaps by the attempt whose reply was lost
+				met = unknown(nil)
+			}
+			return met
+		}
+		if key, err = s.refKey(successor); err != nil {
+			return unknown(ErrCorrupt)
+		}
+	}
+	return errTooManyHops
+}
+
+// successorIn returns the successor that a reply of invalidate.lua names, or "".
+func successorIn(reply string) string {
+	if len(reply) <= endSize || reply[0] != codeEnded {
+		return ""
+	}
+	return reply[1+endSize:]
+}
+
+// endOne runs invalidate.lua, and returns a reply that says what it met: codeDone for a live
+// session, codeAbsent or codeEnded.
+func (s *RedisStore) endOne(
+	ctx context.Context, key string, reason Reason, condition string,
+) (reply string, lost bool, err error) {
+	reply, lost, err = s.ask(ctx, &invalidateScript, []string{key}, s.endArgs(ctx, reason, condition)...)
+	var refusal *replyError
+	switch {
+	case errors.As(err, &refusal) && !errors.Is(err, ErrUnknownOutcome):
+		err = fmt.Errorf("%w: %w", ErrNotInvalidated, refusal)
+	case err == nil && reply[0] != codeAbsent:
+		if met := outcome(reply, lost); met != nil && !errors.Is(met, ErrInvalidated) {
+			err = met
+		}
+	}
+	return reply, lost, err
+}
+
+// endArgs returns the arguments of invalidate.lua.
+func (s *RedisStore) endArgs(ctx context.Context, reason Reason, condition string) []string {
+	return []string{
+		s.tombstone(ctx, reason),
+		s.argTombstoneTTL,
+		condition,
+	}
+}
+
+// tombstone returns what the scripts put in the place of a session: the tombstone as DUMP would
+// give it, or its field t where RESTORE is not to be used. In a cluster it is used unless it was
+// seen not to work, since there a session could get lost without it.
+func (s *RedisStore) tombstone(ctx context.Context, reason Reason) string {
+	dump := dumpOf(reason, time.Now())
+	if s.clustered() {
+		s.refusesByType(ctx)
+	}
+	if seen := s.restores.Load(); seen == restoresWell || seen == 0 && s.clustered() {
+		return dump
+	}
+	return dump[dumpHead : dumpHead+endSize]
+}
+
+func (s *RedisStore) clustered() bool { return s.client.Mode() == rueidis.ClientModeCluster }
+
+// Rotate implements [Store]. In a cluster, where the two keys may be on two nodes, it ends the old
+// id first: whatever goes wrong in between logs the user out, and the two ids are never live
+// together. With ErrUnacknowledged the session is returned too: it was rotated, but replicas are
+// late (WithReplicaAcks).
+func (s *RedisStore) Rotate(
+	ctx context.Context, oldID, newID string, opts ...RotateOption,
+) (Session, error) {
+	session, err := s.rotate(ctx, oldID, newID, collect(opts))
+	return session, wrap("rotate", err)
+}
+
+func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOptions) (Session, error) {
+	oldKey, newKey, err := s.keyPair(oldID, newID)
+	if err != nil {
+		return Session{}, err
+	}
+	var ms int64
+	if o.Replace {
+		if ms, err = s.check(o.Data, o.TTL); err != nil {
+			return Session{}, err
+		}
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	version := newVersion()
+	args := []string{
+		version.bytes(),
+		s.argTombstoneTTL,
+		newKey[len(s.prefix):],
+		"",
+		s.tombstone(ctx, Rotated),
+	}
+	if o.Version != 0 {
+		args[3] = o.Version.bytes()
+	}
+	if o.Replace {
+		args = append(args, decimal(ms), string(o.Data))
+	}
+	move := s.moveAtOnce
+	if s.clustered() {
+		move = s.moveInSteps
+	}
+	return move(ctx, oldKey, newKey, args, version, o)
+}
+
+// moveAtOnce runs rotate.lua with both keys. The data does not pass through the script, so it is
+// read afterwards.
+func (s *RedisStore) moveAtOnce(
+	ctx context.Context, oldKey, newKey string, args []string, _ Version, o RotateOptions,
+) (Session, error) {
+	record, err := s.leave(ctx, []string{oldKey, newKey}, args)
+	if err != nil {
+		return Session{}, err
+	}
+	late, err := s.confirmMove(ctx, oldKey, newKey)
+	if err != nil {
+		return Session{}, err
+	}
+	if !o.Replace {
+		session, err := s.readThrough(ctx, newKey, 0, false)
+		if err != nil && !NoSession(err) {
+			err = unknown(err)
+		}
+		return session, cmp.Or(err, late)
+	}
+	header := headerOf([]byte(record))
+	if header == nil {
+		return Session{}, errUnexpected
+	}
+	session, err := parse(header)
+	session.Data = o.Data
+	return session, cmp.Or(err, late)
+}
+
+// moveInSteps ends the old id by rotate.lua and then creates the new one. An end that comes in
+// between follows the old id's tombstone, and leaves one under the new id, which refuses the second
+// step. The replicas must have the tombstone before that step: if they lost it while the new id is
+// live, an end by the old id would not find that.
+func (s *RedisStore) moveInSteps(
+	ctx context.Context, oldKey, newKey string, args []string, version Version, o RotateOptions,
+) (Session, error) {
+	if err := s.unused(ctx, newKey); err != nil {
+		if _, gone := s.readThrough(ctx, oldKey, 0, false); gone != nil {
+			err = gone
+		}
+		return Session{}, err
+	}
+	reply, err := s.leave(ctx, []string{oldKey}, args)
+	if err != nil {
+		return Session{}, err
+	}
+	if len(reply) < 6+headerSize {
+		return Session{}, errUnexpected
+	}
+	moved, err := parse([]byte(reply[6:])) // whatever the clock here says, it has been moved
+	if err != nil {
+		return Session{}, err
+	}
+	if o.Replace {
+		moved.Data = o.Data
+	}
+	late, err := s.confirmMove(ctx, oldKey, newKey)
+	if err != nil {
+		return Session{}, err
+	}
+	session, err := s.create(ctx, writing{
+		key: newKey, version: version, data: moved.Data, ttl: milli48(reply), begins: string(moved.header),
+	})
+	return session, cmp.Or(err, late)
+}
+
+// confirmMove is confirm for the old id of a session that moves. The replicas confirm whatever the
+// primary has: if a failover has taken what the move has written, that does not name the new id, and
+// an end by the old one would not reach it. Then the move goes no further, and the session is ended.
+func (s *RedisStore) confirmMove(ctx context.Context, oldKey, newKey string) (late, err error) {
+	reply, late := s.confirm(ctx, oldKey, Rotated)
+	if reply != "" && successorIn(reply) != newKey[len(s.prefix):] {
+		return nil, unknown(nil)
+	}
+	return late, nil
+}
+
+// create stores a session under an id that must be unused, when its old id has been ended. A
+// failure that might look as if nothing had been done is ErrUnknownOutcome.
+func (s *RedisStore) create(ctx context.Context, w writing) (Session, error) {
+	w.condition = "absent"
+	session, _, err := s.writeScript(ctx, w)
+	if err != nil && !NoSession(err) && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnknownOutcome) {
+		err = unknown(err)
+	}
+	return session, err
+}
+
+// leave runs rotate.lua.
+func (s *RedisStore) leave(ctx context.Context, keys, args []string) (string, error) {
+	record, lost, err := s.change(ctx, &rotateScript, keys, args...)
+	if lost && errors.Is(err, ErrInvalidated) { // the attempt whose reply was lost may have ended it
+		return "", unknown(nil)
+	}
+	return record, err
+}
+
+// unused looks whether a new id is taken, before the old one is ended. What it finds can change at
+// once; it saves a mistaken caller from losing the session.
+func (s *RedisStore) unused(ctx context.Context, key string) error {
+	res, _ := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Arbitrary("EXISTS").Keys(key).Build()
+	})
+	n, err := intOf(res)
+	switch {
+	case err != nil:
+		return explain(err)
+	case n != 0:
+		return ErrConflict
+	}
+	return nil
+}
+
+// BeginRenewal implements [Renewer].
+func (s *RedisStore) BeginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
+	r, err := s.beginRenewal(ctx, id, v)
+	return r, wrap("begin renewal", err)
+}
+
+func (s *RedisStore) beginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
+	key, err := s.key(id)
+	if err != nil {
+		return Renewal{}, err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	r := Renewal{Ref: key[len(s.prefix):], Claim: newClaim()}
+	condition := "live"
+	if v != 0 {
+		condition = v.bytes()
+	}
+	// After a lost attempt, too: the claim tells the end of that attempt from another renewal's.
+	_, _, err = s.change(ctx, &invalidateScript, []string{key}, append(s.endArgs(ctx, Rotated, condition), r.claim())...)
+	if err != nil {
+		return Renewal{}, err
+	}
+	_, err = s.confirm(ctx, key, Rotated)
+	return r, err
+}
+
+// FinishRenewal implements [Renewer]. It links first and writes then, so that there is no moment at
+// which the session is live and an end by the old id does not reach it.
+func (s *RedisStore) FinishRenewal(
+	ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
+) (Session, error) {
+	session, err := s.finishRenewal(ctx, r, newID, data, ttl)
+	return session, wrap("finish renewal", err)
+}
+
+func (s *RedisStore) finishRenewal(
+	ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
+) (Session, error) {
+	oldKey, err := s.refKey(r.Ref)
+	if err != nil {
+		return Session{}, err
+	}
+	newKey, err := s.key(newID)
+	if err != nil {
+		return Session{}, err
+	}
+	if newKey == oldKey {
+		return Session{}, ErrInvalidID
+	}
+	ms, err := s.check(data, ttl)
+	if err != nil {
+		return Session{}, err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if err := s.unused(ctx, newKey); err != nil {
+		return Session{}, err
+	}
+	header, _, err := s.change(ctx, &linkScript, []string{oldKey},
+		r.claim(),
+		newKey[len(s.prefix):],
+		s.argTombstoneTTL,
+	)
+	if err != nil {
+		return Session{}, err
+	}
+	late, err := s.confirmMove(ctx, oldKey, newKey)
+	if err != nil {
+		return Session{}, err
+	}
+	session, err := s.create(ctx, writing{
+		key: newKey, version: newVersion(), data: data, ttl: ms, begins: header,
+	})
+	return session, cmp.Or(err, late)
+}
+
+// CancelRenewal implements [Renewer].
+func (s *RedisStore) CancelRenewal(ctx context.Context, r Renewal) error {
+	return wrap("cancel renewal", s.cancelRenewal(ctx, r))
+}
+
+func (s *RedisStore) cancelRenewal(ctx context.Context, r Renewal) error {
+	key, err := s.refKey(r.Ref)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	reply, _, err := s.ask(ctx, &linkScript, []string{key}, r.claim())
+	if err != nil || reply[0] == codeAbsent {
+		return err
+	}
+	return outcome(reply, false)
+}
+
+func (r Renewal) claim() string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], r.Claim)
+	return string(b[:])
+}
+
+func newClaim() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint64(b[:])
+}
