@@ -6,8 +6,10 @@ FUZZTIME    ?= 30s
 MODULES     := . scsstore gorillastore gorillastore/gin fiberstore integration examples/twotabs
 each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || failed="$$failed $$module"; done; \
                [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+# The race detector needs cgo, and that a C compiler.
+RACE        := $(shell [ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null && echo -race)
 # Each test must hold in any order and under the race detector.
-TESTFLAGS   ?= -race -shuffle=on
+TESTFLAGS   ?= $(RACE) -shuffle=on
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race lint bench demo matrix faults soak model container fuzz cover tidy server races e2e
@@ -22,10 +24,11 @@ build: ## compile everything
 	@$(call each,go build -o /dev/null ./...)
 
 test: server ## run the tests on a real server, which is found, or installed (Debian, as root)
+	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
 	@$(call each,go test $(TESTFLAGS) ./...)
 
-race: server ## run the tests ten times in random order under the race detector
-	@$(call each,go test -race -shuffle=on -count=10 ./...)
+race: server ## run the tests ten times in random order, under the race detector if there is a C compiler
+	@$(call each,go test $(TESTFLAGS) -count=10 ./...)
 
 lint: ## vet, staticcheck, gofmt, go mod tidy, and luacheck if it is installed
 	@$(call each,go vet ./... && go run $(STATICCHECK) ./... && go mod tidy -diff)
@@ -45,7 +48,7 @@ e2e: server ## play the race in a real browser, with two tabs (needs Chromium)
 	{ apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends chromium >/dev/null; }
 	cd examples/twotabs && go test -tags e2e -count=1 .
 
-faults: server ## break things for FAULTS_DURATION each, on each server of TOMBSTORE_SERVERS, and write the table of docs/guarantees.md
+faults: server ## break things for FAULTS_DURATION each, on each server of TOMBSTORE_SERVERS, and write the table of docs/faults.md
 	@internal/redistest/faults
 
 soak: server ## keep two stores busy for SOAK while faults happen
