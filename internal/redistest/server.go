@@ -226,6 +226,7 @@ func (s *Server) arguments(bind string, port int) []string {
 	return append([]string{
 		"--bind", bind, "--port", strconv.Itoa(port), "--protected-mode", "no", "--save", "", "--loglevel", "warning",
 		"--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", strconv.Itoa(s.port), // which clients can reach
+		"--repl-timeout", "20", // a replica whose first attempt hangs tries again within patience
 	}, s.args...)
 }
 
