@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,23 +79,44 @@ func unknown(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
 }
 
-// replyError is an error reply of the server. Its text is the reply's code word alone, because the
-// rest of a reply may quote the arguments of the command; the whole reply is there for errors.As
-// with a *rueidis.RedisError.
+// replyError is an error reply of the server. Its text is the reply's code word, because the rest of
+// a reply may quote the user or the arguments of the command; the whole reply is there for
+// errors.As with a *rueidis.RedisError.
 type replyError struct {
 	cause *rueidis.RedisError
 }
 
+// rueidis cuts off the code word ERR, so a reply that has lost it is told from one with another code
+// by the codes that servers have.
+var (
+	replyCodes = strings.Fields("ASK BUSY BUSYGROUP BUSYKEY CLUSTERDOWN CROSSSLOT DENIED ERR EXECABORT INPROG IOERR " +
+		"LOADING MASTERDOWN MISCONF MOVED NOAUTH NOMASTERLINK NOPERM NOPROTO NOQUORUM NOREPLICAS NOSCRIPT NOTBUSY " +
+		"OOM READONLY REDIRECT TRYAGAIN UNBLOCKED UNKILLABLE WRONGPASS WRONGTYPE")
+	replyTexts = []string{ // of ERR, which quote nothing
+		"AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+		"Client names cannot contain spaces, newlines or special characters.",
+		"DB index is out of range",
+		"No such master with that name",
+		"SELECT is not allowed in cluster mode",
+		"max number of clients + cluster connections reached",
+		"max number of clients reached",
+	}
+)
+
 func (e *replyError) Error() string {
 	text := e.cause.Error()
-	if isUnknownCommand(e.cause) {
-		return "server lacks a command; the oldest releases supported are Redis 7.0 and Valkey 7.2"
-	}
 	code, _, _ := strings.Cut(text, " ")
-	if code == "" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
-		code = "an error"
+	switch {
+	case isUnknownCommand(e.cause):
+		return "server lacks a command; the oldest releases supported are Redis 7.0 and Valkey 7.2"
+	case slices.Contains(replyCodes, code):
+		return "server answered " + code
+	case slices.Contains(replyTexts, text):
+		return "server answered ERR " + text
+	case code == "" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "":
+		return "server answered ERR"
 	}
-	return "server answered " + code
+	return "server answered an error" // ERR, or a code that is not known
 }
 
 func (e *replyError) Unwrap() error { return e.cause }
