@@ -68,6 +68,16 @@ func newCache(maxAge time.Duration) *cache {
 	}
 }
 
+// limit sets the bound for connections on which a PING is sent every keepAlive and answered within
+// timeout, or the connection is given up with all that was cached over it. Without either none is
+// sent. The sum may be beyond any Duration.
+func (c *cache) limit(keepAlive, timeout time.Duration) {
+	bound := 2*float64(keepAlive) + float64(timeout) + float64(lateTimers)
+	if keepAlive > 0 && timeout > 0 && bound < float64(c.maxAge) {
+		c.bound = time.Duration(bound)
+	}
+}
+
 // end returns the end of the GETRANGE of a key with this hash. Spans of maxAge begin at another
 // time for each key, so that not all are asked for at once.
 func (c *cache) end(hash uint64, epoch uint32, now time.Time) int64 {
@@ -78,7 +88,9 @@ func (c *cache) end(hash uint64, epoch uint32, now time.Time) int64 {
 
 // Staleness returns how old the answer of a cached Read may be at most when the server's messages
 // cannot arrive, because the network is cut or the server hangs: the maxAge of WithClientCache, and
-// for a store that Open returned no more than 3 seconds. It is 0 without a cache.
+// for a store that Open returned no more than 3 seconds. After OpenOption it is no more than half a
+// second above 2 x Dialer.KeepAlive + ConnWriteTimeout, if neither is negative. It is 0 without a
+// cache.
 func (s *RedisStore) Staleness() time.Duration {
 	if s.cache == nil {
 		return 0

@@ -68,9 +68,22 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 }
 
 // Open connects to the server at url and returns a store that owns its connections; call Close when
-// done. The forms of url are those of rueidis.ParseURL, for example
-// redis://user:password@host:6379/0, rediss:// for TLS, unix:///path/to/socket, several nodes of a
-// cluster as ?addr=host:port, and ?master_set=name for Sentinels.
+// done. The forms of url are
+//
+//	redis://user:password@host:6379/0                a server; rediss:// with TLS
+//	redis://host:6379?addr=host2:6379                several nodes of a cluster
+//	redis://host:26379?master_set=name               Sentinels, more of them as addr
+//	unix:///path/to/socket?db=0                      a socket
+//
+// and valkey:// and valkeys:// mean the same as redis:// and rediss://. User and password are those
+// of the servers; those of the Sentinels are the parameters sentinel_username and
+// sentinel_password. With rediss:// Sentinels are asked by TLS, too. Further parameters are db,
+// dial_timeout, write_timeout, client_name, protocol, client_cache, max_retries and skip_verify, as
+// rueidis.ParseURL has them. An unknown one is an error. No error quotes what may be a password.
+//
+// Open tries again as operations do, until WithTimeout ends it, and then returns the last cause: so
+// it waits for a server that is loading its data or does not listen yet, but not after a refusal,
+// for example of the password. An attempt that hangs ends when the dialer's timeout does.
 func Open(url string, opts ...Option) (*RedisStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -80,7 +93,34 @@ func Open(url string, opts ...Option) (*RedisStore, error) {
 	if err != nil {
 		return nil, wrap("open", err)
 	}
-	conn, err := client.Dial(o)
+	return open(o, c, opts)
+}
+
+// OpenOption is Open for what a URL cannot say: certificates, credentials that change
+// (AuthCredentialsFn, which is asked for Sentinels too), a dialer of the program's own. It leaves
+// alone what o sets, and sets the rest as Open does: PipelineMultiplex, MaxFlushDelay,
+// ConnWriteTimeout, Sentinel.TopologyRefreshInterval, Sentinel.Dialer.Timeout, and
+// Dialer.KeepAlive with WithClientCache, whose Staleness follows from KeepAlive and
+// ConnWriteTimeout.
+//
+// DisableRetry is always set, since the store tries again by itself, and without WithClientCache so
+// is DisableCache. It returns an error that names the field if o sets one with which ended sessions
+// could be read, or commands be run twice: SendToReplicas, ReplicaSelector, ReadNodeSelector,
+// ReplicaOnly, Standalone, ConnLifetime, ClientTrackingOptions or NewCacheStoreFn.
+func OpenOption(o rueidis.ClientOption, opts ...Option) (*RedisStore, error) {
+	c, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	o, err = client.Complete(o, c.maxAge > 0)
+	if err != nil {
+		return nil, wrap("open", err)
+	}
+	return open(o, c, opts)
+}
+
+func open(o rueidis.ClientOption, c config, opts []Option) (*RedisStore, error) {
+	conn, err := dial(o, c.timeout)
 	if err != nil {
 		return nil, wrap("open", explain(err))
 	}
@@ -91,12 +131,24 @@ func Open(url string, opts ...Option) (*RedisStore, error) {
 	}
 	s.owned = true
 	if s.cache != nil {
-		s.cache.bound = min(c.maxAge, 2*client.KeepAlive+client.WriteTimeout+lateTimers)
+		s.cache.limit(o.Dialer.KeepAlive, o.ConnWriteTimeout)
 	}
 	return s, nil
 }
 
-// Close closes the connections of a store that Open returned; operations then fail with an error
+// dial connects, and tries again as send does.
+func dial(o rueidis.ClientOption, timeout time.Duration) (rueidis.Client, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		conn, err := client.Dial(o)
+		if !transient(err) || !sleep(ctx, pause) {
+			return conn, err
+		}
+	}
+}
+
+// Close closes the connections of a store that Open or OpenOption returned; operations then fail with an error
 // that wraps rueidis.ErrClosing. It does nothing to a store that New returned.
 func (s *RedisStore) Close() {
 	if s.owned {

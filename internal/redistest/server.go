@@ -139,6 +139,14 @@ func (s *Server) Signal(sig os.Signal) error {
 // Restart starts a killed server again: same address, same arguments, same directory.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
+	s.Relaunch(t)
+	require.NoError(t, s.await())
+}
+
+// Relaunch is Restart for a test that meets the server while it is loading its data, or does not
+// listen yet.
+func (s *Server) Relaunch(t testing.TB) {
+	t.Helper()
 	var err error
 	if s.process != nil {
 		s.process, err = launch(s.process.command, s.process.dir, s.env)
@@ -146,7 +154,6 @@ func (s *Server) Restart(t testing.TB) {
 		err = s.container.Start(context.Background())
 	}
 	require.NoError(t, err)
-	require.NoError(t, s.await())
 }
 
 // Replicaof returns the arguments that make another server a replica of s.
