@@ -131,11 +131,12 @@ func TestInspect_ForeignValues(t *testing.T) {
 func TestInspect_GoesOn(t *testing.T) {
 	b := newBench(t)
 	_, ref := b.begin()
-	status, lines, stderr := b.run("inspect", "no ref", tombstore.NewID(), ref)
+	bad := "-" + ref[1:len(ref)-1] // the last character is missing
+	status, lines, stderr := b.run("inspect", "no ref", tombstore.NewID(), bad, ref)
 	require.Equal(t, exitFailed, status)
 	require.Len(t, lines, 1)
 	require.Contains(t, lines[0], ref+"  live")
-	require.Equal(t, 2, strings.Count(stderr, "is no ref of a session\n"))
+	require.Equal(t, 3, strings.Count(stderr, "is no ref of a session\n"))
 }
 
 func TestInvalidate(t *testing.T) {
@@ -186,9 +187,9 @@ func TestInvalidate_GoesOn(t *testing.T) {
 	_, ref := b.begin()
 	foreign := tombstore.Ref("foreign")
 	b.do("SET", b.prefix+foreign, "x")
-	status, lines, stderr := b.run("invalidate", "no ref", foreign, ref)
+	status, lines, stderr := b.run("invalidate", "no ref", "-no ref", foreign, ref)
 	require.Equal(t, exitFailed, status)
-	require.Equal(t, []string{ref + "  ended", "ended 1 of 3"}, lines)
+	require.Equal(t, []string{ref + "  ended", "ended 1 of 4"}, lines)
 	require.Contains(t, stderr, "no ref  tombstore: invalidate: invalid session id\n")
 	require.Contains(t, stderr, foreign+"  tombstore: invalidate: "+tombstore.ErrCorrupt.Error()+"\n")
 }

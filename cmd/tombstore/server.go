@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,11 +50,9 @@ func (c command) run(args []string, least int, use func(conn rueidis.Client, res
 		c.flags.Usage()
 		return exitUsage
 	}
-	for _, arg := range rest {
-		if strings.HasPrefix(arg, "-") && !isRef(arg) {
-			fmt.Fprintln(c.stderr, "flags come before the URL")
-			return exitUsage
-		}
+	if slices.ContainsFunc(rest, c.isFlag) {
+		fmt.Fprintln(c.stderr, "flags come before the URL")
+		return exitUsage
 	}
 	option, err := client.Option(c.flags.Arg(0), true)
 	if err != nil {
@@ -67,6 +66,12 @@ func (c command) run(args []string, least int, use func(conn rueidis.Client, res
 	}
 	defer conn.Close()
 	return use(conn, c.flags.Args()[1:])
+}
+
+// isFlag reports whether arg is a flag of the command. A ref may begin with a dash, too.
+func (c command) isFlag(arg string) bool {
+	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	return strings.HasPrefix(arg, "-") && c.flags.Lookup(name) != nil
 }
 
 // examine is the command doctor.
