@@ -3,6 +3,7 @@ package doctor
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/client"
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
@@ -79,6 +81,49 @@ func TestDocumentedRights_Cluster(t *testing.T) {
 	}
 	useAll(t, redistest.Dial(t, server.URL, asApp), admin)
 	requireNoDenial(t, admin)
+	findings := Examine(t.Context(), redistest.Dial(t, server.URL, asApp), prefix)
+	require.False(t, Failed(findings), "%v", findings)
+	require.Contains(t, findings, Finding{"rights", OK, "every command that the store sends is permitted", ""})
+}
+
+// Each of the documented rights that is taken away is missed by name.
+func TestExamine_EachRight(t *testing.T) {
+	t.Parallel()
+	eachRight(t, redistest.Start(t), rights(t)[:1])
+}
+
+func TestExamine_EachRight_Cluster(t *testing.T) {
+	t.Parallel()
+	eachRight(t, redistest.StartCluster(t), rights(t))
+}
+
+func eachRight(t *testing.T, server *redistest.Server, blocks [][]string) {
+	t.Helper()
+	admin := redistest.Dial(t, server.URL)
+	lines := slices.Concat(blocks...)
+	for _, word := range strings.Fields(strings.Join(lines, " ")) {
+		right, found := strings.CutPrefix(word, "+")
+		if !found {
+			continue
+		}
+		user := "without-" + strings.ReplaceAll(right, "|", "-")
+		for _, line := range lines {
+			do(t, admin, strings.Fields(strings.Replace(line, " app ", " "+user+" ", 1))...)
+		}
+		do(t, admin, "ACL", "SETUSER", user, "-"+right)
+		option, err := client.Option(strings.Replace(server.URL, "//", "//"+user+":password@", 1), true)
+		require.NoError(t, err)
+		conn, err := client.Dial(option)
+		require.NoError(t, err, right)
+		missed := false
+		for _, f := range Examine(t.Context(), conn, prefix) {
+			named := strings.Contains(strings.ToLower(f.Fix+" "), "+"+right+" ") || f.Name == "latency" && right == "ping"
+			missed = missed || f.Level != OK && named
+		}
+		conn.Close()
+		require.True(t, missed, "%s is not missed", right)
+	}
+	require.Empty(t, redistest.Keys(t.Context(), admin, prefix+"doctor-"), "nothing is left behind")
 }
 
 // requireNoDenial looks at what the server has refused: the store goes on without some of it. The

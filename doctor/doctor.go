@@ -213,10 +213,16 @@ func (e *examination) persistence() {
 		e.found(name, Unknown, "", "INFO is not permitted; only appendonly yes with appendfsync always keeps "+
 			"every end over a restart")
 	case e.info["aof_enabled"] == "1":
+		// While a rewrite or a snapshot is under way, nothing is synced then, whatever appendfsync says.
+		pauses, _ := e.config("no-appendfsync-on-rewrite")
 		switch fsync, ok := e.config("appendfsync"); {
 		case !ok:
-			e.found(name, Unknown, "", "AOF is on, and CONFIG is not permitted; appendfsync must be always to keep "+
-				"every end over a crash")
+			e.found(name, Unknown, "", "AOF is on, and CONFIG is not permitted; appendfsync must be always, and "+
+				"no-appendfsync-on-rewrite no, to keep every end over a crash")
+		case pauses == "yes":
+			e.found(name, Warning, "CONFIG SET appendfsync always no-appendfsync-on-rewrite no",
+				"AOF, appendfsync %s, but no-appendfsync-on-rewrite yes: a crash takes the ends that were acknowledged "+
+					"during a rewrite or a snapshot, and those sessions are live again", fsync)
 		case fsync == "always":
 			e.found(name, OK, "", "AOF, appendfsync always: ended sessions stay ended over a restart")
 		default:
@@ -258,6 +264,7 @@ func (e *examination) replication() {
 	case "master":
 	default:
 		e.found(name, Fail, "", "this server is a replica: connect to the primary")
+		e.replicaMemory([]*examination{e})
 		return
 	}
 	replicas := e.number("connected_slaves")
@@ -272,7 +279,45 @@ func (e *examination) replication() {
 			"a primary that comes back as a replica answers from what it has kept until it is in step: "+
 				"live sessions are not found, and ended ones may be live")
 	}
+	e.replicaMemory(e.replicas())
 	e.strictReads(replicas)
+}
+
+// replicas returns the replicas that the client knows, which are those of a cluster.
+func (e *examination) replicas() (known []*examination) {
+	if e.client.Mode() != rueidis.ClientModeCluster {
+		return nil
+	}
+	for _, node := range e.client.Nodes() {
+		r := &examination{ctx: e.ctx, node: node}
+		if r.readInfo(); r.info["role"] == "slave" {
+			known = append(known, r)
+		}
+	}
+	return known
+}
+
+// replicaMemory looks for replicas that drop keys which the primary has kept. One with the settings
+// of the primary is told by the finding about memory.
+func (e *examination) replicaMemory(replicas []*examination) {
+	const name, fix = "replica memory", "CONFIG SET replica-ignore-maxmemory yes"
+	unknown := int64(len(replicas)) < e.number("connected_slaves")
+	for _, r := range replicas {
+		switch ignores, ok := r.config("replica-ignore-maxmemory"); {
+		case !ok:
+			unknown = true
+		case ignores == "no" && r.info["maxmemory_policy"] != "noeviction" && r.number("maxmemory") > 0:
+			e.found(name, Warning, fix, "a replica evicts by itself (replica-ignore-maxmemory no, %s): when it is "+
+				"promoted, tombstones are missing, also with WithReplicaAcks", r.info["maxmemory_policy"])
+			return
+		}
+	}
+	if unknown {
+		e.found(name, Unknown, fix, "the settings of the replicas are not seen from here; with replica-ignore-maxmemory "+
+			"no and another maxmemory-policy than noeviction they drop tombstones: run the doctor on each")
+		return
+	}
+	e.found(name, OK, "", "replicas evict nothing that the primary has kept")
 }
 
 func (e *examination) strictReads(replicas int64) {
@@ -320,57 +365,100 @@ func (e *examination) strictReads(replicas int64) {
 	}
 }
 
-// rights tries every command that the store sends or its scripts run. Together they store nothing.
+// rights tries every command that the store sends or its scripts run. Together they store nothing,
+// whichever of them are permitted.
 func (e *examination) rights() {
 	const name = "rights"
 	key := e.prefix + "doctor-" + rand.Text()
-	var needed, optional []string
-	try := func(missing *[]string, commands ...[]string) {
-		for _, command := range commands {
-			reply, ok := rueidis.IsRedisErr(e.do(command...).Error())
-			switch {
-			case !ok || !strings.HasPrefix(reply.Error(), "NOPERM"):
-			case strings.Contains(reply.Error(), "permissions to run"):
-				*missing = append(*missing, "+"+strings.ToLower(command[0]))
-			case !slices.Contains(needed, "~"+e.prefix+"*"):
-				needed = append(needed, "~"+e.prefix+"*")
+	var missing, reasons []string
+	level := OK
+	// try sends a command that the store needs for something, or at all.
+	try := func(reason string, command ...string) {
+		reply, ok := rueidis.IsRedisErr(e.do(command...).Error())
+		if !ok || !strings.HasPrefix(reply.Error(), "NOPERM") {
+			return
+		}
+		right := "~" + e.prefix + "*"
+		if strings.Contains(reply.Error(), "permissions to run") {
+			right = "+" + strings.ToLower(command[0])
+			if command[0] == "CLUSTER" {
+				right += "|" + strings.ToLower(command[1])
 			}
 		}
-	}
-	try(&needed,
-		[]string{"TIME"},
-		[]string{"EXISTS", key},
-		[]string{"GET", key},
-		[]string{"GETRANGE", key, "0", "0"},
-		[]string{"SETRANGE", key, "0", ""},
-		[]string{"SET", key, "", "XX", "GET"},
-		[]string{"PTTL", key},
-		[]string{"PEXPIRE", key, "1"},
-		[]string{"PEXPIREAT", key, "1"},
-		[]string{"RENAME", key, key},
-		[]string{"HSET", key, "t", ""},
-		[]string{"HGET", key, "t"},
-		[]string{"HMGET", key, "t"},
-		[]string{"HDEL", key, "t"},
-		[]string{"DEL", key},
-		[]string{"EVAL", "return 1", "1", key},
-		[]string{"EVALSHA", strings.Repeat("0", 40), "1", key},
-	)
-	try(&optional,
-		[]string{"GETEX", key},
-		[]string{"SCAN", "0", "MATCH", key, "COUNT", "1"},
-		[]string{"WAIT", "0", "1"},
-	)
-	if missing := append(needed, optional...); len(missing) > 0 {
-		level, text := Fail, "the store cannot work"
-		if len(needed) == 0 {
-			level, text = Warning, "WithStrictReads needs getex, List needs scan, WithReplicaAcks needs wait"
+		if slices.Contains(missing, right) {
+			return
 		}
-		list := strings.Join(missing, " ")
-		e.found(name, level, "ACL SETUSER <user> "+list, "not permitted: %s; %s", list, text)
+		missing = append(missing, right)
+		switch {
+		case reason == "":
+			level = Fail
+		case level == OK:
+			level = Warning
+		}
+		if reason != "" {
+			reasons = append(reasons, right+" is for "+reason)
+		}
+	}
+	for _, command := range [][]string{
+		{"TIME"},
+		{"EXISTS", key},
+		{"GET", key},
+		{"GETRANGE", key, "0", "0"},
+		{"SETRANGE", key, "0", ""},
+		{"SET", key, "", "XX", "GET"},
+		{"PTTL", key},
+		{"RENAME", key, key},
+		{"EVAL", "return 1", "1", key},
+		{"EVALSHA", strings.Repeat("0", 40), "1", key},
+		{"HSET", key, "t", ""}, // any of those that follow takes it away
+		{"HGET", key, "t"},
+		{"HMGET", key, "t"},
+		{"HDEL", key, "t"},
+		{"PEXPIRE", key, "1"},
+		{"PEXPIREAT", key, "1"},
+		{"DEL", key},
+	} {
+		try("", command...)
+	}
+	try("WithStrictReads", "GETEX", key)
+	try("List", "SCAN", "0", "MATCH", key, "COUNT", "1")
+	try("WithReplicaAcks", "WAIT", "0", "1")
+	try("telling a server that is too old", "EVAL_RO", "return 1", "1", key)
+	if e.isCluster() {
+		topology := "" // without it the client takes a node for a single server
+		if e.client.Mode() == rueidis.ClientModeCluster {
+			topology = "clients and servers of another release" // this one has what it asks for
+		}
+		try(topology, "CLUSTER", "SLOTS")
+		try(topology, "CLUSTER", "SHARDS")
+		try("List", "CLUSTER", "NODES")
+		try("", "ASKING")
+		try("", "RESTORE", key, "0", "")
+	} else {
+		try("an end in one step", "RESTORE", key, "0", "")
+	}
+	if level == OK {
+		e.found(name, OK, "", "every command that the store sends is permitted")
 		return
 	}
-	e.found(name, OK, "", "every command that the store sends is permitted")
+	list := strings.Join(missing, " ")
+	text := "not permitted: " + list
+	if level == Fail {
+		text += "; the store cannot work"
+	}
+	if len(reasons) > 0 {
+		text += "; " + strings.Join(reasons, ", ")
+	}
+	e.found(name, level, "ACL SETUSER <user> "+list, "%s", text)
+}
+
+// isCluster reports whether the server is a part of a cluster, also for a client that was not
+// permitted to ask.
+func (e *examination) isCluster() bool {
+	return e.client.Mode() == rueidis.ClientModeCluster || e.info["cluster_enabled"] == "1" ||
+		slices.ContainsFunc([]string{"SLOTS", "SHARDS", "NODES"}, func(what string) bool {
+			return e.do("CLUSTER", what).Error() == nil
+		})
 }
 
 func (e *examination) clock() {

@@ -20,7 +20,11 @@ const prefix = "tombstore:"
 // examine returns the level of each finding.
 func examine(t *testing.T, url string, adjust ...func(*rueidis.ClientOption)) map[string]Level {
 	t.Helper()
-	client := redistest.Dial(t, url, append([]func(*rueidis.ClientOption){redistest.WithCache}, adjust...)...)
+	return levelsOf(t, redistest.Dial(t, url, append([]func(*rueidis.ClientOption){redistest.WithCache}, adjust...)...))
+}
+
+func levelsOf(t *testing.T, client rueidis.Client) map[string]Level {
+	t.Helper()
 	levels := map[string]Level{}
 	for _, f := range Examine(t.Context(), client, prefix) {
 		require.NotEmpty(t, f.Text)
@@ -42,6 +46,8 @@ func TestExamine(t *testing.T) {
 		setting, value, name string
 		want                 Level
 	}{
+		{"no-appendfsync-on-rewrite", "yes", "persistence", Warning},
+		{"no-appendfsync-on-rewrite", "no", "persistence", OK},
 		{"appendfsync", "everysec", "persistence", Warning},
 		{"appendonly", "no", "persistence", Warning},
 		{"save", "60 1", "persistence", Fail},
@@ -129,8 +135,14 @@ func TestExamine_Replicas(t *testing.T) {
 	redistest.Until(t, "the replica is connected", func() bool {
 		return redistest.Info(t, admin, "connected_slaves") == "1"
 	})
-	require.Equal(t, Fail, examine(t, replica.URL)["replication"])
-	levels := examine(t, primary.URL)
+	levels := examine(t, replica.URL)
+	require.Equal(t, Fail, levels["replication"])
+	require.Equal(t, OK, levels["replica memory"])
+	evictByItself(t, redistest.Dial(t, replica.URL))
+	require.Equal(t, Warning, examine(t, replica.URL)["replica memory"])
+
+	levels = examine(t, primary.URL)
+	require.Equal(t, Unknown, levels["replica memory"], "a client of one server knows no replicas")
 	require.Equal(t, Warning, levels["replication"])
 	require.Equal(t, Warning, levels["strict reads"])
 	require.Equal(t, Warning, levels["stale replicas"])
@@ -141,6 +153,28 @@ func TestExamine_Replicas(t *testing.T) {
 	require.Equal(t, Unknown, levels["strict reads"], "Sentinel's settings are not known")
 	config(t, admin, "min-replicas-max-lag", "29")
 	require.Equal(t, Warning, examine(t, primary.URL)["strict reads"])
+}
+
+func evictByItself(t *testing.T, replica rueidis.Client) {
+	t.Helper()
+	config(t, replica, "maxmemory-policy", "allkeys-lru")
+	config(t, replica, "maxmemory", "100mb")
+	config(t, replica, "replica-ignore-maxmemory", "no")
+}
+
+// whole is a client that knows all nodes of a cluster. Others know a replica some seconds after it has
+// begun to follow.
+type whole struct {
+	rueidis.Client
+	cluster *redistest.Nodes
+}
+
+func (w whole) Nodes() map[string]rueidis.Client {
+	nodes := map[string]rueidis.Client{}
+	for _, node := range w.cluster.All() {
+		nodes[node.Addr] = node.Client
+	}
+	return nodes
 }
 
 func TestExamine_Cluster(t *testing.T) {
@@ -155,6 +189,11 @@ func TestExamine_Cluster(t *testing.T) {
 			require.Equal(t, OK, levels["topology"])
 			require.Equal(t, Warning, levels["replication"], "a primary is looked at")
 		}
+		whole := whole{redistest.Dial(t, n.Primaries[0].URL, redistest.WithCache), n}
+		require.Contains(t, Examine(t.Context(), whole, prefix),
+			Finding{"replica memory", OK, "replicas evict nothing that the primary has kept", ""})
+		evictByItself(t, n.Replicas[1].Client)
+		require.Equal(t, Warning, levelsOf(t, whole)["replica memory"])
 	}
 	config(t, admin, "cluster-node-timeout", "5000")
 	config(t, admin, "min-replicas-to-write", "1")
