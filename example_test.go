@@ -2,10 +2,13 @@ package tombstore_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
 	"time"
+
+	"github.com/redis/rueidis"
 
 	"github.com/tombstore/tombstore"
 )
@@ -50,6 +53,25 @@ func ExampleOpen() {
 	store, err := tombstore.Open("redis://127.0.0.1:6379",
 		tombstore.WithAbsoluteTimeout(12*time.Hour),
 		tombstore.WithReplicaAcks(1, 100*time.Millisecond))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+}
+
+// Credentials that expire, as those of IAM do, are asked for at each connection and renewed on it.
+func ExampleOpenOption() {
+	token := func() (string, time.Time) { return "from your provider", time.Now().Add(15 * time.Minute) }
+	store, err := tombstore.OpenOption(rueidis.ClientOption{
+		InitAddress: []string{"sessions.example.com:6379"},
+		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12},
+		AuthCredentialsFn: func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
+			password, expires := token()
+			return rueidis.AuthCredentials{
+				Username: "app", Password: password, RefreshAfter: expires.Add(-time.Minute),
+			}, nil
+		},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
