@@ -86,8 +86,8 @@ type replyError struct {
 	cause *rueidis.RedisError
 }
 
-// rueidis cuts off the code word ERR, so a reply that has lost it is told from one with another code
-// by the codes that servers have.
+// rueidis cuts off the code word ERR. A reply that has lost it is told from one with another code by
+// the codes that servers have.
 var (
 	replyCodes = strings.Fields("ASK BUSY BUSYGROUP BUSYKEY CLUSTERDOWN CROSSSLOT DENIED ERR EXECABORT INPROG IOERR " +
 		"LOADING MASTERDOWN MISCONF MOVED NOAUTH NOMASTERLINK NOPERM NOPROTO NOQUORUM NOREPLICAS NOSCRIPT NOTBUSY " +

@@ -172,8 +172,6 @@ func TestOpenOption_Refuses(t *testing.T) {
 	t.Parallel()
 	for field, set := range map[string]func(*rueidis.ClientOption){
 		"SendToReplicas":            func(o *rueidis.ClientOption) { o.SendToReplicas = func(rueidis.Completed) bool { return false } },
-		"ReplicaSelector":           func(o *rueidis.ClientOption) { o.ReplicaSelector = func(uint16, []rueidis.NodeInfo) int { return 0 } },
-		"ReadNodeSelector":          func(o *rueidis.ClientOption) { o.ReadNodeSelector = func(uint16, []rueidis.NodeInfo) int { return 0 } },
 		"ReplicaOnly":               func(o *rueidis.ClientOption) { o.ReplicaOnly = true },
 		"Standalone.ReplicaAddress": func(o *rueidis.ClientOption) { o.Standalone.ReplicaAddress = []string{"x:1"} },
 		"Standalone.EnableRedirect": func(o *rueidis.ClientOption) { o.Standalone.EnableRedirect = true },

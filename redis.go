@@ -70,10 +70,10 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 // Open connects to the server at url and returns a store that owns its connections; call Close when
 // done. The forms of url are
 //
-//	redis://user:password@host:6379/0                a server; rediss:// with TLS
-//	redis://host:6379?addr=host2:6379                several nodes of a cluster
-//	redis://host:26379?master_set=name               Sentinels, more of them as addr
-//	unix:///path/to/socket?db=0                      a socket
+//	redis://user:password@host:6379/0     a server; rediss:// with TLS
+//	redis://host:6379?addr=host2:6379     several nodes of a cluster
+//	redis://host:26379?master_set=name    Sentinels, more of them as addr
+//	unix:///path/to/socket?db=0           a socket
 //
 // and valkey:// and valkeys:// mean the same as redis:// and rediss://. User and password are those
 // of the servers; those of the Sentinels are the parameters sentinel_username and
@@ -105,8 +105,8 @@ func Open(url string, opts ...Option) (*RedisStore, error) {
 //
 // DisableRetry is always set, since the store tries again by itself, and without WithClientCache so
 // is DisableCache. It returns an error that names the field if o sets one with which ended sessions
-// could be read, or commands be run twice: SendToReplicas, ReplicaSelector, ReadNodeSelector,
-// ReplicaOnly, Standalone, ConnLifetime, ClientTrackingOptions or NewCacheStoreFn.
+// could be read, or commands be run twice: SendToReplicas, ReplicaOnly, Standalone, ConnLifetime,
+// ClientTrackingOptions or NewCacheStoreFn.
 func OpenOption(o rueidis.ClientOption, opts ...Option) (*RedisStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -148,8 +148,8 @@ func dial(o rueidis.ClientOption, timeout time.Duration) (rueidis.Client, error)
 	}
 }
 
-// Close closes the connections of a store that Open or OpenOption returned; operations then fail with an error
-// that wraps rueidis.ErrClosing. It does nothing to a store that New returned.
+// Close closes the connections of a store that Open or OpenOption returned; operations then fail
+// with an error that wraps rueidis.ErrClosing. It does nothing to a store that New returned.
 func (s *RedisStore) Close() {
 	if s.owned {
 		s.closed.Store(true)

@@ -162,8 +162,8 @@ func evictByItself(t *testing.T, replica rueidis.Client) {
 	config(t, replica, "replica-ignore-maxmemory", "no")
 }
 
-// whole is a client that knows all nodes of a cluster. Others know a replica some seconds after it has
-// begun to follow.
+// whole is a client that knows all nodes of a cluster. Others know a replica some seconds after it
+// has begun to follow.
 type whole struct {
 	rueidis.Client
 	cluster *redistest.Nodes

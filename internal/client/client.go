@@ -29,7 +29,7 @@ func Option(url string, caching bool) (rueidis.ClientOption, error) {
 }
 
 // Complete sets what o leaves unset. It returns an error if o sets a field with which the store
-// cannot keep its promise.
+// cannot keep its promise. Functions that choose among replicas are used with SendToReplicas only.
 func Complete(o rueidis.ClientOption, caching bool) (rueidis.ClientOption, error) {
 	if len(o.InitAddress) == 0 {
 		return o, errors.New("ClientOption.InitAddress is empty")
@@ -39,8 +39,6 @@ func Complete(o rueidis.ClientOption, caching bool) (rueidis.ClientOption, error
 		set       bool
 	}{
 		{"SendToReplicas", replicas, o.SendToReplicas != nil},
-		{"ReplicaSelector", replicas, o.ReplicaSelector != nil},
-		{"ReadNodeSelector", replicas, o.ReadNodeSelector != nil},
 		{"ReplicaOnly", replicas, o.ReplicaOnly},
 		{"Standalone.ReplicaAddress", replicas, len(o.Standalone.ReplicaAddress) > 0},
 		{"Standalone.EnableRedirect", again, o.Standalone.EnableRedirect},

@@ -48,8 +48,8 @@ func TestComplete_EveryField(t *testing.T) {
 	})
 	slices.Sort(refused)
 	require.Equal(t, []string{
-		"ClientTrackingOptions", "ConnLifetime", "NewCacheStoreFn", "ReadNodeSelector", "ReplicaOnly", "ReplicaSelector",
-		"SendToReplicas", "Standalone.EnableRedirect", "Standalone.ReplicaAddress",
+		"ClientTrackingOptions", "ConnLifetime", "NewCacheStoreFn", "ReplicaOnly", "SendToReplicas",
+		"Standalone.EnableRedirect", "Standalone.ReplicaAddress",
 	}, refused)
 }
 
