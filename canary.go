@@ -152,16 +152,11 @@ func (s *RedisStore) tryMessage(ctx context.Context) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	defer s.remove(ctx, key)
-	set := func(reason Reason) error {
-		for _, res := range s.client.DoMulti(ctx,
+	set := func(reason Reason) []rueidis.Completed {
+		return []rueidis.Completed{
 			s.client.B().Hset().Key(key).FieldValue().FieldValue("t", canaryEnd(reason)).Build(),
 			s.client.B().Pexpire().Key(key).Milliseconds(canaryTTL.Milliseconds()).Build(),
-		) {
-			if err := res.Error(); err != nil {
-				return err
-			}
 		}
-		return nil
 	}
 	get := func() (reason Reason, hit bool, err error) {
 		res := s.client.DoCache(ctx, s.client.B().Hmget().Key(key).Field("t").Cache(), canaryTTL)
@@ -172,7 +167,8 @@ func (s *RedisStore) tryMessage(ctx context.Context) error {
 		return end.Reason, res.IsCacheHit(), nil
 	}
 
-	if err := set(Logout); err != nil {
+	results, err := s.pipeline(ctx, s.client, func() []rueidis.Completed { return set(Logout) })
+	if err = cmp.Or(err, firstError(results)); err != nil {
 		return explain(err)
 	}
 	if _, _, err := get(); err != nil {
@@ -181,7 +177,8 @@ func (s *RedisStore) tryMessage(ctx context.Context) error {
 	if _, hit, err := get(); err != nil || !hit {
 		return cmp.Or(explain(err), errNotKept)
 	}
-	if err := set(Rotated); err != nil {
+	// Once: a connection that breaks now must not look like a message.
+	if err := firstError(s.client.DoMulti(ctx, set(Rotated)...)); err != nil {
 		return explain(err)
 	}
 	pause := firstPause
@@ -200,6 +197,16 @@ func (s *RedisStore) tryMessage(ctx context.Context) error {
 			return context.DeadlineExceeded
 		}
 	}
+}
+
+// firstError returns the first error in results.
+func firstError(results []rueidis.RedisResult) error {
+	for _, res := range results {
+		if err := res.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Report is what Check has found.

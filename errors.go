@@ -147,13 +147,20 @@ func explain(err error) error {
 	return &replyError{cause: reply}
 }
 
+// fromReplica reports whether err is the reply of a server that has become a replica.
+func fromReplica(err error) bool {
+	reply, ok := rueidis.IsRedisErr(err)
+	return ok && (strings.HasPrefix(reply.Error(), "READONLY") || strings.HasPrefix(reply.Error(), "MASTERDOWN"))
+}
+
 // transient reports whether the same command may succeed a moment later.
 func transient(err error) bool {
 	if err == nil || rueidis.IsRedisNil(err) {
 		return false
 	}
 	if reply, ok := rueidis.IsRedisErr(err); ok {
-		return reply.IsLoading() || reply.IsTryAgain() || reply.IsClusterDown() || strings.HasPrefix(reply.Error(), "MASTERDOWN")
+		return reply.IsLoading() || reply.IsTryAgain() || reply.IsClusterDown() || strings.HasPrefix(reply.Error(), "MASTERDOWN") ||
+			strings.HasPrefix(reply.Error(), "UNBLOCKED") // a WAIT, when its server becomes a replica
 	}
 	return !errors.Is(err, rueidis.ErrClosing)
 }

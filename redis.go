@@ -20,11 +20,13 @@ import (
 // It is safe for concurrent use. It starts no goroutine, reads only from the primary, and prints
 // nothing. When a connection breaks, or a server is loading its data or has no primary, operations
 // are tried again until their context or WithTimeout ends them; then the last cause is returned,
-// wrapped in ErrUnknownOutcome if the operation may have been applied.
+// wrapped in ErrUnknownOutcome if the operation may have been applied. The same holds when the server
+// has become a replica, if the client can come to another one: see Open and New.
 type RedisStore struct {
 	client rueidis.Client
 	config
-	owned  bool // Close closes client
+	owned  bool          // Close closes client
+	conns  *client.Conns // of a client that is owned
 	closed atomic.Bool
 
 	// Arguments of scripts that are the same in every call.
@@ -45,6 +47,11 @@ var (
 // client. Leave the client's ConnLifetime at zero: with it rueidis runs commands again that may
 // have been applied, behind the store's back. Set its DisableRetry: the store tries again by
 // itself, and a retry of rueidis shares memory with the attempt before it.
+//
+// A client of one address must not stay with a server that has become a replica, if another one has
+// become primary behind the same name: rueidis keeps its connections as long as they work. Such a
+// store fails at once with READONLY, and reads what the replica has. Then replace the client, or let
+// Open make it. A client with Sentinels or of a cluster finds the primary by itself.
 func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -84,6 +91,10 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 // Open tries again as operations do, until WithTimeout ends it, and then returns the last cause: so
 // it waits for a server that is loading its data or does not listen yet, but not after a refusal,
 // for example of the password. An attempt that hangs ends when the dialer's timeout does.
+//
+// The name of a single server may come to mean another one (DNS, a proxy, a virtual address, a
+// managed service). When the server says that it is a replica, the store drops the connections to it
+// and connects anew, and operations are tried again.
 func Open(url string, opts ...Option) (*RedisStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -120,6 +131,7 @@ func OpenOption(o rueidis.ClientOption, opts ...Option) (*RedisStore, error) {
 }
 
 func open(o rueidis.ClientOption, c config, opts []Option) (*RedisStore, error) {
+	conns := client.Track(&o)
 	conn, err := dial(o, c.timeout)
 	if err != nil {
 		return nil, wrap("open", explain(err))
@@ -129,7 +141,7 @@ func open(o rueidis.ClientOption, c config, opts []Option) (*RedisStore, error) 
 		conn.Close()
 		return nil, err
 	}
-	s.owned = true
+	s.owned, s.conns = true, conns
 	if s.cache != nil {
 		s.cache.limit(o.Dialer.KeepAlive, o.ConnWriteTimeout)
 	}
@@ -154,6 +166,7 @@ func (s *RedisStore) Close() {
 	if s.owned {
 		s.closed.Store(true)
 		s.client.Close()
+		s.conns.Close()
 	}
 }
 

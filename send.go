@@ -173,11 +173,18 @@ func (s *RedisStore) sendTo(
 	if err := s.sendable(ctx); err != nil {
 		return rueidis.NewErrorResult(err), false
 	}
+	var refusal error
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		res = client.Do(ctx, build())
 		err := res.Error()
-		if !transient(err) || !sleep(ctx, pause) {
+		if !s.again(err) {
 			return res, lost
+		}
+		if !sleep(ctx, pause) {
+			return rueidis.NewErrorResult(after(err, refusal)), lost
+		}
+		if isReply(err) {
+			refusal = err
 		}
 		lost = lost || !unsent(err)
 	}
@@ -190,11 +197,12 @@ func (s *RedisStore) pipeline(
 	if err := s.sendable(ctx); err != nil {
 		return nil, err
 	}
+	var refusal error
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		results := client.DoMulti(ctx, build()...)
 		var failure error
 		for _, res := range results {
-			if err := res.Error(); transient(err) {
+			if err := res.Error(); s.again(err) {
 				failure = err
 				break
 			}
@@ -203,9 +211,43 @@ func (s *RedisStore) pipeline(
 			return results, nil
 		}
 		if !sleep(ctx, pause) {
-			return nil, failure
+			return nil, after(failure, refusal)
+		}
+		if isReply(failure) {
+			refusal = failure
 		}
 	}
+}
+
+// after adds to the error of an attempt that got no reply what the server has said to the ones
+// before it, which tells more than that time is up.
+func after(err, refusal error) error {
+	if refusal == nil || isReply(err) {
+		return err
+	}
+	return fmt.Errorf("%w; before that %w", err, explain(refusal))
+}
+
+func isReply(err error) bool {
+	_, ok := rueidis.IsRedisErr(err)
+	return ok
+}
+
+// again reports whether what has failed with err may succeed a moment later. A client of one address
+// stays with a server that has become a replica, although its name may lead to another one by then:
+// so a store that owns its connections drops them. With Sentinels, and in a cluster, rueidis finds
+// the primary by itself.
+func (s *RedisStore) again(err error) bool {
+	switch {
+	case !fromReplica(err):
+		return transient(err)
+	case s.client.Mode() != rueidis.ClientModeStandalone:
+		return true
+	case s.conns == nil:
+		return transient(err)
+	}
+	s.conns.Drop()
+	return true
 }
 
 // sendable returns why nothing can be sent at all.

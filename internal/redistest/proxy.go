@@ -14,7 +14,8 @@ import (
 type Proxy struct {
 	URL string
 
-	target   string
+	target   atomic.Value // string
+	dialled  atomic.Int64
 	listener net.Listener
 	lose     atomic.Bool
 	lost     atomic.Int64
@@ -30,7 +31,8 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	p := &Proxy{URL: "redis://" + l.Addr().String(), target: addr, listener: l, conns: map[net.Conn]struct{}{}}
+	p := &Proxy{URL: "redis://" + l.Addr().String(), listener: l, conns: map[net.Conn]struct{}{}}
+	p.Lead(addr)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -43,6 +45,13 @@ func NewProxy(t testing.TB, addr string) *Proxy {
 	})
 	return p
 }
+
+// Lead makes the proxy lead to the server at addr from now on. Connections that it has stay where
+// they are, as they do when a name comes to mean another server.
+func (p *Proxy) Lead(addr string) { p.target.Store(addr) }
+
+// Dialled returns how many connections were made to the proxy.
+func (p *Proxy) Dialled() int64 { return p.dialled.Load() }
 
 // LoseReply makes the proxy swallow what the server sends next and break that connection: the
 // server has executed a command, and the client cannot know.
@@ -82,7 +91,8 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", p.target)
+		p.dialled.Add(1)
+		server, err := net.Dial("tcp", p.target.Load().(string))
 		if err != nil {
 			client.Close()
 			continue
