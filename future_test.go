@@ -183,7 +183,7 @@ func TestFuture_Tombstone(t *testing.T) {
 		requireEnd(id, 9, map[string]string{"s": w.successor(next)})
 		w.requireEnded(t, next, 9)
 
-		// A claim on it is redeemed, or given up.
+		// A claim on it is redeemed, or given up and taken over.
 		header := futureRecord(7, 0, "\x7f\x00\x01x", "")
 		r := Renewal{Claim: 5}
 		id, next = NewID(), NewID()
@@ -198,7 +198,13 @@ func TestFuture_Tombstone(t *testing.T) {
 		r.Ref = w.successor(id)
 		w.plantEnd(id, Rotated, "c", r.claim(), "h", header)
 		require.NoError(t, w.CancelRenewal(ctx, r))
-		requireEnd(id, Rotated, nil)
+		requireEnd(id, Rotated, map[string]string{"h": header})
+		w.do("PEXPIRE", w.keyOf(id), decimal((w.tombstoneTTL + time.Hour).Milliseconds()))
+		r, err = w.BeginRenewal(ctx, id, 7)
+		require.NoError(t, err)
+		requireEnd(id, Rotated, map[string]string{"c": r.claim(), "h": header})
+		require.NoError(t, w.Invalidate(ctx, id))
+		requireEnd(id, Logout, nil)
 
 		// A list follows it.
 		id, next = NewID(), NewID()

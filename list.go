@@ -144,23 +144,23 @@ func (w *walk) live(ctx context.Context, refs []string) (absent, other []int, er
 // pending if they are between two ids.
 func (w *walk) tombstones(ctx context.Context, refs []string) error {
 	for hop := 0; len(refs) > 0 && hop < maxHops; hop++ {
-		results, err := w.each(ctx, refs, "HMGET", "t", "s", "c")
+		results, err := w.each(ctx, refs, "HMGET", "t", "s", "h")
 		if err != nil {
 			return err
 		}
 		var from, to []string
 		for i, res := range results {
-			end, successor, claimed, err := tombstoneOf(res)
+			end, successor, renewable, err := tombstoneOf(res)
 			switch {
 			case isWrongType(err): // a session has begun under the id
 				continue
 			case errors.Is(err, ErrCorrupt):
 				err = w.name(Entry{Ref: refs[i]}, err)
 			case err != nil || end == nil || hop == 0 && end.At.Before(w.young):
-			case claimed:
-				err = w.name(Entry{Ref: refs[i], Pending: true}, nil)
 			case successor != "":
 				from, to = append(from, refs[i]), append(to, successor)
+			case renewable:
+				err = w.name(Entry{Ref: refs[i], Pending: true}, nil)
 			}
 			if err != nil {
 				return err
@@ -185,8 +185,11 @@ func (w *walk) tombstones(ctx context.Context, refs []string) error {
 	return nil
 }
 
-// tombstoneOf takes the reply to HMGET t s c apart. end is nil if the key is absent.
-func tombstoneOf(res rueidis.RedisResult) (end *InvalidatedError, successor string, claimed bool, err error) {
+// tombstoneOf takes the reply to HMGET t s h apart. end is nil if the key is absent. A tombstone that
+// has the header of its session is that of a renewal.
+func tombstoneOf(
+	res rueidis.RedisResult,
+) (end *InvalidatedError, successor string, renewable bool, err error) {
 	reply, err := res.ToMessage()
 	if err != nil {
 		return nil, "", false, err

@@ -199,7 +199,7 @@ func TestList_Pending(t *testing.T) {
 		halfMoved(0, true)
 		halfMoved(listMargin-time.Minute, true)
 		halfMoved(listMargin+time.Minute, false)
-		_, givenUp := begun(0, false)
+		_, givenUp := begun(0, true) // another renewal may take over
 		require.NoError(t, w.CancelRenewal(ctx, givenUp))
 		ended, _ := begun(0, false)
 		require.NoError(t, w.Invalidate(ctx, ended))
@@ -355,7 +355,7 @@ func TestList_Moves(t *testing.T) {
 			}, "after the keys were read"},
 			"no successors": {func(words []string) []string {
 				if words[0] == "HMGET" {
-					return []string{"HMGET", words[1], "t", "x", "c"}
+					return []string{"HMGET", words[1], "t", "x", "h"}
 				}
 				return nil
 			}, "after the keys were read"},
@@ -394,7 +394,7 @@ func TestList_LogOutEverywhere(t *testing.T) {
 				}
 			}
 
-			// Renewals that have begun cannot be finished.
+			// Renewals that have begun cannot be finished, and those that were given up not taken over.
 			w.tap.forget()
 			ids, _ := w.writeMany(20)
 			var begun []Renewal
@@ -403,10 +403,14 @@ func TestList_LogOutEverywhere(t *testing.T) {
 					return nil
 				}
 				begun = []Renewal{}
-				for _, id := range ids {
+				for i, id := range ids {
 					r, err := w.other.BeginRenewal(w.t.Context(), id, 0)
-					if err == nil {
-						begun = append(begun, r)
+					if err != nil {
+						continue
+					}
+					begun = append(begun, r)
+					if i%2 == 0 {
+						require.NoError(t, w.other.CancelRenewal(w.t.Context(), r))
 					}
 				}
 				return nil
@@ -420,21 +424,27 @@ func TestList_LogOutEverywhere(t *testing.T) {
 				_, err := w.other.FinishRenewal(w.t.Context(), r, NewID(), nil, time.Hour)
 				require.ErrorIs(t, err, ErrInvalidated)
 			}
+			for _, id := range ids {
+				_, err := w.other.BeginRenewal(w.t.Context(), id, 0)
+				require.ErrorIs(t, err, ErrInvalidated)
+			}
 		}
 		require.Empty(t, listed(w.t, w.other))
 	}
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
 		t.Run("at each moment", func(t *testing.T) { check(t, newWorld(t)) })
-		t.Run("catches: no claims", func(t *testing.T) {
-			w := newWorld(t)
-			w.tap.change = func(words []string) []string {
-				if words[0] == "HMGET" {
-					return []string{"HMGET", words[1], "t", "s", "x"}
+		for name, field := range map[string]string{"no renewals": "x", "none that was given up": "c"} {
+			t.Run("catches: "+name, func(t *testing.T) {
+				w := newWorld(t)
+				w.tap.change = func(words []string) []string {
+					if words[0] == "HMGET" {
+						return []string{"HMGET", words[1], "t", "s", field}
+					}
+					return nil
 				}
-				return nil
-			}
-			require.True(t, fails(t, func(t require.TestingT) { check(t, w) }))
-		})
+				require.True(t, fails(t, func(t require.TestingT) { check(t, w) }))
+			})
+		}
 		t.Run("all the time", func(t *testing.T) {
 			w := newWorld(t, WithTimeout(20*time.Second))
 			ids, _ := w.writeMany(16)

@@ -28,7 +28,7 @@ type MemoryStore struct {
 
 // entry is a live session or, if ended is set, a tombstone.
 type entry struct {
-	record  []byte // replaced and never changed; of a tombstone that has a claim, the ended session's
+	record  []byte // replaced and never changed; of a tombstone the header, for a renewal
 	expires time.Time
 
 	ended     *InvalidatedError
@@ -277,14 +277,18 @@ func (m *MemoryStore) beginRenewal(ctx context.Context, id string, v Version) (R
 	now := time.Now()
 	m.dropExpired(now)
 	e, err := m.live(key, now)
+	if t := m.entries[key]; t.givenUp() && now.Before(t.expires.Add(-m.tombstoneTTL)) {
+		e, err = t, nil // for as long as the session would have lived
+	}
 	if err != nil {
 		return Renewal{}, err
 	}
-	if v != 0 && v != e.session().Version {
+	before := e.session()
+	if v != 0 && v != before.Version {
 		return Renewal{}, ErrConflict
 	}
 	t := m.end(key, Rotated, now)
-	t.record, t.claim = e.record, uint64(newVersion())
+	t.record, t.claim = bytes.Clone(before.header), uint64(newVersion())
 	return Renewal{Ref: m.ref(key), Claim: t.claim}, nil
 }
 
@@ -339,7 +343,7 @@ func (m *MemoryStore) CancelRenewal(ctx context.Context, r Renewal) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t := m.claimed(r, key, time.Now()); t != nil {
-		t.record, t.claim = nil, 0
+		t.claim = 0
 	}
 	return nil
 }
@@ -351,6 +355,11 @@ func (m *MemoryStore) claimed(r Renewal, key string, now time.Time) *entry {
 		return nil
 	}
 	return e
+}
+
+// givenUp reports whether e is the tombstone that is left of a renewal that was given up.
+func (e *entry) givenUp() bool {
+	return e != nil && e.ended != nil && e.record != nil && e.claim == 0
 }
 
 // List implements [Lister]. It returns what was live when the iteration began.
@@ -378,7 +387,7 @@ func (m *MemoryStore) snapshot(now time.Time) (all []Entry) {
 			s := e.session()
 			s.Data = bytes.Clone(s.Data)
 			all = append(all, Entry{Ref: m.ref(key), Session: s})
-		case e.claim != 0 && now.Sub(e.ended.At) < listMargin:
+		case (e.claim != 0 || e.givenUp()) && now.Sub(e.ended.At) < listMargin:
 			all = append(all, Entry{Ref: m.ref(key), Pending: true})
 		}
 	}

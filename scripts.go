@@ -31,9 +31,9 @@ var (
 	writeScript      = script{writeSource, "9da9e6b2b90fbb13c647814b3ddeeede0d85bba7"}
 	restoreScript    = script{restoreSource, "352f3a4bedd24fe1066fe418e7d8936d0479ccb4"}
 	touchScript      = script{touchSource, "fc49faad078072517e6fdcc593288dd072a13fbc"}
-	invalidateScript = script{invalidateSource, "df51a471a246fef5c583d553c810c238b1993e72"}
+	invalidateScript = script{invalidateSource, "dd944773fc25046e32d2519fa23af0211412c5c2"}
 	rotateScript     = script{rotateSource, "987052ff519a3f00701bc1b1a45b4e530b8394e1"}
-	linkScript       = script{linkSource, "42634a76171b5fd6dd9102e70b9eb6c11ec355c4"}
+	linkScript       = script{linkSource, "355bc0bd1ab5b95bc3c3bd7c86dfd9af36f4a5cb"}
 )
 
 // A script's reply is one string: a code, then what the code's meaning in the script's header says.

@@ -60,7 +60,8 @@ type Store interface {
 	// renewals of the session that are under way. [Alone] keeps it from following.
 	//
 	// An end with the reason Rotated is different: it is a step of a renewal and not a logout. It
-	// does not follow, and it leaves the renewal of another request alone.
+	// does not follow, and it leaves the renewal of another request alone, also one that was
+	// given up.
 	//
 	// The first reason and time are kept, except that any other reason replaces Rotated. With
 	// [IfLive] it must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if there
@@ -80,12 +81,15 @@ type Store interface {
 // stores of this package implement it. It is safe for concurrent use.
 //
 // An Invalidate that comes at any moment ends the session: before the first half, between the
-// halves, or after the second. Of several renewals of one session, exactly one can be finished.
+// halves, or after the second. Of several renewals of one session, exactly one can be finished. One
+// that is given up can be taken over.
 type Renewer interface {
 	Store
 
 	// BeginRenewal ends the live session of id with the reason [Rotated] and puts a claim on it,
 	// which FinishRenewal redeems. If v is not zero it is the version that the session must have.
+	// If CancelRenewal has given up a renewal of id, BeginRenewal takes over where that one has
+	// begun, as long as the session would have lived, and v is the version that it had.
 	//
 	// It must return an error wrapping [ErrNotFound] if there is no session, an
 	// [*InvalidatedError] if it was ended, by another renewal too, and [ErrConflict] if its
@@ -105,8 +109,9 @@ type Renewer interface {
 		ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
 	) (Session, error)
 
-	// CancelRenewal gives r up, so that FinishRenewal refuses it. It ends nothing else: to log
-	// out, call Invalidate with the old id. It returns nil if r was finished, or ended, before.
+	// CancelRenewal gives r up, so that FinishRenewal refuses it and another renewal can take
+	// over. It ends nothing else: to log out, call Invalidate with the old id. It returns nil if r
+	// was finished, or ended, before, and must return [ErrInvalidID] if r is zero.
 	CancelRenewal(ctx context.Context, r Renewal) error
 }
 
@@ -156,8 +161,8 @@ type Entry struct {
 	// Ref stands for the session and is of no use as a cookie: it can be logged, and shown to an
 	// administrator. With WithPlainIDs it is the id itself.
 	Ref string
-	// Pending says that the session is between two ids and may be live a moment later. Its Session
-	// is zero. InvalidateRef ends it.
+	// Pending says that the session is between two ids and may be live a moment later, as it may be
+	// after its renewal was given up. Its Session is zero. InvalidateRef ends it.
 	Pending bool
 	Session
 }

@@ -177,17 +177,16 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 	if o.Replace {
 		args = append(args, decimal(ms), string(o.Data))
 	}
-	move := s.moveAtOnce
 	if s.clustered() {
-		move = s.moveInSteps
+		return s.moveInSteps(ctx, oldKey, newKey, args, version, o)
 	}
-	return move(ctx, oldKey, newKey, args, version, o)
+	return s.moveAtOnce(ctx, oldKey, newKey, args, o)
 }
 
 // moveAtOnce runs rotate.lua with both keys. The data does not pass through the script, so it is
 // read afterwards.
 func (s *RedisStore) moveAtOnce(
-	ctx context.Context, oldKey, newKey string, args []string, _ Version, o RotateOptions,
+	ctx context.Context, oldKey, newKey string, args []string, o RotateOptions,
 ) (Session, error) {
 	record, err := s.leave(ctx, []string{oldKey, newKey}, args)
 	if err != nil {

@@ -65,7 +65,23 @@ var moves = map[string]move{
 		}
 		return s.FinishRenewal(ctx, r, to, []byte("data"), time.Hour)
 	},
+	"renewal, taken over": func(ctx context.Context, s *RedisStore, from, to string) (Session, error) {
+		r, err := s.BeginRenewal(ctx, from, 0)
+		if err == nil {
+			err = s.CancelRenewal(ctx, r)
+		}
+		if err == nil {
+			r, err = s.BeginRenewal(ctx, from, 0)
+		}
+		if err != nil {
+			return Session{}, err
+		}
+		return s.FinishRenewal(ctx, r, to, []byte("data"), time.Hour)
+	},
 }
+
+// renews reports whether a move of this kind is a renewal in two halves.
+func renews(kind string) bool { return strings.HasPrefix(kind, "renewal") }
 
 // moved makes a session that has moved through n ids, and returns them.
 func (b *bed) moved(n int) (ids []string) {
@@ -147,7 +163,7 @@ func TestMove_Stored(t *testing.T) {
 					end, ttl := w.tombstone(id)
 					almost(t, 25*time.Hour, ttl)
 					want := map[string]string{"t": end["t"], "s": w.successor(next)}
-					if kind == "renewal" { // so that it can be repeated
+					if renews(kind) { // so that it can be repeated
 						want["h"] = before[:headerSize]
 					}
 					require.Equal(t, want, end)
@@ -185,11 +201,20 @@ func TestBeginRenewal_Stored(t *testing.T) {
 	b.requireTombstone(id, Rotated)
 
 	require.NoError(t, b.CancelRenewal(t.Context(), r))
-	end, _ = b.tombstone(id)
-	require.Len(t, end, 1)
+	end, ttl = b.tombstone(id)
+	almost(t, 25*time.Hour, ttl)
+	require.Equal(t, map[string]string{"t": end["t"], "h": before[:headerSize]}, end)
 	b.requireTombstone(id, Rotated)
 	_, err = b.FinishRenewal(t.Context(), r, NewID(), nil, time.Hour)
 	require.ErrorIs(t, err, ErrInvalidated)
+
+	_, err = b.BeginRenewal(t.Context(), id, s.Version+1)
+	require.ErrorIs(t, err, ErrConflict)
+	r, err = b.BeginRenewal(t.Context(), id, s.Version)
+	require.NoError(t, err)
+	end, ttl = b.tombstone(id)
+	almost(t, 25*time.Hour, ttl)
+	require.Equal(t, map[string]string{"t": end["t"], "c": r.claim(), "h": before[:headerSize]}, end)
 }
 
 // A tombstone outlives the last move by WithTombstoneTTL, however late in its time that comes.
@@ -276,7 +301,7 @@ func TestMove_EndAtAnyMoment(t *testing.T) {
 				check(move)(t, newWorld(t))
 				// The one who ends is not changed, so only what the move leaves behind is.
 				mutants := map[string]mutant{"no successor": {"rotate", "'s', ARGV[3]", "'x', ARGV[3]"}}
-				if kind == "renewal" {
+				if renews(kind) {
 					mutants = map[string]mutant{
 						"no successor": {"link", "redis.call('HSET', KEYS[1], 's', ARGV[2])", ""},
 						"finished although it was ended": {"link", "return 'E' .. t\nend",
@@ -324,7 +349,7 @@ func TestMove_NewIDIsTakenMeanwhile(t *testing.T) {
 			id, next := NewID(), NewID()
 			w.write(id, "data", time.Hour)
 			last := "write"
-			if !w.cluster && kind != "renewal" {
+			if !w.cluster && !renews(kind) {
 				last = "rotate"
 			}
 			w.tap.before = func(words []string) error {
@@ -481,17 +506,63 @@ func TestRenewal_Claims(t *testing.T) {
 		_, err = finish(r)
 		require.ErrorIs(t, err, ErrInvalidated)
 
-		// Nor what was ended, in whatever way.
+		// Another renewal can take over, which stands then as the first one did.
+		giveUp := func() (string, Renewal) {
+			id, r := begin()
+			require.NoError(t, w.CancelRenewal(ctx, r))
+			require.NoError(t, w.Invalidate(ctx, id, WithReason(Rotated)), "a step of another renewal")
+			return id, r
+		}
+		id, given := giveUp()
+		r, err = w.BeginRenewal(ctx, id, 0)
+		require.NoError(t, err)
+		_, err = w.BeginRenewal(ctx, id, 0)
+		require.ErrorIs(t, err, ErrInvalidated)
+		require.NoError(t, w.CancelRenewal(ctx, given))
+		_, err = finish(given)
+		require.ErrorIs(t, err, ErrInvalidated)
+		next, err = finish(r)
+		require.NoError(t, err)
+		_, err = w.BeginRenewal(ctx, id, 0)
+		require.ErrorIs(t, err, ErrInvalidated)
+		require.True(t, w.live(next))
+
+		// It needs the version that the session had.
+		id = NewID()
+		first := w.write(id, "1", time.Hour)
+		second := w.write(id, "2", time.Hour)
+		r, err = w.BeginRenewal(ctx, id, 0)
+		require.NoError(t, err)
+		require.NoError(t, w.CancelRenewal(ctx, r))
+		before, _ := w.tombstone(id)
+		_, err = w.BeginRenewal(ctx, id, first.Version)
+		require.ErrorIs(t, err, ErrConflict)
+		after, _ := w.tombstone(id)
+		require.Equal(t, before, after)
+		_, err = w.BeginRenewal(ctx, id, second.Version)
+		require.NoError(t, err)
+
+		// It comes before the session would have expired.
+		id, _ = giveUp()
+		w.do("PEXPIRE", w.keyOf(id), decimal(w.tombstoneTTL.Milliseconds()))
+		_, err = w.BeginRenewal(ctx, id, 0)
+		require.ErrorIs(t, err, ErrInvalidated)
+
+		// What was ended, in whatever way, can neither be finished nor taken over.
 		for _, opts := range [][]InvalidateOption{
 			nil, {Alone()}, {IfLive()}, {WithReason(Revoked)}, {WithReason(9)},
 		} {
-			id, r = begin()
-			err := w.Invalidate(ctx, id, opts...)
-			require.True(t, err == nil || errors.Is(err, ErrInvalidated))
-			fields, _ := w.tombstone(id)
-			require.Len(t, fields, 1, "neither claim nor header")
-			_, err = finish(r)
-			require.ErrorIs(t, err, ErrInvalidated)
+			for _, begin := range []func() (string, Renewal){begin, giveUp} {
+				id, r = begin()
+				err := w.Invalidate(ctx, id, opts...)
+				require.True(t, err == nil || errors.Is(err, ErrInvalidated))
+				fields, _ := w.tombstone(id)
+				require.Len(t, fields, 1, "neither claim nor header")
+				_, err = finish(r)
+				require.ErrorIs(t, err, ErrInvalidated)
+				_, err = w.BeginRenewal(ctx, id, 0)
+				require.ErrorIs(t, err, ErrInvalidated)
+			}
 		}
 
 		// An id that is taken leaves the renewal as it was.
@@ -512,12 +583,12 @@ func TestRenewal_Claims(t *testing.T) {
 		require.ErrorIs(t, err, ErrNotFound)
 		require.NoError(t, w.CancelRenewal(ctx, r))
 		w.write(id, "another", time.Hour)
-		before, _ := w.dump(id)
+		session, _ := w.dump(id)
 		_, err = finish(r)
 		require.ErrorIs(t, err, ErrNotFound)
 		require.NoError(t, w.CancelRenewal(ctx, r))
-		after, _ := w.dump(id)
-		require.Equal(t, before, after)
+		untouched, _ := w.dump(id)
+		require.Equal(t, session, untouched)
 
 		// The store itself says what is wrong with the arguments.
 		_, r = begin()
@@ -544,12 +615,19 @@ func TestRenewal_Claims(t *testing.T) {
 		plain := func(t *testing.T) world { return newWorld(t) }
 		check(t, plain(t))
 		catches(t, plain, check, map[string]mutant{
-			"any claim is redeemed":      {"link", "if claim == ARGV[1] then\n", "if claim then\n"},
-			"any claim is cleared":       {"link", "if claim == ARGV[1] then redis", "if claim then redis"},
-			"a claim stands for ever":    {"link", "  redis.call('HDEL', KEYS[1], 'c')\n", ""},
-			"ends leave the claim":       {"invalidate", "redis.call('HDEL', KEYS[1], 'c', 'h')", ""},
-			"steps clear others' claims": {"invalidate", "reason ~= 2", "true"},
-			"begins where it has begun":  {"invalidate", "redis.call('HGET', KEYS[1], 'c') == ARGV[4]", "true"},
+			"any claim is redeemed":   {"link", "if claim == ARGV[1] then\n", "if claim then\n"},
+			"any claim is cleared":    {"link", "if claim == ARGV[1] then redis", "if claim then redis"},
+			"a claim stands for ever": {"link", "  redis.call('HDEL', KEYS[1], 'c')\n", ""},
+			"giving up loses the session": {"link",
+				"'HDEL', KEYS[1], 'c') end", "'HDEL', KEYS[1], 'c', 'h') end"},
+			"a claim that stands is taken": {"invalidate", "and not found[2] ", ""},
+			"what has moved is taken":      {"invalidate", " and not found[3]", ""},
+			"any version is taken":         {"invalidate", "if #condition == 8 and condition ~= string.sub(found", "if false and (found"},
+			"what has expired is taken":    {"invalidate", "left > tonumber(ARGV[2])", "true"},
+			"ends leave the header":        {"invalidate", "redis.call('HDEL', KEYS[1], 'c', 'h')", "redis.call('HDEL', KEYS[1], 'c')"},
+			"ends leave the claim":         {"invalidate", "redis.call('HDEL', KEYS[1], 'c', 'h')", ""},
+			"steps clear others' claims":   {"invalidate", "reason ~= 2", "true"},
+			"begins where it has begun":    {"invalidate", "redis.call('HGET', KEYS[1], 'c') == ARGV[4]", "true"},
 		})
 	})
 }
@@ -800,11 +878,15 @@ func TestSuccession_FullMemory(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, w.CancelRenewal(ctx, r))
 		w.requireEnded(t, given, Rotated)
+		r, err = w.BeginRenewal(ctx, given, 0)
+		require.NoError(t, err)
+		fields, _ := w.tombstone(given)
+		require.Equal(t, r.claim(), fields["c"])
 
 		before, _ := w.raw(renewed)
 		r, err = w.BeginRenewal(ctx, renewed, 0)
 		require.NoError(t, err)
-		fields, _ := w.tombstone(renewed)
+		fields, _ = w.tombstone(renewed)
 		require.Equal(t, before[:headerSize], fields["h"])
 		_, err = w.FinishRenewal(ctx, r, next, []byte("data"), time.Hour)
 		require.ErrorIs(t, err, ErrUnknownOutcome)

@@ -6,9 +6,10 @@
 --          place of 2, rotated, which is a renewal's
 -- ARGV[2]  tombstone TTL, ms
 -- ARGV[3]  condition: "" or left out none, "live", or the version that must be stored
--- ARGV[4]  claim of a renewal, 8 bytes; left out for none
+-- ARGV[4]  claim of a renewal, 8 bytes; left out for none. It also takes over from a renewal that was
+--          given up
 --
--- Returns  D                ended, now or by an earlier run with this claim
+-- Returns  D                ended, or taken over, now or by an earlier run with this claim
 --          A                absent; with no condition it has a tombstone, too
 --          E end successor  ended before; the successor's key without its prefix, or nothing
 --          C                another version is stored
@@ -39,6 +40,7 @@ local function header(head) -- all before the data of the record that begins wit
 end
 
 local head, dump, t = redis.pcall('GETRANGE', KEYS[1], '0', '23'), #ARGV[1] > 9, ARGV[1]
+local condition = ARGV[3] or ''
 if dump then t = string.sub(t, 6, 14) end
 if type(head) == 'table' then
   local met = refusal(head)
@@ -46,10 +48,21 @@ if type(head) == 'table' then
   if ARGV[4] and redis.call('HGET', KEYS[1], 'c') == ARGV[4] then return 'D' end
   -- Written again although it stands, or a WAIT that follows would be acknowledged at once. PEXPIRE
   -- comes first: at maxmemory HSET is refused unless the script has written before.
-  redis.call('PEXPIRE', KEYS[1], math.max(ARGV[2], redis.call('PTTL', KEYS[1])))
+  local left = redis.call('PTTL', KEYS[1])
+  redis.call('PEXPIRE', KEYS[1], math.max(ARGV[2], left))
+  -- A header without a claim or a successor is that of a renewal that was given up. As long as the
+  -- session would have lived, its tombstone has more than the tombstone TTL to live.
+  if ARGV[4] and left > tonumber(ARGV[2]) then
+    local found = redis.call('HMGET', KEYS[1], 'h', 'c', 's')
+    if found[1] and not found[2] and not found[3] then
+      if #condition == 8 and condition ~= string.sub(found[1], 3, 10) then return 'C' end
+      redis.call('HSET', KEYS[1], 'c', ARGV[4])
+      return 'D'
+    end
+  end
   local stands, reason = string.sub(met, 2), string.byte(t, 3)
   if reason ~= 2 then
-    redis.call('HDEL', KEYS[1], 'c', 'h') -- the renewal under way cannot be finished
+    redis.call('HDEL', KEYS[1], 'c', 'h') -- no renewal can be finished, or taken over
     if string.byte(stands, 3) == 2 then
       stands = string.sub(stands, 1, 2) .. string.sub(t, 3) .. string.sub(stands, 10)
     end
@@ -58,7 +71,7 @@ if type(head) == 'table' then
   return string.sub(met, 1, 10) .. (redis.call('HGET', KEYS[1], 's') or '')
 end
 
-local live, condition = head ~= '', ARGV[3] or ''
+local live = head ~= ''
 local record = live and header(head)
 if live and not record then return 'F' end
 if condition ~= '' then

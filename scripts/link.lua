@@ -1,4 +1,5 @@
--- link.lua: makes the claim of a renewal the successor of the id that was left, or gives it up.
+-- link.lua: makes the claim of a renewal the successor of the id that was left, or gives it up. The
+-- header stays: for the same link again, or for the renewal that takes over.
 --
 -- KEYS[1]  key of the id that was left
 -- ARGV[1]  claim, 8 bytes
@@ -16,7 +17,7 @@ if not t then return redis.call('EXISTS', KEYS[1]) == 1 and 'F' or 'A' end
 if #t < 9 or string.byte(t) ~= 192 or string.byte(t, 2) > 127 then return 'F' end
 
 if not ARGV[2] then
-  if claim == ARGV[1] then redis.call('HDEL', KEYS[1], 'c', 'h') end
+  if claim == ARGV[1] then redis.call('HDEL', KEYS[1], 'c') end
   return 'D'
 end
 if claim == ARGV[1] then

@@ -185,12 +185,14 @@ var renewalsInLists = []rule{
 		c.refused(r, tombstore.Logout)
 		require.False(c, c.pending(r.Ref))
 	}},
-	{"List/names no session whose renewal was given up", func(c *check) {
+	{"List/names a session whose renewal was given up", func(c *check) {
 		old := tombstore.NewID()
 		c.write(old, "x", hour)
-		r := c.begin(old)
-		require.NoError(c, c.renewer.CancelRenewal(c, r))
+		r := c.giveUp(old)
+		require.True(c, c.pending(r.Ref))
+		require.NoError(c, c.lister.InvalidateRef(c, r.Ref))
 		require.False(c, c.pending(r.Ref))
+		c.cannotBegin(old, tombstore.Logout)
 	}},
 	{"FinishRenewal/of what nothing is known", func(c *check) {
 		expired, live, id := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
@@ -209,5 +211,14 @@ var renewalsInLists = []rule{
 	}},
 	{"Race/all are listed and ended while they are renewed: all are out", func(c *check) {
 		c.endAll(c.renew)
+	}},
+	{"Race/all are listed and ended while others take them over: all are out", func(c *check) {
+		c.endAll(func(old, id, data string) error {
+			if r, err := c.renewer.BeginRenewal(c, old, 0); err == nil {
+				assert.NoError(c, c.renewer.CancelRenewal(c, r))
+			}
+			runtime.Gosched()
+			return c.renew(old, id, data)
+		})
 	}},
 }

@@ -135,6 +135,13 @@ func stopAtTombstones(
 	return s.Invalidate(ctx, id, opts...)
 }
 
+// leavesTombstones makes ends of what has ended already do nothing.
+var leavesTombstones = onInvalidate(func(
+	ctx context.Context, s whole, id string, opts []tombstore.InvalidateOption,
+) error {
+	return stopAtTombstones(ctx, s, id, collect(opts), opts)
+})
+
 // linkNowhere finishes a renewal, but what the old id leads to is not the new one.
 func linkNowhere(
 	ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
@@ -430,11 +437,7 @@ var renewalMutants = map[string]mutant{
 		}
 		return s.Invalidate(ctx, id, opts...)
 	})},
-	"an end leaves the claim": {"Renewal/Invalidate between", onInvalidate(func(
-		ctx context.Context, s whole, id string, opts []tombstore.InvalidateOption,
-	) error {
-		return stopAtTombstones(ctx, s, id, collect(opts), opts)
-	})},
+	"an end leaves the claim": {"Renewal/Invalidate between", leavesTombstones},
 	"Alone leaves the claim": {"Renewal/Alone", onInvalidate(func(
 		ctx context.Context, s whole, id string, opts []tombstore.InvalidateOption,
 	) error {
@@ -462,6 +465,56 @@ var renewalMutants = map[string]mutant{
 				return s.CancelRenewal(ctx, own.(tombstore.Renewal))
 			},
 		}
+	}},
+	"a session is renewed once":        {"Renewal/given up", beginsOnce},
+	"who was refused is refused again": {"Renewal/two at once, one", beginsOnce},
+	"a claim that stands is taken over": {"Renewal/two at once, in", func(s whole) tombstore.Store {
+		var begun sync.Map
+		return &broken{whole: s, begin: func(
+			ctx context.Context, id string, v tombstore.Version,
+		) (tombstore.Renewal, error) {
+			if theirs, ok := begun.Load(id); ok {
+				if err := s.CancelRenewal(ctx, theirs.(tombstore.Renewal)); err != nil {
+					return tombstore.Renewal{}, err
+				}
+			}
+			r, err := s.BeginRenewal(ctx, id, v)
+			if err == nil {
+				begun.Store(id, r)
+			}
+			return r, err
+		}}
+	}},
+	"taking over ignores the version": {"BeginRenewal/version of what", onBegin(func(
+		ctx context.Context, s whole, id string, v tombstore.Version,
+	) (tombstore.Renewal, error) {
+		if _, err := s.Read(ctx, id); rotated(err) {
+			v = 0
+		}
+		return s.BeginRenewal(ctx, id, v)
+	})},
+	"whatever has moved can be renewed":        {"BeginRenewal/of what was not", beginsAnyway},
+	"what was given up never expires":          {"BeginRenewal/of what was given up", beginsAnyway},
+	"an end leaves what was given up":          {"Renewal/Invalidate after it was given up", leavesTombstones},
+	"an end of what was given up is not heard": {"Race/Renewal of what was given up", leavesTombstones},
+	"an end by ref leaves what was given up": {
+		"Renewal/InvalidateRef after it was given up", onInvalidateRef(func(
+			ctx context.Context, s whole, ref string, opts []tombstore.InvalidateOption,
+		) error {
+			return s.InvalidateRef(ctx, ref, append(opts, tombstore.WithReason(tombstore.Rotated))...)
+		}),
+	},
+	"a step of a renewal ends what was given up": {
+		"Renewal/an end with the reason Rotated leaves what", onInvalidate(func(
+			ctx context.Context, s whole, id string, _ []tombstore.InvalidateOption,
+		) error {
+			return s.Invalidate(ctx, id)
+		}),
+	},
+	"many take over": {"Race/many renewals of what", func(s whole) tombstore.Store {
+		careless := refusedBy(func(error) bool { return false })(s).(*broken)
+		careless.begin = beginsAnyway(s).(*broken).begin
+		return careless
 	}},
 	"giving up does nothing": {"CancelRenewal", func(s whole) tombstore.Store {
 		return &broken{whole: s, cancel: func(context.Context, tombstore.Renewal) error { return nil }}
@@ -533,6 +586,33 @@ func beginDeletes(s whole) tombstore.Store {
 	}}
 }
 
+// beginsOnce lets nobody take over a renewal, even if it was given up.
+func beginsOnce(s whole) tombstore.Store {
+	var tried sync.Map
+	return &broken{whole: s, begin: func(
+		ctx context.Context, id string, v tombstore.Version,
+	) (tombstore.Renewal, error) {
+		if _, again := tried.LoadOrStore(id, true); again {
+			_, err := s.Read(ctx, id)
+			return tombstore.Renewal{}, err
+		}
+		return s.BeginRenewal(ctx, id, v)
+	}}
+}
+
+// beginsAnyway begins what another renewal, or a move, has ended.
+func beginsAnyway(s whole) tombstore.Store {
+	return onBegin(func(
+		ctx context.Context, s whole, id string, v tombstore.Version,
+	) (tombstore.Renewal, error) {
+		r, err := s.BeginRenewal(ctx, id, v)
+		if rotated(err) {
+			return tombstore.Renewal{Ref: tombstore.Ref(id), Claim: 1}, nil
+		}
+		return r, err
+	})(s)
+}
+
 // rotatedClears lets an end with the reason Rotated clear any claim.
 func rotatedClears(s whole) tombstore.Store {
 	var begun sync.Map
@@ -576,22 +656,13 @@ var listMutants = map[string]mutant{
 	"the list forgets what is between two ids": {
 		"List/names a session between", without(func(e tombstore.Entry) bool { return !e.Pending }),
 	},
-	"who is between two ids is left in": {
-		"Race/all are listed and ended while they are renewed",
-		func(s whole) tombstore.Store {
-			slow := without(func(e tombstore.Entry) bool { return !e.Pending })(s).(*broken)
-			slow.finish = func(
-				ctx context.Context, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
-			) (tombstore.Session, error) {
-				time.Sleep(time.Millisecond)
-				return s.FinishRenewal(ctx, r, newID, data, ttl)
-			}
-			return slow
-		},
+	"the list forgets what was given up": {
+		"List/names a session whose renewal", without(func(e tombstore.Entry) bool { return !e.Pending }),
 	},
-	"the list lists what was given up": {"List/names no session", func(s whole) tombstore.Store {
-		return &broken{whole: s, cancel: func(context.Context, tombstore.Renewal) error { return nil }}
-	}},
+	"who is between two ids is left in": {
+		"Race/all are listed and ended while they are renewed", pendingLeftIn,
+	},
+	"who is taken over is left in": {"Race/all are listed and ended while others", pendingLeftIn},
 	"the list goes on": {"List/stops", func(s whole) tombstore.Store {
 		return &broken{whole: s, list: func(ctx context.Context) iter.Seq2[tombstore.Entry, error] {
 			return s.List(context.WithoutCancel(ctx))
@@ -613,6 +684,18 @@ var listMutants = map[string]mutant{
 		}
 		return nil
 	})},
+}
+
+// pendingLeftIn lists nobody who is between two ids, and takes its time there.
+func pendingLeftIn(s whole) tombstore.Store {
+	slow := without(func(e tombstore.Entry) bool { return !e.Pending })(s).(*broken)
+	slow.finish = func(
+		ctx context.Context, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+	) (tombstore.Session, error) {
+		time.Sleep(time.Millisecond)
+		return s.FinishRenewal(ctx, r, newID, data, ttl)
+	}
+	return slow
 }
 
 func refAlone(ctx context.Context, s whole, ref string, opts []tombstore.InvalidateOption) error {

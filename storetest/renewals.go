@@ -21,6 +21,21 @@ func (c *check) begin(id string) tombstore.Renewal {
 	return r
 }
 
+// giveUp begins a renewal and gives it up.
+func (c *check) giveUp(id string) tombstore.Renewal {
+	r := c.begin(id)
+	require.NoError(c, c.renewer.CancelRenewal(c, r))
+	return r
+}
+
+// cannotBegin checks that a session cannot be renewed because it was ended.
+func (c *check) cannotBegin(id string, reason tombstore.Reason) {
+	_, err := c.renewer.BeginRenewal(c, id, 0)
+	var ended *tombstore.InvalidatedError
+	require.True(c, errors.As(err, &ended), "beginning got %v", err)
+	require.Equal(c, reason, ended.Reason)
+}
+
 // finish finishes a renewal, which must succeed.
 func (c *check) finish(r tombstore.Renewal, data string) (tombstore.Session, string) {
 	id := tombstore.NewID()
@@ -137,6 +152,17 @@ var renewals = []rule{
 			}
 			c.refused(r, tombstore.Logout)
 			c.ended(old, tombstore.Logout)
+
+			first = tombstore.NewID()
+			c.write(first, "x", hour)
+			_, old = c.rotate(first)
+			c.giveUp(old)
+			if err := c.store.Invalidate(c, first, opts...); len(opts) > 0 {
+				require.ErrorIs(c, err, tombstore.ErrInvalidated)
+			} else {
+				require.NoError(c, err)
+			}
+			c.cannotBegin(old, tombstore.Logout)
 		}
 	}},
 	{"Renewal/Alone ends it between the halves and not when it is finished", func(c *check) {
@@ -145,6 +171,11 @@ var renewals = []rule{
 		r := c.begin(old)
 		c.invalidate(old, tombstore.Alone())
 		c.refused(r, tombstore.Logout)
+		old = tombstore.NewID()
+		c.write(old, "x", hour)
+		c.giveUp(old)
+		c.invalidate(old, tombstore.Alone())
+		c.cannotBegin(old, tombstore.Logout)
 		old = tombstore.NewID()
 		c.write(old, "x", hour)
 		moved, id := c.finish(c.begin(old), "y")
@@ -170,6 +201,14 @@ var renewals = []rule{
 		require.Equal(c, moved, c.holds(id, "y"))
 		c.invalidate(old)
 		c.ended(id, tombstore.Logout)
+	}},
+	{"Renewal/an end with the reason Rotated leaves what was given up alone", func(c *check) {
+		old := tombstore.NewID()
+		c.write(old, "x", hour)
+		c.giveUp(old)
+		c.invalidate(old, tombstore.WithReason(tombstore.Rotated))
+		_, id := c.finish(c.begin(old), "y")
+		c.holds(id, "y")
 	}},
 	{"Renewal/two at once, in every order of their halves: one is finished", func(c *check) {
 		// The first time that a number occurs it begins, the second time it finishes.
@@ -203,6 +242,72 @@ var renewals = []rule{
 			c.ended(ids[0], tombstore.Logout)
 		}
 	}},
+	{"Renewal/given up and taken over", func(c *check) {
+		old := tombstore.NewID()
+		before := c.write(old, "x", hour)
+		c.outlast()
+		given := []tombstore.Renewal{c.giveUp(old), c.giveUp(old)}
+		r := c.begin(old)
+		for _, g := range given {
+			require.NotEqual(c, g.Claim, r.Claim)
+			c.refused(g, tombstore.Rotated)
+			require.NoError(c, c.renewer.CancelRenewal(c, g))
+		}
+		c.cannotBegin(old, tombstore.Rotated)
+		moved, id := c.finish(r, "y")
+		require.NotEqual(c, before.Version, moved.Version)
+		require.True(c, before.CreatedAt.Equal(moved.CreatedAt))
+		require.Equal(c, moved, c.holds(id, "y"))
+		c.cannotBegin(old, tombstore.Rotated)
+		c.ended(old, tombstore.Rotated)
+		c.invalidate(old)
+		c.ended(id, tombstore.Logout)
+	}},
+	{"Renewal/two at once, one of them is given up, in every order: the other is finished", func(c *check) {
+		// A begins and gives up (a). B begins, and when it finishes (b) it begins again if it has been
+		// refused. In the last order B is too early, and somebody else finishes.
+		for _, order := range []string{"AaBb", "ABab", "BAab", "BAba", "BbAa", "ABba"} {
+			old := tombstore.NewID()
+			c.write(old, "x", hour)
+			begun := map[rune]tombstore.Renewal{}
+			begin := func(who rune) {
+				if r, err := c.renewer.BeginRenewal(c, old, 0); err == nil {
+					begun[who] = r
+				} else {
+					require.ErrorIs(c, err, tombstore.ErrInvalidated)
+				}
+			}
+			var ids []string
+			for _, step := range order {
+				switch step {
+				case 'A', 'B':
+					begin(step)
+				case 'a':
+					if r, ok := begun['A']; ok {
+						require.NoError(c, c.renewer.CancelRenewal(c, r))
+					}
+				case 'b':
+					if _, ok := begun['B']; !ok {
+						begin('B')
+					}
+					if r, ok := begun['B']; ok {
+						_, id := c.finish(r, "y")
+						ids = append(ids, id)
+					}
+				}
+			}
+			if order == "ABba" {
+				require.Empty(c, ids)
+				_, id := c.finish(c.begin(old), "y")
+				ids = append(ids, id)
+			}
+			require.Len(c, ids, 1, "order %s", order)
+			c.holds(ids[0], "y")
+			c.cannotBegin(old, tombstore.Rotated)
+			c.invalidate(old)
+			c.ended(ids[0], tombstore.Logout)
+		}
+	}},
 
 	{"BeginRenewal/absent", func(c *check) {
 		id := tombstore.NewID()
@@ -223,6 +328,40 @@ var renewals = []rule{
 		_, err = c.renewer.BeginRenewal(c, id, second.Version)
 		require.ErrorIs(c, err, tombstore.ErrInvalidated)
 		c.finish(r, "c")
+	}},
+	{"BeginRenewal/version of what was given up", func(c *check) {
+		id := tombstore.NewID()
+		first := c.write(id, "a", hour)
+		second := c.write(id, "b", hour)
+		c.giveUp(id)
+		_, err := c.renewer.BeginRenewal(c, id, first.Version)
+		require.ErrorIs(c, err, tombstore.ErrConflict)
+		c.ended(id, tombstore.Rotated)
+		r, err := c.renewer.BeginRenewal(c, id, second.Version)
+		require.NoError(c, err)
+		c.finish(r, "c")
+	}},
+	{"BeginRenewal/of what was not given up", func(c *check) {
+		rotated, ended := tombstore.NewID(), tombstore.NewID()
+		c.write(rotated, "x", hour)
+		_, id := c.rotate(rotated)
+		c.cannotBegin(rotated, tombstore.Rotated)
+		c.holds(id, "x")
+		c.write(ended, "x", hour)
+		c.invalidate(ended, tombstore.WithReason(tombstore.Rotated))
+		c.cannotBegin(ended, tombstore.Rotated)
+	}},
+	{"BeginRenewal/of what was given up and has expired since", func(c *check) {
+		_, id := c.briefly(func(_ tombstore.Session, id string) error {
+			r, err := c.renewer.BeginRenewal(c, id, 0)
+			if err == nil {
+				require.NoError(c, c.renewer.CancelRenewal(c, r))
+			}
+			return err
+		})
+		c.outlast()
+		c.cannotBegin(id, tombstore.Rotated)
+		c.ended(id, tombstore.Rotated)
 	}},
 	{"BeginRenewal/outlives the session", func(c *check) {
 		_, id := c.briefly(func(_ tombstore.Session, id string) error {
@@ -433,6 +572,44 @@ var renewals = []rule{
 			c.ended(old, tombstore.Logout)
 		}
 	}},
+	{"Race/many renewals of what was given up: one is finished", func(c *check) {
+		for range 20 {
+			old := tombstore.NewID()
+			c.write(old, "x", hour)
+			c.giveUp(old)
+			ids := make([]string, 8)
+			var won atomic.Int64
+			together(len(ids), func(i int) {
+				ids[i] = tombstore.NewID()
+				if err := c.renew(old, ids[i], "y"); err == nil {
+					won.Add(1)
+				} else {
+					assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+				}
+			})
+			require.EqualValues(c, 1, won.Load())
+			require.Len(c, c.live(ids), 1)
+			c.invalidate(old)
+			require.Empty(c, c.live(ids))
+		}
+	}},
+	{"Race/Renewal of what was given up against Invalidate: the user is out", func(c *check) {
+		for round := range 50 {
+			old, id := tombstore.NewID(), tombstore.NewID()
+			c.write(old, "x", hour)
+			c.giveUp(old)
+			together(2, func(i int) {
+				if i != round%2 {
+					assert.NoError(c, c.store.Invalidate(c, old))
+				} else if err := c.renew(old, id, "y"); err != nil {
+					assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+				}
+			})
+			c.out(id)
+			c.ended(old, tombstore.Logout)
+			c.cannotBegin(old, tombstore.Logout)
+		}
+	}},
 	{"Race/FinishRenewal against CancelRenewal", func(c *check) {
 		for round := range 20 {
 			old, id := tombstore.NewID(), tombstore.NewID()
@@ -509,6 +686,18 @@ func renewalEnds(byRef bool) (all []rule) {
 				require.NoError(c, c.renewer.CancelRenewal(c, r))
 				c.ended(old, way.reason)
 			}},
+			rule{name + " after it was given up", func(c *check) {
+				old, end := start(c)
+				r := c.giveUp(old)
+				if err := end(); way.live {
+					require.ErrorIs(c, err, tombstore.ErrInvalidated)
+				} else {
+					require.NoError(c, err)
+				}
+				c.cannotBegin(old, way.reason)
+				c.refused(r, way.reason)
+				c.ended(old, way.reason)
+			}},
 			rule{name + " after it is finished", func(c *check) {
 				old, end := start(c)
 				r := c.begin(old)
@@ -538,6 +727,8 @@ func lateSaves() (all []rule) {
 				require.Equal(c, tombstore.Rotated, ended.Reason)
 				c.ended(old, tombstore.Rotated)
 			}
+			c.giveUp(old)
+			refused()
 			r := c.begin(old)
 			refused()
 			moved, id := c.finish(r, "y")

@@ -11,7 +11,7 @@
  *   CACHE     the reader is in the process that ends the session, and has a cache
  *   ROTATE    Rotate in a cluster, in two steps
  *   RENEWAL   a renewal in two halves
- *   RENEWALS  two renewals and a Rotate of one id, at once
+ *   RENEWALS  two renewals and a Rotate of one id, at once; a renewal that is given up may be taken over
  *   CHAIN     a renewal, a Rotate of the id that it gave, and a renewal of the next: four ids
  *
  * The guards are those of the table in README.md. NEVER_ENDS claims that the session is never
@@ -31,6 +31,7 @@ mtype = { absent, live, tombstone };
 mtype key[IDS + 1] = absent;
 byte successor[IDS + 1] = NONE; /* in a tombstone: the id to which the session moves */
 byte claim[IDS + 1] = 0;        /* in a tombstone: the renewal that is between its halves */
+bool header[IDS + 1] = false;   /* in a tombstone: what the new id is made from */
 
 byte term = 0;                  /* counts promotions */
 byte epoch = 0;                 /* of the process that ends the session */
@@ -39,7 +40,7 @@ byte cachedAt = 0;              /* under this epoch */
 
 bool ending = false;            /* somebody has begun to end the session */
 bool ended = false;             /* an Invalidate has returned nil, or ErrInvalidated with IfLive */
-bool gaveUp = false;            /* a renewal has given up its claim */
+bool gaveUp = false;            /* a renewal has given up its claim, and no other one has taken over */
 
 /* write.lua without a condition (UPSERT), or SET XX GET, which the server refuses over a hash. */
 inline save(id) {
@@ -114,6 +115,9 @@ hop:
 #else
 			claim[at] = 0;
 #endif
+#ifndef END_KEEPS_HEADER
+			header[at] = false;
+#endif
 #ifdef STOP_AT_FIRST
 			at = NONE
 #else
@@ -122,7 +126,7 @@ hop:
 		fi
 	}
 #if defined(FAILOVER) && !defined(NO_ACKS)
-	here != 0 || (key[REPLICA] == tombstone && claim[REPLICA] == 0);    /* WAIT */
+	here != 0 || (key[REPLICA] == tombstone && claim[REPLICA] == 0 && !header[REPLICA]);    /* WAIT */
 #ifndef NO_SECOND_LOOK
 	here != 0 || sent == term;  /* who runs the script again after a promotion is another ender */
 #endif
@@ -157,15 +161,22 @@ done:
 /* A renewal in two halves. It goes on whatever the first half has met: the claim decides. */
 proctype renewal(byte old, new, mine) {
 	key[old] == live;
-	atomic {                /* BeginRenewal: an end with the reason Rotated */
+	atomic {                /* BeginRenewal: an end with the reason Rotated, or it takes over */
 		if
-		:: key[old] == live -> key[old] = tombstone; claim[old] = mine
+		:: key[old] == live -> key[old] = tombstone; claim[old] = mine; header[old] = true
+#ifdef LINKED_IS_GIVEN_UP
+		:: key[old] == tombstone && header[old] && claim[old] == 0 ->
+#else
+		:: key[old] == tombstone && header[old] && claim[old] == 0 && successor[old] == NONE ->
+#endif
+			claim[old] = mine; gaveUp = false
 #ifdef ROTATED_CLEARS_CLAIM
 		:: else -> claim[old] = 0
 #else
 		:: else
 #endif
-		fi
+		fi;
+		assert(claim[old] == mine || !gaveUp || ending)
 	}
 	if
 	:: goto finish
@@ -188,7 +199,11 @@ finish:
 cancel:
 	atomic {                /* CancelRenewal */
 		if
+#ifdef CANCEL_DROPS_HEADER
+		:: claim[old] == mine -> claim[old] = 0; gaveUp = true; header[old] = false
+#else
 		:: claim[old] == mine -> claim[old] = 0; gaveUp = true
+#endif
 #ifdef CANCEL_CLEARS_ANY
 		:: else -> claim[old] = 0
 #else
@@ -213,7 +228,8 @@ proctype loser() {
 inline copy(from, to) {
 	key[to] = key[from];
 	successor[to] = successor[from];
-	claim[to] = claim[from]
+	claim[to] = claim[from];
+	header[to] = header[from]
 }
 
 /* Replication is late, and a promotion takes what has arrived. */
@@ -255,7 +271,8 @@ proctype push() {
 /* Who was told that the session has ended does not find it live under any id, and nobody finds it
  * live under two. That holds at every moment, so also if somebody stops for ever between two steps.
  * When all have done what they can, a session that nobody has ended or given up is live, unless
- * somebody waits for an acknowledgement that does not come. */
+ * somebody waits for an acknowledgement that does not come. What was given up can be taken over: each
+ * renewal asserts that. */
 proctype monitor() {
 	do
 	:: atomic { ended -> assert(lives == 0) }

@@ -86,7 +86,7 @@ type group [groupSize]state
 // state is that of one id. The zero state is an absent one.
 type state struct {
 	end   string // ended or rotated; "" for a session that is live, or absent
-	data  string // of a live session, that no other write has; and of one that is between two ids
+	data  string // of a live session, that no other write has; and of one that is between two ids, or was left
 	next  int    // successor, counted from 1; 0 for none
 	claim string // of a renewal under way
 }
@@ -186,8 +186,11 @@ func step(before group, op operation) (outcome string, after group) {
 		return conflict, after
 	}
 	switch {
+	case op.Verb == begin && s.end == rotated && s.data != "" && s.claim == "" && s.next == 0: // given up
 	case !s.live():
 		return s.met(), after
+	}
+	switch {
 	case op.Expect != "" && s.data != op.Expect:
 		return conflict, after
 	}
@@ -197,7 +200,7 @@ func step(before group, op operation) (outcome string, after group) {
 	case ifPresent, ifVersion, replacing:
 		after[id].data = op.Data
 	case begin:
-		after[id] = state{end: rotated, claim: op.Data}
+		after[id] = state{end: rotated, data: s.data, claim: op.Data}
 	case rotate, rotateWith, leave:
 		data := s.data
 		if op.Data != "" {

@@ -164,6 +164,9 @@ func TestClaims(t *testing.T) {
 		"rotated":         end(tombstore.WithReason(tombstore.Rotated)),
 		"rotated, alone":  end(tombstore.WithReason(tombstore.Rotated), tombstore.Alone()),
 		"rotated, IfLive": end(tombstore.WithReason(tombstore.Rotated), tombstore.IfLive()),
+		"it is given up and begun again": func(s tombstore.Renewer, id string, r *tombstore.Renewal) error {
+			return again(t, s, id, r)
+		},
 		"a foreign claim is given up": func(s tombstore.Renewer, _ string, r *tombstore.Renewal) error {
 			return s.CancelRenewal(t.Context(), tombstore.Renewal{Ref: r.Ref, Claim: r.Claim + 1})
 		},
@@ -174,6 +177,9 @@ func TestClaims(t *testing.T) {
 		"logout, alone":  end(tombstore.Alone()),
 		"it is given up": func(s tombstore.Renewer, _ string, r *tombstore.Renewal) error {
 			return s.CancelRenewal(t.Context(), *r)
+		},
+		"it is given up, logout, and begun again": func(s tombstore.Renewer, id string, r *tombstore.Renewal) error {
+			return again(t, s, id, r, func() error { return s.Invalidate(t.Context(), id) })
 		},
 		"a foreign claim": func(_ tombstore.Renewer, _ string, r *tombstore.Renewal) error { r.Claim++; return nil },
 	}
@@ -187,6 +193,8 @@ func TestClaims(t *testing.T) {
 			"end\nif claim == ARGV[1] then", "end\nif true then")},
 		{faults.Seeded, "link.lua gives up any claim", faults.Edit("link.lua",
 			"  if claim == ARGV[1] then redis", "  if true then redis")},
+		{faults.Seeded, "an end leaves what was given up", faults.Edit("invalidate.lua",
+			"'c', 'h')", "'c')")},
 		{faults.Seeded, "an end with the reason rotated clears a claim", faults.Edit("invalidate.lua",
 			"if reason ~= 2 then", "if true then")},
 		{faults.Seeded, "an end IfLive does not clear a claim, between the halves",
@@ -225,6 +233,23 @@ func TestClaims(t *testing.T) {
 			faults.Report(t, row)
 		})
 	}
+}
+
+// again gives a renewal up and, after what comes in between, begins another one of the session.
+func again(t *testing.T, s tombstore.Renewer, id string, r *tombstore.Renewal, between ...func() error) error {
+	if err := s.CancelRenewal(t.Context(), *r); err != nil {
+		return err
+	}
+	for _, f := range between {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	begun, err := s.BeginRenewal(t.Context(), id, 0)
+	if err == nil {
+		*r = begun
+	}
+	return err
 }
 
 // TestPutBack lets a save replace a session that began after the saver had read the id's old one,
