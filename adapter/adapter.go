@@ -9,9 +9,9 @@
 // a new one.
 //
 // What is begun is carried out: a save or an end goes on when the client has gone away, or the time of
-// the handler is up. The store's own timeout bounds it. Only a renewal is not begun any more then:
-// nobody would get the new id, and of two logins by a double click the one whose client is still there
-// would lose.
+// the handler is up. The store's own timeout bounds it. Only a renewal is not begun any more then, and
+// one whose client goes away between its halves is given up: nobody would get the new id, and of two
+// logins by a double click the one whose client is still there would lose. That one takes over.
 package adapter
 
 import (
@@ -141,7 +141,12 @@ func (a *Adapter) Store() tombstore.Renewer { return a.store }
 //	anonymous  none, or not live         -             begin a session       -             end what it became
 //	holding    live when loaded, saved   save, touch   begin a second one    left          end; anonymous
 //	left       left, for a new id        refused       finish; holding       -             end; anonymous
+//	lost       left by another request   refused       left, or refused      -             end what it became
 //	tainted    ended by somebody else    refused       refused               -             end what it became
+//
+// A request whose session another one renews has lost it, unless that one gives up: then the Save of
+// another id takes the renewal over. One that has left its session, and whose client has gone away when
+// it saves another id, gives up, and is tainted.
 //
 // A request is also tainted by an error that leaves it unclear whether its own End or Leave took effect;
 // then Leave and End may be tried again. In every state but holding, the id that a renewal has chosen and not
@@ -177,6 +182,7 @@ const (
 	anonymous state = iota
 	holding
 	left
+	lost
 	tainted
 )
 
@@ -301,14 +307,16 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 // is not live any more, and tombstore.ErrConflict if another request has changed it and WithLostUpdates
 // says that this matters. With tombstore.ErrUnacknowledged it was stored.
 func (a *Adapter) Save(ctx context.Context, r *Request, id string, data []byte, ttl time.Duration) error {
+	gone := gone(ctx)
 	ctx = context.WithoutCancel(ctx)
-	verb, of, err := a.save(ctx, r, id, data, ttl)
+	verb, of, err := a.save(ctx, r, id, data, ttl, gone)
 	return a.tell(ctx, r, verb, of, err)
 }
 
-// save returns what it did, for which session, and whether it worked.
+// save returns what it did, for which session, and whether it worked. gone is not nil if nobody would
+// get a new id.
 func (a *Adapter) save(
-	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration,
+	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration, gone error,
 ) (verb, of string, err error) {
 	if r == nil {
 		_, err := a.store.Write(ctx, id, data, ttl)
@@ -317,11 +325,20 @@ func (a *Adapter) save(
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	of = cmp.Or(r.id, id)
+	if r.state == lost && id != r.id && gone == nil {
+		if err := a.leave(ctx, r); err != nil {
+			return "write", of, err
+		}
+	}
 	switch {
-	case r.state == tainted:
+	case r.state == tainted, r.state == lost:
 		return "write", of, r.cause
 	case r.state == left && id == r.id:
 		return "write", of, &tombstore.InvalidatedError{Reason: tombstore.Rotated, At: time.Now()}
+	case r.state == left && gone != nil:
+		err = cmp.Or(a.store.CancelRenewal(ctx, r.renewal), gone)
+		r.taint(err)
+		return "create", of, err
 	case r.state == left:
 		verb = "create"
 		var s tombstore.Session
@@ -414,7 +431,6 @@ func (a *Adapter) Rotate(
 	ctx context.Context, r *Request, newID string, data []byte, ttl time.Duration,
 ) error {
 	over := over(ctx)
-	ctx = context.WithoutCancel(ctx)
 	if r == nil {
 		return a.Save(ctx, r, newID, data, ttl)
 	}
@@ -428,6 +444,7 @@ func (a *Adapter) Rotate(
 		r.mu.Unlock()
 		return over
 	}
+	ctx = context.WithoutCancel(ctx)
 	id := r.id
 	s, err := a.update(r, data, func(data []byte, held tombstore.Session) (tombstore.Session, error) {
 		opts := []tombstore.RotateOption{tombstore.WithData(data, ttl)}
@@ -445,6 +462,15 @@ func (a *Adapter) Rotate(
 func over(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("tombstore: no new id for a request that is over: %w", err)
+	}
+	return nil
+}
+
+// gone returns an error if the client has gone away. That time is up is no sign of it: the response of
+// http.TimeoutHandler goes out instead, but middleware that only limits the context sends this one.
+func gone(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return over(ctx)
 	}
 	return nil
 }
@@ -475,10 +501,18 @@ func (a *Adapter) Leave(ctx context.Context, r *Request, id string) error {
 		r.taint(over)
 		return over
 	}
+	return a.leave(ctx, r)
+}
+
+// leave begins a renewal, or takes over one that was given up. That the session is not live is no error.
+func (a *Adapter) leave(ctx context.Context, r *Request) error {
 	renewal, err := a.begin(ctx, r)
 	switch {
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged): // FinishRenewal asks the replicas again
 		r.state, r.renewal, r.cause = left, renewal, nil
+		return nil
+	case rotated(err):
+		r.state, r.cause = lost, err
 		return nil
 	case tombstore.NoSession(err):
 		r.taint(err)

@@ -42,6 +42,13 @@ func (f *failing) BeginRenewal(ctx context.Context, id string, v tombstore.Versi
 	return f.MemoryStore.BeginRenewal(ctx, id, v)
 }
 
+func (f *failing) CancelRenewal(ctx context.Context, r tombstore.Renewal) error {
+	if f.fails {
+		return errOut
+	}
+	return f.MemoryStore.CancelRenewal(ctx, r)
+}
+
 // bed is a browser with a live session "x" and the request B that has loaded it.
 type bed struct {
 	*testing.T
@@ -327,13 +334,156 @@ func TestClientHasGone(t *testing.T) {
 		require.NoError(t, b.End(gone, b.b, b.id))
 		b.load(nil, b.id, "")
 	})
-	t.Run("second half of a renewal", func(t *testing.T) {
+	t.Run("second half of a renewal, during which it goes", func(t *testing.T) {
 		b := newBed(t)
-		next := tombstore.NewID()
-		require.NoError(t, b.Leave(t.Context(), b.b, b.id))
-		require.NoError(t, b.Save(gone, b.b, next, []byte("y"), time.Hour))
+		ctx, leave := context.WithCancel(t.Context())
+		a, next := New(leaving{b.store, leave}), tombstore.NewID()
+		require.NoError(t, a.Leave(ctx, b.b, b.id))
+		require.NoError(t, a.Save(ctx, b.b, next, []byte("y"), time.Hour))
+		require.Error(t, ctx.Err())
 		b.load(nil, next, "y")
 	})
+	t.Run("second half of a renewal, for which time is up", func(t *testing.T) {
+		b := newBed(t)
+		late, cancel := context.WithTimeout(t.Context(), 0)
+		defer cancel()
+		next := tombstore.NewID()
+		require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+		require.NoError(t, b.Save(late, b.b, next, []byte("y"), time.Hour))
+		b.load(nil, next, "y")
+	})
+}
+
+// leaving is a store whose client leaves while it finishes a renewal.
+type leaving struct {
+	*failing
+	leave func()
+}
+
+func (l leaving) FinishRenewal(
+	ctx context.Context, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+) (tombstore.Session, error) {
+	l.leave()
+	if err := ctx.Err(); err != nil {
+		return tombstore.Session{}, err
+	}
+	return l.failing.FinishRenewal(ctx, r, newID, data, ttl)
+}
+
+// A renewal whose client goes away between its halves is given up, and a request that has loaded the
+// session before takes over, whether it has tried to renew it before that or after it.
+func TestClientHasGone_BetweenTheHalves(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, twinFirst := range map[string]bool{"the twin leaves before": true, "the twin leaves after": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			twin, next, other := &Request{}, tombstore.NewID(), tombstore.NewID()
+			b.load(twin, b.id, "x")
+			require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+			if twinFirst {
+				require.NoError(t, b.Leave(t.Context(), twin, b.id))
+				require.ErrorIs(t, twin.Gone(), tombstore.ErrInvalidated)
+			}
+			for range 2 { // the session library may try again
+				require.ErrorIs(t, b.Save(gone, b.b, next, []byte("y"), time.Hour), context.Canceled)
+			}
+			require.ErrorIs(t, b.save(b.id, "y"), context.Canceled)
+			if !twinFirst {
+				require.NoError(t, b.Leave(t.Context(), twin, b.id))
+			}
+			require.NoError(t, b.Save(t.Context(), twin, other, []byte("z"), time.Hour))
+			require.NoError(t, twin.Gone())
+			b.load(nil, next, "")
+			b.load(nil, b.id, "")
+			b.load(nil, other, "z")
+			require.NoError(t, b.Save(t.Context(), twin, other, []byte("zz"), time.Hour))
+			require.Empty(t, b.events)
+			require.NoError(t, b.End(gone, b.b, b.id))
+			b.load(nil, other, "")
+		})
+	}
+}
+
+// Who may not take over, although a renewal was given up.
+func TestTakeOver_Refused(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		opts   []Option
+		before func(b *bed)                // the twin leaves
+		after  func(b *bed, twin *Request) // the renewal was given up
+		ctx    context.Context
+		err    error
+	}{
+		"somebody has logged out": {
+			after: func(b *bed, _ *Request) { require.NoError(b, b.Store().Invalidate(b.Context(), b.id)) },
+			err:   ErrRefused,
+		},
+		"its client has gone too": {ctx: gone, err: ErrRefused},
+		"it carries what was ended": {
+			after: func(b *bed, twin *Request) {
+				other := tombstore.NewID()
+				require.NoError(b, b.Store().Invalidate(b.Context(), other, tombstore.WithReason(tombstore.Rotated)))
+				require.ErrorIs(b, b.Absorb(b.Context(), twin, other), ErrRefused)
+				b.events = nil
+			},
+			err: ErrRefused,
+		},
+		"it has not seen the last change": {
+			opts:   []Option{WithLostUpdates(Conflict)},
+			before: func(b *bed) { require.NoError(b, b.save(b.id, "newer")) },
+			err:    tombstore.ErrConflict,
+		},
+		"it cannot merge with what is gone": {
+			opts:   []Option{WithLostUpdates(Merge(func(_, mine, _ []byte) ([]byte, error) { return mine, nil }))},
+			before: func(b *bed) { require.NoError(b, b.save(b.id, "newer")) },
+			err:    ErrRefused,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, c.opts...)
+			twin, next := &Request{}, tombstore.NewID()
+			b.load(twin, b.id, "x")
+			if c.before != nil {
+				c.before(b)
+			}
+			require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+			require.NoError(t, b.Leave(t.Context(), twin, b.id))
+			require.ErrorIs(t, b.Save(gone, b.b, tombstore.NewID(), []byte("y"), time.Hour), context.Canceled)
+			if c.after != nil {
+				c.after(b, twin)
+			}
+			ctx := cmp.Or(c.ctx, t.Context())
+			require.ErrorIs(t, b.Save(ctx, twin, next, []byte("z"), time.Hour), c.err)
+			require.ErrorIs(t, b.Save(ctx, twin, b.id, []byte("z"), time.Hour), ErrRefused)
+			b.load(nil, next, "")
+		})
+	}
+}
+
+// A request whose twin has begun a renewal before it came has loaded nothing, and begins a session.
+func TestClientHasGone_BeforeTheTwinLoads(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	b := newBed(t)
+	twin, next := &Request{}, tombstore.NewID()
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	b.load(twin, b.id, "")
+	require.NoError(t, b.Leave(t.Context(), twin, ""))
+	require.ErrorIs(t, b.Save(gone, b.b, tombstore.NewID(), []byte("y"), time.Hour), context.Canceled)
+	require.NoError(t, b.Save(t.Context(), twin, next, []byte("z"), time.Hour))
+	b.load(nil, next, "z")
+}
+
+// A renewal that cannot be given up says so.
+func TestClientHasGone_GivingUpFails(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	b := newBed(t)
+	require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+	b.store.fails = true
+	require.ErrorIs(t, b.Save(gone, b.b, tombstore.NewID(), []byte("y"), time.Hour), errOut)
 }
 
 // A renewal is not begun for a client that has gone away, and nothing is saved instead: the twin of a

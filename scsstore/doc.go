@@ -44,8 +44,9 @@
 //
 // A save or an end is carried out when the client has gone away, or the time of http.TimeoutHandler is
 // up. Only RenewToken fails then, since nobody would get the new token, and the request saves nothing
-// after that; so of two logins by a double click the second goes on when the browser has broken off the
-// first.
+// after that. Nor does it if the client goes away after RenewToken, before the session is saved. So of
+// two logins by a double click the second goes on when the browser has broken off the first, unless it
+// is answered before that is noticed.
 //
 // Put http.TimeoutHandler around the middleware. Inside of it, scs saves when the time is up, and what
 // the handler changes later is not saved unless it calls sm.Commit.

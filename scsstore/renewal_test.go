@@ -459,6 +459,82 @@ func TestRenewal_TwoLogins_FirstIsBrokenOff(t *testing.T) {
 	}
 }
 
+// The browser breaks the first of two logins off between the halves of its renewal, and waits for the
+// second. That one takes over if it has loaded the session before, whenever it renews it itself;
+// otherwise it has found no session, and begins one.
+func TestRenewal_TwoLogins_FirstIsBrokenOffBetweenTheHalves(t *testing.T) {
+	t.Parallel()
+	for name, newStore := range map[string]func(t *testing.T) renewer{
+		"memory": onMemory, "server": onServer, "cluster": onCluster,
+	} {
+		for _, second := range []string{"renews before", "renews after", "loads after the first half"} {
+			t.Run(name+"/the second "+second, func(t *testing.T) {
+				t.Parallel()
+				sm := newManager(0)
+				failed := make(chan error, 1)
+				sm.ErrorFunc = func(_ http.ResponseWriter, _ *http.Request, err error) { failed <- err }
+				s := newSite(t, sm, scsstore.Install(sm, newStore(t)))
+				ctx, breakOff := context.WithCancel(t.Context())
+				defer breakOff()
+				login, begun := s.actions["/login"], make(chan struct{})
+				s.actions["/login-broken"] = func(w http.ResponseWriter, r *http.Request) error {
+					err := login(w, r)
+					close(begun)
+					<-r.Context().Done()
+					return err
+				}
+				x := s.get("/put", "").token()
+				one, saved, two, renewed := s.gate("1"), s.gate("1-saved"), s.gate("2"), s.gate("2-done")
+				broken := make(chan struct{})
+				go func() {
+					defer close(broken)
+					_, _ = s.try(ctx, "/login-broken?gate=1", x)
+				}()
+				<-one.reached
+				var answer <-chan response
+				start := func() {
+					answer = s.start("/login?gate=2", x)
+					<-two.reached
+				}
+				renew := func() {
+					close(two.open)
+					<-renewed.reached
+				}
+				if second != "loads after the first half" {
+					start()
+				}
+				close(one.open)
+				<-begun
+				switch second {
+				case "renews before":
+					renew()
+				case "loads after the first half":
+					start()
+				}
+				breakOff()
+				<-broken
+				<-saved.reached
+				close(saved.open)
+				if len(failed) > 0 {
+					require.ErrorIs(t, <-failed, context.Canceled)
+				}
+				if second != "renews before" {
+					renew()
+				}
+				close(renewed.open)
+				token := kept(x, <-answer)
+				if second != "loads after the first half" {
+					loggedInOnce(s, x, token)
+					return
+				}
+				require.NotEqual(t, x, token)
+				require.Equal(t, "alice/0.", s.get("/read", token).body)
+				require.Equal(t, "/0.", s.get("/read", x).body)
+			})
+		}
+	}
+}
+
 // A session that is renewed is as old as it was, whatever scs says of its lifetime.
 func TestRenewal_AbsoluteTimeout(t *testing.T) {
 	t.Parallel()
