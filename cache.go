@@ -32,12 +32,13 @@ func moveEpoch(key string) { epochs[maphash.String(epochSeed, key)%epochGroups].
 
 // A cached Read is GETRANGE of the whole value, whose end is a number beyond any value's length.
 // That tells entries of one key apart: those of two stores on one client, those of two spans of
-// maxAge, and those before and after a change.
+// maxAge, and those before and after a change. The spans have so many bits because an entry may stay
+// for half of the spans that can be told apart, and must outlive the key for its TTL to be known.
 const (
 	endBase     = 1 << 62
 	storeBits   = 10
-	bucketBits  = 20
-	epochBits   = 32
+	bucketBits  = 24
+	epochBits   = 28
 	bucketShift = epochBits
 	storeShift  = epochBits + bucketBits
 )
@@ -83,7 +84,7 @@ func (c *cache) limit(keepAlive, timeout time.Duration) {
 func (c *cache) end(hash uint64, epoch uint32, now time.Time) int64 {
 	age := uint64(c.maxAge)
 	bucket := (uint64(now.UnixNano()) + hash%age) / age
-	return c.base | int64(bucket%(1<<bucketBits))<<bucketShift | int64(epoch)
+	return c.base | int64(bucket%(1<<bucketBits))<<bucketShift | int64(epoch%(1<<epochBits))
 }
 
 // Staleness returns how old the answer of a cached Read may be at most when the server's messages

@@ -1021,7 +1021,7 @@ func TestCache_Errors(t *testing.T) {
 func TestCache_WithExpiry(t *testing.T) {
 	t.Parallel()
 	client := cachingClient(t, redistest.URL(t))
-	for _, maxAge := range []time.Duration{time.Minute, 1000 * time.Hour} {
+	for _, maxAge := range []time.Duration{time.Second, time.Minute, 1000 * time.Hour} {
 		t.Run(maxAge.String(), func(t *testing.T) {
 			t.Parallel()
 			b := bedOn(t, client, WithClientCache(maxAge))
@@ -1040,6 +1040,10 @@ func TestCache_WithExpiry(t *testing.T) {
 			s, err := b.Read(t.Context(), id)
 			require.NoError(t, err)
 			require.Zero(t, s.ExpiresAt, "it was not asked for")
+
+			b.write(id, "x", 30*24*time.Hour) // of a cookie
+			almost(t, 30*24*time.Hour, time.Until(expiry(id)))
+			client.fromMemory(t, func() { almost(t, 30*24*time.Hour, time.Until(expiry(id))) })
 
 			const years = 20 * 365 * 24 * time.Hour
 			b.write(id, "x", years)
