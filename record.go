@@ -187,6 +187,16 @@ func alive(head []byte, now time.Time) error {
 	return nil
 }
 
+// Deadline returns when the session expires at the latest, on the server's clock: see
+// WithAbsoluteTimeout. It is zero if the session has no such deadline, or comes from no store of this
+// package.
+func (s Session) Deadline() time.Time {
+	if ms := s.deadline(); ms != 0 {
+		return time.UnixMilli(ms)
+	}
+	return time.Time{}
+}
+
 // deadline returns the absolute deadline in milliseconds, or 0.
 func (s *Session) deadline() int64 {
 	if s.header == nil {

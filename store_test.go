@@ -145,6 +145,32 @@ func TestWrite_StoresRecord(t *testing.T) {
 	require.Equal(t, value[10:22], after[10:22], "creation time and deadline stay")
 }
 
+func TestSession_Deadline(t *testing.T) {
+	t.Parallel()
+	memory, err := NewMemory(WithAbsoluteTimeout(time.Hour))
+	require.NoError(t, err)
+	for name, s := range map[string]Store{"server": newBed(t, WithAbsoluteTimeout(time.Hour)).RedisStore, "memory": memory} {
+		t.Run(name, func(t *testing.T) {
+			id, next := NewID(), NewID()
+			first, err := s.Write(t.Context(), id, []byte("x"), time.Minute)
+			require.NoError(t, err)
+			deadline := first.CreatedAt.Add(time.Hour)
+			saved, err := s.Write(t.Context(), id, []byte("y"), time.Minute, Replacing(first))
+			require.NoError(t, err)
+			read, err := s.Read(t.Context(), id)
+			require.NoError(t, err)
+			moved, err := s.Rotate(t.Context(), id, next)
+			require.NoError(t, err)
+			for _, s := range []Session{first, saved, read, moved} {
+				require.True(t, deadline.Equal(s.Deadline()))
+			}
+		})
+	}
+	none := newBed(t).write(NewID(), "x", time.Minute)
+	require.Zero(t, none.Deadline())
+	require.Zero(t, Session{}.Deadline())
+}
+
 func TestWrite_KeyIsDigest(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)

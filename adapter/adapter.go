@@ -3,7 +3,8 @@
 //
 // A session library calls Load, Save, Leave, Rotate and End in the course of a request, with the same
 // [Request] each time. A session that was loaded is saved only if it is still live, or touched if its
-// data is the same; a new one is saved only if its id is unused; one that is renewed stays the same
+// data is the same, or left alone if its TTL is nearly right as well and the response can do without its
+// cookie; a new one is saved only if its id is unused; one that is renewed stays the same
 // session, so that a logout by its old id ends it; and once the session of a request has been ended by
 // somebody else, nothing that the request holds is saved any more, neither under the old id nor under
 // a new one.
@@ -110,6 +111,12 @@ func WithLateRequests(window time.Duration) Option { return func(a *Adapter) { a
 // of a map do. The default is bytes.Equal.
 func WithEqual(equal func(a, b []byte) bool) Option { return func(a *Adapter) { a.equal = equal } }
 
+// WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL must be
+// off before SaveIfDue touches a session that has not changed. It is best as large as the store's
+// threshold: with a smaller one the store is asked and does nothing. The default is 0.1; with 0 every save
+// is due.
+func WithTouchThreshold(part float64) Option { return func(a *Adapter) { a.threshold = part } }
+
 // Adapter saves the sessions of a session library in a store. It is safe for concurrent use.
 type Adapter struct {
 	store            tombstore.Renewer
@@ -117,12 +124,13 @@ type Adapter struct {
 	onRefused        func(ctx context.Context, e Event)
 	onUnacknowledged func(ctx context.Context, e Event)
 	late             time.Duration
+	threshold        float64
 	equal            func(a, b []byte) bool
 }
 
 // New returns an adapter for store.
 func New(store tombstore.Renewer, opts ...Option) *Adapter {
-	a := &Adapter{store: store, equal: bytes.Equal}
+	a := &Adapter{store: store, equal: bytes.Equal, threshold: 0.1}
 	for _, opt := range opts {
 		opt(a)
 	}
@@ -139,10 +147,12 @@ func (a *Adapter) Store() tombstore.Renewer { return a.store }
 //
 //	state      its session               Save its id   Save another id       Leave it      End it
 //	anonymous  none, or not live         -             begin a session       -             end what it became
-//	holding    live when loaded, saved   save, touch   begin a second one    left          end; anonymous
+//	holding    live when loaded, saved   save, touch*  begin a second one    left          end; anonymous
 //	left       left, for a new id        refused       finish; holding       -             end; anonymous
 //	lost       left by another request   refused       left, or refused      -             end what it became
 //	tainted    ended by somebody else    refused       refused               -             end what it became
+//
+// * with SaveIfDue nothing, if the request has not saved it before and its TTL is nearly right.
 //
 // A request whose session another one renews has lost it, unless that one gives up: then the Save of
 // another id takes the renewal over. One that has left its session, and whose client has gone away when
@@ -156,7 +166,8 @@ type Request struct {
 	state   state
 	id      string            // the session's; when anonymous, the id that the request came with
 	cause   error             // why the session is not live, when anonymous or tainted
-	held    tombstore.Session // as the store has it, when holding
+	held    tombstore.Session // as the store has it, when holding; it expires as it did when loaded
+	stored  bool              // the request has saved or touched a session, and may have sent its cookie
 	base    []byte            // the data that the request has changed, when holding or left
 	renewal tombstore.Renewal // when left
 	renews  bool              // it wants a new id
@@ -280,7 +291,7 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, err := a.store.Read(ctx, id, tombstore.Shared())
+	s, err := a.store.Read(ctx, id, tombstore.Shared(), tombstore.WithExpiry())
 	switch first := r.state == anonymous && (r.id == "" || id == r.id && !known(r.cause)); {
 	case err == nil && (first || r.state == holding && id == r.id):
 		r.hold(id, s)
@@ -307,17 +318,27 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 // is not live any more, and tombstore.ErrConflict if another request has changed it and WithLostUpdates
 // says that this matters. With tombstore.ErrUnacknowledged it was stored.
 func (a *Adapter) Save(ctx context.Context, r *Request, id string, data []byte, ttl time.Duration) error {
-	gone := gone(ctx)
-	ctx = context.WithoutCancel(ctx)
-	verb, of, err := a.save(ctx, r, id, data, ttl, gone)
+	verb, of, err := a.save(ctx, r, id, data, ttl, 0)
 	return a.tell(ctx, r, verb, of, err)
 }
 
-// save returns what it did, for which session, and whether it worked. gone is not nil if nobody would
-// get a new id.
+// SaveIfDue is Save for a response that can do without the session's cookie. If the request has changed
+// nothing, and the session's TTL is nearly ttl, nothing is sent, and due is false. The response must not
+// carry the session's id then: nobody has asked whether the session was ended or renewed meanwhile, and its
+// cookie would take the place of the one that a login has set. What the request has saved before is due.
+func (a *Adapter) SaveIfDue(
+	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration,
+) (due bool, err error) {
+	verb, of, err := a.save(ctx, r, id, data, ttl, a.threshold)
+	return verb != "", a.tell(ctx, r, verb, of, err)
+}
+
+// save returns what it did, "" for nothing, for which session, and whether it worked.
 func (a *Adapter) save(
-	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration, gone error,
+	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration, threshold float64,
 ) (verb, of string, err error) {
+	gone := gone(ctx)
+	ctx = context.WithoutCancel(ctx)
 	if r == nil {
 		_, err := a.store.Write(ctx, id, data, ttl)
 		return "write", id, err
@@ -348,6 +369,9 @@ func (a *Adapter) save(
 			r.taint(err)
 		}
 	case r.state == holding && id == r.id && a.equal(r.held.Data, data):
+		if !r.stored && nearly(r.held, ttl, threshold) {
+			return "", of, nil
+		}
 		verb = "touch"
 		err = a.store.Touch(ctx, id, ttl)
 		r.saved(id, r.held, r.held.Data, err)
@@ -380,6 +404,19 @@ func (a *Adapter) save(
 		r.saved(id, s, data, err)
 	}
 	return verb, of, err
+}
+
+// nearly reports whether the TTL of a session that was read is so near to ttl that a Touch would leave it
+// alone.
+func nearly(s tombstore.Session, ttl time.Duration, threshold float64) bool {
+	if s.ExpiresAt.IsZero() { // not known
+		return false
+	}
+	now := time.Now()
+	if deadline := s.Deadline(); !deadline.IsZero() {
+		ttl = min(ttl, deadline.Sub(now))
+	}
+	return float64((ttl - s.ExpiresAt.Sub(now)).Abs()) < float64(ttl)*threshold
 }
 
 // update stores data over the session that the request holds, by store. If another request has changed
@@ -646,6 +683,7 @@ func (a *Adapter) tell(ctx context.Context, r *Request, verb, id string, err err
 		e.Reason = ended.Reason
 	}
 	if hook != nil {
+		ctx = context.WithoutCancel(ctx) // it may run when the request is over
 		r.run(func() { hook(ctx, e) })
 	}
 	if !refused {
@@ -672,6 +710,7 @@ func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) 
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
 		s.Data = bytes.Clone(data)
 		r.hold(id, s)
+		r.stored = true
 	case tombstore.NoSession(err):
 		r.taint(err)
 	}
