@@ -55,6 +55,16 @@
 // (http.Hijacker). A handler that does so sends no cookie of scs. What it changes later is saved when it
 // returns. Informational responses (1xx) are not the first byte.
 //
+// # Requests that change nothing
+//
+// With an IdleTimeout scs saves every session that it has loaded. If a request has changed nothing, and its
+// session has used up less than a tenth of the idle timeout, nothing is sent to the server, and the response
+// has no session cookie: nobody has asked whether the session was ended or renewed meanwhile, and the cookie
+// would take the place of the one that a login has set. adapter.WithOnRefused does not tell of such a
+// request. From the tenth on, session and cookie are refreshed together. So a test that looks for a cookie
+// must change something, and a cookie that persists may expire a tenth early, as the session may.
+// adapter.WithTouchThreshold sets the part. sm.Commit asks the server every time.
+//
 // # Hooks
 //
 // The functions of adapter.WithOnRefused and adapter.WithOnUnacknowledged run in the goroutine of the

@@ -32,9 +32,9 @@ import (
 func Install(
 	sm *scs.SessionManager, store tombstore.Renewer, opts ...adapter.Option,
 ) func(http.Handler) http.Handler {
-	protect := Protect(sm, store, opts...)
+	s := protected(sm, store, opts)
 	return func(next http.Handler) http.Handler {
-		return protect(sm.LoadAndSave(inner(sm, next)))
+		return s.protect(sm.LoadAndSave(s.inner(next)))
 	}
 }
 
@@ -45,6 +45,11 @@ func Install(
 func Protect(
 	sm *scs.SessionManager, store tombstore.Renewer, opts ...adapter.Option,
 ) func(http.Handler) http.Handler {
+	return protected(sm, store, opts).protect
+}
+
+// protected returns the store that sm keeps its sessions in from here on.
+func protected(sm *scs.SessionManager, store tombstore.Renewer, opts []adapter.Option) *Store {
 	if s, ok := sm.Store.(*Store); ok && s.sm != nil {
 		panic("scsstore: Install or Protect was called twice for one SessionManager")
 	}
@@ -61,7 +66,7 @@ func Protect(
 			failed(w, r, err)
 		}
 	}
-	return s.protect
+	return s
 }
 
 func (s *Store) protect(next http.Handler) http.Handler {
@@ -80,7 +85,7 @@ func (s *Store) protect(next http.Handler) http.Handler {
 		request.DeferHooks()
 		defer request.RunHooks(true)
 		outer := &outerWriter{ResponseWriter: w, request: request, cookie: s.sm.Cookie.Name}
-		next.ServeHTTP(outer, r.WithContext(context.WithValue(ctx, outerKey{}, outer)))
+		next.ServeHTTP(outer, r.WithContext(context.WithValue(ctx, outerKey{s}, outer)))
 		outer.begin()
 	})
 }
@@ -149,15 +154,17 @@ func (w nowhere) Header() http.Header       { return http.Header(w) }
 func (nowhere) WriteHeader(int)             {}
 func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
 
-type outerKey struct{}
+type outerKey struct{ s *Store }
 
 // outerWriter is what scs wraps. When scs has saved the session, which is before the first byte of the
 // response, it takes back the cookie of a session that somebody else has ended: scs deletes the cookie
 // in a logout without asking the store, but the browser may have got that of a later login meanwhile.
+// For the same reason it takes back that of a session that was left as it was.
 type outerWriter struct {
 	http.ResponseWriter
 	request *adapter.Request
 	cookie  string // its name
+	left    int    // how often scs has saved a session that was left as it was
 	begun   bool
 }
 
@@ -166,12 +173,27 @@ func (w *outerWriter) begin() {
 		return
 	}
 	w.begun = true
+	for ; w.left > 0; w.left-- {
+		dropLast(w.Header(), "Set-Cookie", w.cookie+"=")
+		dropLast(w.Header(), "Cache-Control", `no-cache="Set-Cookie"`)
+	}
 	if h := w.Header(); len(h["Set-Cookie"]) > 0 && w.request.Gone() != nil {
 		h["Set-Cookie"] = slices.DeleteFunc(h["Set-Cookie"], func(c string) bool {
 			return strings.HasPrefix(c, w.cookie+"=")
 		})
 	}
 	w.request.RunHooks(false)
+}
+
+// dropLast takes the last value with this prefix out of a header. It is the one that scs has just added,
+// and any other is the handler's.
+func dropLast(h http.Header, name, prefix string) {
+	for i, value := range slices.Backward(h[name]) {
+		if strings.HasPrefix(value, prefix) {
+			h[name] = slices.Delete(h[name], i, i+1)
+			return
+		}
+	}
 }
 
 func (w *outerWriter) WriteHeader(code int) {
@@ -211,10 +233,10 @@ func informational(code int) bool {
 // first byte of the response. Without it a Flush before that would send the headers without the cookie,
 // an informational response would be taken for the first byte, and a handler that takes over the
 // connection would have its session saved when it is done with that.
-func inner(sm *scs.SessionManager, next http.Handler) http.Handler {
+func (s *Store) inner(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		outer, _ := r.Context().Value(outerKey{}).(*outerWriter)
-		next.ServeHTTP(&responseWriter{ResponseWriter: w, outer: outer, sm: sm, ctx: r.Context()}, r)
+		outer, _ := r.Context().Value(outerKey{s}).(*outerWriter)
+		next.ServeHTTP(&responseWriter{ResponseWriter: w, outer: outer, sm: s.sm, ctx: r.Context()}, r)
 	})
 }
 

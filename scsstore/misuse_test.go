@@ -205,7 +205,8 @@ func TestWrapped(t *testing.T) {
 	flash := s.get("/flash", x).token()
 	require.Equal(t, "/0.", s.get("/read", y).body, "the logout has followed the renewal")
 	require.Equal(t, []string{"/0"}, s.live())
-	require.Equal(t, flash, s.get("/read", flash).token())
+	require.Empty(t, s.get("/read", flash).cookies, "its caller is known through the wrapper")
+	require.Equal(t, flash, s.get("/put", flash).token())
 }
 
 // Where it cannot be told what is meant, nothing is done and the program hears of it.

@@ -89,8 +89,8 @@ func (s *Store) copies() bool {
 // CommitCtx stores a session until expiry, and ends it if that is past. The error is an
 // adapter.ErrRefused if the session that the request came with is not live any more, and a
 // tombstore.ErrConflict if another request has changed it and adapter.WithLostUpdates says that this
-// matters. Data that has not changed costs no write, only a touch. That the end of the old token of a
-// renewal was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is no error, because scs
+// matters. Data that has not changed costs no write, only a touch, and not even that where LoadAndSave
+// would set the cookie: see the package's documentation. That the end of the old token of a renewal was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is no error, because scs
 // would send no cookie for the session that was stored: adapter.WithOnUnacknowledged tells of it.
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
 	if strings.HasPrefix(token, handle) {
@@ -104,19 +104,28 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 	if ttl <= 0 {
 		return s.adapter.End(ctx, r, token)
 	}
-	err = s.adapter.Save(ctx, r, token, b, ttl)
+	outer, _ := ctx.Value(outerKey{s}).(*outerWriter)
+	if outer == nil || caller.Method(setsCookie) == "" { // a program that calls sm.Commit may hand out the token
+		err = s.adapter.Save(ctx, r, token, b, ttl)
+	} else { // with an IdleTimeout scs saves every session that was loaded
+		var due bool
+		if due, err = s.adapter.SaveIfDue(ctx, r, token, b, ttl); !due {
+			outer.left++
+		}
+	}
 	if errors.Is(err, tombstore.ErrUnacknowledged) {
 		return nil
 	}
 	return err
 }
 
-// The methods of scs that delete a session, and its middleware.
+// The methods of scs that delete a session, its middleware, and what that saves with.
 const (
 	destroy      = "v2.(*SessionManager).Destroy"
 	renewToken   = "v2.(*SessionManager).RenewToken"
 	mergeSession = "v2.(*SessionManager).MergeSession"
 	loadAndSave  = "(*SessionManager).LoadAndSave"
+	setsCookie   = "v2.(*SessionManager).commitAndWriteSessionCookie"
 )
 
 // DeleteCtx ends a session, and that it was ended before is no error. What it does depends on who calls

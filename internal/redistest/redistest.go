@@ -130,6 +130,41 @@ func Info(t testing.TB, client rueidis.Client, field string) string {
 	return ""
 }
 
+// Commands returns how often each command on data was executed during do, by a script too, on a
+// server that nobody else uses.
+func Commands(t testing.TB, client rueidis.Client, do func()) map[string]int {
+	t.Helper()
+	before := executed(t, client)
+	do()
+	during := executed(t, client)
+	for name, n := range before {
+		if during[name] -= n; during[name] == 0 {
+			delete(during, name)
+		}
+	}
+	return during
+}
+
+// executed returns how often each command was executed, but for those of a client's own.
+func executed(t testing.TB, client rueidis.Client) map[string]int {
+	t.Helper()
+	text, err := client.Do(t.Context(), client.B().Info().Section("commandstats").Build()).ToString()
+	require.NoError(t, err)
+	calls := map[string]int{}
+	for line := range strings.Lines(text) {
+		var n int
+		name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
+		switch name, _, _ := strings.Cut(name, "|"); name {
+		case "auth", "client", "cluster", "hello", "info", "ping", "select":
+			continue
+		}
+		if _, err := fmt.Sscanf(rest, "%d", &n); err == nil {
+			calls[name] = n
+		}
+	}
+	return calls
+}
+
 // InContainer reports whether Start starts containers, which cannot reach each other on the
 // loopback of this machine.
 func InContainer() bool {

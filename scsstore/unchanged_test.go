@@ -1,0 +1,186 @@
+package scsstore_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/alexedwards/scs/v2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/redistest"
+	"github.com/tombstore/tombstore/scsstore"
+)
+
+// What a request that changes nothing sends: one pipeline, or nothing if the session is in memory. It
+// gets no cookie, until the session has aged by a tenth of its idle timeout.
+func TestUnchanged_Commands(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string][]tombstore.Option{
+		"uncached": nil,
+		"cached":   {tombstore.WithClientCache(time.Hour)},
+		"deadline": {tombstore.WithAbsoluteTimeout(10 * time.Minute)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client := redistest.Dial(t, server.URL, redistest.WithCache)
+			store, err := tombstore.New(client, append(opts, tombstore.WithTimeout(time.Minute))...)
+			require.NoError(t, err)
+			sm := newManager(20 * time.Minute)
+			s := newSite(t, sm, scsstore.Install(sm, store))
+			token := s.get("/login", s.get("/put", "").token()).token()
+
+			var got response
+			read := func() { got = s.get("/read", token) }
+			sent := func() map[string]int { return redistest.Commands(t, client, read) }
+			if name == "cached" {
+				redistest.Until(t, "memory answers", func() bool { return len(sent()) == 0 })
+			} else {
+				require.Equal(t, map[string]int{"get": 1, "pttl": 1}, sent())
+			}
+			require.Equal(t, "alice/1.", got.body)
+			require.Empty(t, got.cookies)
+
+			full := time.Until(expiry(t, store, token))
+			require.NoError(t, client.Do(t.Context(), client.B().Pexpire().Key("tombstore:"+tombstore.Ref(token)).
+				Milliseconds((full*85/100).Milliseconds()).Build()).Error())
+			redistest.Until(t, "memory has heard of it", func() bool { read(); return len(got.cookies) > 0 })
+			require.Equal(t, token, got.token())
+			require.WithinDuration(t, time.Now().Add(full), expiry(t, store, token), full/20)
+			redistest.Until(t, "it was touched once", func() bool { read(); return len(got.cookies) == 0 })
+		})
+	}
+}
+
+func expiry(t *testing.T, store tombstore.Store, token string) time.Time {
+	s, err := store.Read(t.Context(), token, tombstore.WithExpiry(), tombstore.Fresh())
+	require.NoError(t, err)
+	return s.ExpiresAt
+}
+
+// However the response begins, it is that of a session which scs was not to save, and what the handler
+// has set itself stays.
+func TestUnchanged_Response(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]http.HandlerFunc{
+		"nothing":     func(http.ResponseWriter, *http.Request) {},
+		"status":      func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) },
+		"body":        func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "body") },
+		"Flush":       func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush() },
+		"Early Hints": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusEarlyHints) },
+		"its own headers": func(w http.ResponseWriter, _ *http.Request) {
+			http.SetCookie(w, &http.Cookie{Name: "theme", Value: "dark"})
+			http.SetCookie(w, &http.Cookie{Name: "session", Value: "by hand"})
+			w.Header().Add("Cache-Control", "private")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var headers [2]http.Header
+			for i, idle := range []time.Duration{0, time.Hour} {
+				memory, err := tombstore.NewMemory()
+				require.NoError(t, err)
+				sm := newManager(idle)
+				loadAndSave := scsstore.Install(sm, memory)
+				put := func(_ http.ResponseWriter, r *http.Request) { sm.Put(r.Context(), "user", "alice") }
+				token := serve(sm, loadAndSave, "", put).Cookies()[0].Value
+				server := httptest.NewServer(loadAndSave(answer))
+				t.Cleanup(server.Close)
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
+				require.NoError(t, err)
+				r.AddCookie(&http.Cookie{Name: sm.Cookie.Name, Value: token})
+				res, err := http.DefaultClient.Do(r)
+				require.NoError(t, err)
+				require.NoError(t, res.Body.Close())
+				headers[i] = res.Header
+				headers[i].Del("Date")
+			}
+			require.Equal(t, headers[0], headers[1])
+			require.Equal(t, "Cookie", headers[1].Get("Vary"))
+		})
+	}
+}
+
+// A program that commits a session itself hands out the token itself, so it must hear of an end.
+func TestUnchanged_OwnCommit(t *testing.T) {
+	t.Parallel()
+	for name, install := range map[string]func(sm *scs.SessionManager, store *counter) func(http.Handler) http.Handler{
+		"Install": func(sm *scs.SessionManager, store *counter) func(http.Handler) http.Handler {
+			return scsstore.Install(sm, store)
+		},
+		"Protect": func(sm *scs.SessionManager, store *counter) func(http.Handler) http.Handler {
+			protect := scsstore.Protect(sm, store)
+			return func(next http.Handler) http.Handler { return protect(sm.LoadAndSave(next)) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := newCounter(t)
+			sm := newManager(time.Hour)
+			s := newSite(t, sm, install(sm, store))
+			s.actions["/token"] = func(w http.ResponseWriter, r *http.Request) error {
+				token, _, err := sm.Commit(r.Context())
+				w.Header().Set("X-Session", token)
+				return err
+			}
+			token := s.get("/put", "").token()
+			require.Empty(t, s.get("/read", token).cookies)
+			require.Zero(t, store.touches.Load())
+			require.Equal(t, token, s.get("/token", token).token())
+			require.NotZero(t, store.touches.Load())
+
+			b := s.gate("b")
+			done := s.start("/token?gate=b", token)
+			<-b.reached
+			require.NoError(t, store.Invalidate(t.Context(), token))
+			close(b.open)
+			require.Contains(t, (<-done).body, adapter.ErrRefused.Error())
+		})
+	}
+}
+
+// Each manager's cookie is its own business.
+func TestUnchanged_TwoManagers(t *testing.T) {
+	t.Parallel()
+	one, two := newManager(time.Hour), newManager(time.Hour)
+	two.Cookie.Name = "other"
+	var protect [2]func(http.Handler) http.Handler
+	for i, sm := range []*scs.SessionManager{one, two} {
+		memory, err := tombstore.NewMemory()
+		require.NoError(t, err)
+		protect[i] = scsstore.Protect(sm, memory)
+	}
+	both := func(next http.Handler) http.Handler {
+		return protect[0](protect[1](one.LoadAndSave(two.LoadAndSave(next))))
+	}
+	cookies := func(cookie string, handler http.HandlerFunc) map[string]string {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Cookie", cookie)
+		w := httptest.NewRecorder()
+		both(handler).ServeHTTP(w, r)
+		set := map[string]string{}
+		for _, c := range w.Result().Cookies() {
+			set[c.Name] = c.Value
+		}
+		return set
+	}
+	put := func(sms ...*scs.SessionManager) http.HandlerFunc {
+		return func(_ http.ResponseWriter, r *http.Request) {
+			for _, sm := range sms {
+				sm.Put(r.Context(), "n", sm.GetInt(r.Context(), "n")+1)
+			}
+		}
+	}
+	tokens := cookies("", put(one, two))
+	require.Len(t, tokens, 2)
+	came := "session=" + tokens["session"] + "; other=" + tokens["other"]
+	require.Empty(t, cookies(came, put()))
+	require.Equal(t, map[string]string{"session": tokens["session"]}, cookies(came, put(one)))
+	require.Equal(t, map[string]string{"other": tokens["other"]}, cookies(came, put(two)))
+}
+
