@@ -16,6 +16,8 @@
 // and so does adapter.WithOnRefused. A cookie that is malformed, forged, or that names no live
 // session gives a new session and no error, and its id is never used again.
 //
+// A Save that has nothing to do sends nothing, and sets no cookie: see [Store.Save].
+//
 // What Save begins it carries out, even if the client has gone away or http.TimeoutHandler has
 // given up: the session is saved, or ended. There is one exception. A renewal is not begun then,
 // and Save returns the context's error, because the browser would not get the new cookie, and the
@@ -60,7 +62,8 @@ const month = 30 * 24 * 60 * 60 // seconds
 type Store struct {
 	// Codecs sign the ids in cookies and, with two keys a pair, encrypt them. New makes them from
 	// the key pairs, for cookies of any age: a cookie is worth as much as the session that it
-	// names.
+	// names. To limit that age put codecs of your own here, and leave those of New as they are:
+	// a Save that has nothing to do sets no cookie anew which New's first codec has signed.
 	Codecs []securecookie.Codec
 	// Options are what new sessions get, and sessions without Options of their own. The default,
 	// and the meaning of nil, is Path "/", 30 days, HttpOnly and SameSite=Lax. Set Secure if the
@@ -89,7 +92,8 @@ type Store struct {
 	EndAtMaxAgeZero bool
 
 	adapter *adapter.Adapter
-	records sync.Map // weak.Pointer[sessions.Session] to *record
+	ageless securecookie.Codec // the first of New's
+	records sync.Map           // weak.Pointer[sessions.Session] to *record
 }
 
 var _ sessions.Store = (*Store)(nil)
@@ -105,13 +109,17 @@ func New(store tombstore.Renewer, keyPairs ...[]byte) *Store {
 			c.SetSerializer(cookieSerializer{})
 		}
 	}
-	return &Store{
+	s := &Store{
 		Codecs:     codecs,
 		Options:    defaultOptions(),
 		DefaultTTL: 20 * time.Minute,
 		Serializer: GobSerializer{},
 		adapter:    adapter.New(store),
 	}
+	if len(codecs) > 0 {
+		s.ageless = codecs[0]
+	}
+	return s
 }
 
 func defaultOptions() *sessions.Options {
@@ -155,11 +163,17 @@ func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 		return session, nil
 	}
 	var id string
-	if securecookie.DecodeMulti(name, cookie.Value, &id, s.Codecs...) != nil {
+	current := len(s.Codecs) > 0 && s.Codecs[0] == s.ageless &&
+		s.ageless.Decode(name, cookie.Value, &id) == nil
+	if !current && securecookie.DecodeMulti(name, cookie.Value, &id, s.Codecs...) != nil {
 		return session, nil
 	}
 	rec := s.record(session)
 	rec.id = id
+	if current {
+		options := *session.Options
+		rec.options = &options
+	}
 	defer s.mark(session, rec)
 	data, found, err := s.adapter.Load(r.Context(), &rec.request, id)
 	if !found {
@@ -191,6 +205,11 @@ func (s *Store) newOptions() *sessions.Options {
 // request has changed it and adapter.Conflict is set. With tombstore.ErrUnacknowledged from the
 // renewal of a session the session was stored and the cookie set; from its end, the cookie is left
 // for another try.
+//
+// A session whose values and Options are what they were when it was loaded, and which has used up
+// less than a tenth of its time (adapter.WithTouchThreshold), is left alone: nothing is sent, and no
+// cookie is set, since it might take the place of one that a login has set meanwhile. That the
+// session was ended meanwhile is then not found out.
 func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	rec := s.record(session)
 	if session.Options == nil {
@@ -236,7 +255,12 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	if age := session.Options.MaxAge; age > 0 {
 		ttl = time.Duration(age) * time.Second
 	}
-	err = save(r.Context(), &rec.request, id, data, ttl)
+	due := true
+	if id == session.ID && rec.options != nil && *rec.options == *session.Options {
+		due, err = s.adapter.SaveIfDue(r.Context(), &rec.request, id, data, ttl)
+	} else {
+		err = save(r.Context(), &rec.request, id, data, ttl)
+	}
 	if rec.refused = errors.Is(err, adapter.ErrRefused); rec.refused {
 		rec.dropCookie(w)
 		return nil
@@ -246,7 +270,9 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	}
 	session.ID, rec.id, rec.data = id, id, data
 	s.mark(session, rec)
-	rec.setCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
+	if due {
+		rec.setCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
+	}
 	return err
 }
 
@@ -345,7 +371,8 @@ type record struct {
 	renews  bool   // Renew was called
 	failed  error  // why the session could not be loaded
 	refused bool
-	cookie  string // "name=value" of the cookie that was set
+	options *sessions.Options // as loaded, if Save would sign the id as the cookie is signed
+	cookie  string            // "name=value" of the cookie that was set
 }
 
 // late reports whether a new session comes too late for this response: the request's own session

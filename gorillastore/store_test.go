@@ -147,8 +147,17 @@ func TestSave_Unchanged(t *testing.T) {
 			q = b.request(cookie)
 			q.session.Values["x"] = 1.0
 			delete(q.session.Values, "x")
-			require.Len(t, q.save(), 1)
+			require.Empty(t, q.save())
 			require.Equal(t, before, b.live())
+
+			const full = month * time.Second
+			require.NoError(t, b.memory.Touch(t.Context(), q.session.ID, full*85/100))
+			q = b.request(cookie)
+			require.Equal(t, month, q.save()[0].MaxAge)
+			s, err := b.memory.Read(t.Context(), q.session.ID, tombstore.WithExpiry())
+			require.NoError(t, err)
+			require.WithinDuration(t, time.Now().Add(full), s.ExpiresAt, time.Hour)
+			require.Equal(t, before[0].Version, s.Version, "it was touched, not written")
 			q.session.Values["x"] = 1.0
 			q.save()
 			require.NotEqual(t, before, b.live())
@@ -379,7 +388,7 @@ func TestSave_NotCleared(t *testing.T) {
 }
 
 func TestSave_EndWhenCleared(t *testing.T) {
-	const ended, kept, moved = "ended", "kept", "moved"
+	const ended, kept, moved, same = "ended", "kept", "moved", "the same"
 	flash := func(s *sessions.Session) { s.AddFlash("hello") }
 	user := func(s *sessions.Session) { s.Values["user"] = "alice" }
 	for name, play := range map[string]struct {
@@ -405,26 +414,30 @@ func TestSave_EndWhenCleared(t *testing.T) {
 			flash(s)
 		}, func(s *sessions.Session) { s.Flashes() }, kept},
 		"flash added":   {flash, flash, kept},
-		"nothing":       {user, func(*sessions.Session) {}, kept},
-		"nothing in it": {nil, func(*sessions.Session) {}, kept},
+		"nothing":       {user, func(*sessions.Session) {}, same},
+		"nothing in it": {nil, func(*sessions.Session) {}, same},
 	} {
-		for _, same := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, same request: %v", name, same), func(t *testing.T) {
+		for _, once := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, same request: %v", name, once), func(t *testing.T) {
 				b := newBed(t)
 				b.EndWhenCleared = true
 				q := b.request(nil)
 				if play.before != nil {
 					play.before(q.session)
 				}
-				if cookie := q.save()[0]; !same {
+				if cookie := q.save()[0]; !once {
 					q = b.request(cookie)
 				}
 				id := q.session.ID
 				play.do(q.session)
 				cookies := q.save()
-				require.Len(t, cookies, 1)
+				if play.want == same && !once {
+					require.Empty(t, cookies)
+				} else {
+					require.Len(t, cookies, 1)
+				}
 				_, err := b.memory.Read(t.Context(), id)
-				if play.want == kept {
+				if play.want == kept || play.want == same {
 					require.NoError(t, err)
 					require.Equal(t, id, q.session.ID)
 					return

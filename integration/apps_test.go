@@ -138,6 +138,8 @@ func gorillaAct(action string, s *sessions.Session) (body string, save bool) {
 		return "added", true
 	case "read":
 		return "seen", false
+	case "save":
+		return "saved", true
 	case "renew":
 		s.ID = ""
 		return "renewed", true
@@ -185,6 +187,9 @@ func ginApp(t testing.TB, store ginsessions.Store, r *race) string {
 		case "login", "add":
 			body, _ = gorillaAct(action, inner)
 			s.Set("at", time.Now().UnixNano()) // gin saves only what was changed through its own methods
+		case "save":
+			body, _ = gorillaAct(action, inner)
+			s.Delete("nothing")
 		case "renew":
 			body, _ = gorillaAct(action, inner)
 			s.Set("at", time.Now().UnixNano())
