@@ -164,6 +164,13 @@ func responsePlaces(c fiber.Ctx, id string) (places []string) {
 	return places
 }
 
+// handsOut reports whether the response has id elsewhere than the request, which is where fiber puts
+// that of a session which it has loaded: then the program has put it there.
+func (r *request) handsOut(id string) bool {
+	came := requestPlaces(r.c, id)
+	return slices.ContainsFunc(responsePlaces(r.c, id), func(p string) bool { return !slices.Contains(came, p) })
+}
+
 // value returns the value of a Set-Cookie header.
 func value(cookie []byte) string {
 	pair, _, _ := strings.Cut(string(cookie), ";")
