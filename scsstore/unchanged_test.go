@@ -183,4 +183,3 @@ func TestUnchanged_TwoManagers(t *testing.T) {
 	require.Equal(t, map[string]string{"session": tokens["session"]}, cookies(came, put(one)))
 	require.Equal(t, map[string]string{"other": tokens["other"]}, cookies(came, put(two)))
 }
-
