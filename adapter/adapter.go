@@ -3,11 +3,10 @@
 //
 // A session library calls Load, Save, Leave, Rotate and End in the course of a request, with the same
 // [Request] each time. A session that was loaded is saved only if it is still live, or touched if its
-// data is the same, or left alone if its TTL is nearly right as well and the response can do without its
-// cookie; a new one is saved only if its id is unused; one that is renewed stays the same
-// session, so that a logout by its old id ends it; and once the session of a request has been ended by
-// somebody else, nothing that the request holds is saved any more, neither under the old id nor under
-// a new one.
+// data is the same, or left alone if its TTL is nearly right as well and the response can do without
+// its cookie; a new one is saved only if its id is unused; one that is renewed stays the same session,
+// so that a logout by its old id ends it; and once the session of a request has been ended by somebody
+// else, nothing that the request holds is saved any more, neither under the old id nor under a new one.
 //
 // What is begun is carried out: a save or an end goes on when the client has gone away, or the time of
 // the handler is up. The store's own timeout bounds it. Only a renewal is not begun any more then, and

@@ -209,21 +209,21 @@ func (s *Storage) SetWithContext(
 	}
 	key = strings.Clone(key)
 	h, err := s.session(ctx, r, key, true)
-	due := true
-	switch {
-	case err != nil:
-	case r.c == nil, r.handsOut(key):
-		err = acknowledged(s.adapter.Save(ctx, &h.Request, key, val, exp))
-	default:
+	if err == nil {
+		var due bool
 		due, err = s.adapter.SaveIfDue(ctx, &h.Request, key, val, exp)
+		switch {
+		case due:
+		case r.c == nil, r.handsOut(key):
+			err = s.adapter.Save(ctx, &h.Request, key, val, exp)
+		default:
+			withdraw(r.c, key)
+		}
 		err = acknowledged(err)
 	}
 	switch {
 	case err == nil:
 		h.id, h.live = key, true
-		if !due {
-			withdraw(r.c, key)
-		}
 	case r.c == nil:
 	default:
 		withdraw(r.c, key) // fiber has set the cookie already

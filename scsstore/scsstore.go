@@ -89,9 +89,10 @@ func (s *Store) copies() bool {
 // CommitCtx stores a session until expiry, and ends it if that is past. The error is an
 // adapter.ErrRefused if the session that the request came with is not live any more, and a
 // tombstore.ErrConflict if another request has changed it and adapter.WithLostUpdates says that this
-// matters. Data that has not changed costs no write, only a touch, and not even that where LoadAndSave
-// would set the cookie: see the package's documentation. That the end of the old token of a renewal was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is no error, because scs
-// would send no cookie for the session that was stored: adapter.WithOnUnacknowledged tells of it.
+// matters. Data that has not changed costs no write, only a touch, and where the middleware of scs saves
+// it not even that: see Requests that change nothing, above. That the end of the old token of a renewal
+// was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is no error, because scs would send
+// no cookie for the session that was stored: adapter.WithOnUnacknowledged tells of it.
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
 	if strings.HasPrefix(token, handle) {
 		return errors.New("scsstore: a session that Iterate found cannot be changed, only destroyed")
@@ -104,13 +105,13 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 	if ttl <= 0 {
 		return s.adapter.End(ctx, r, token)
 	}
-	outer, _ := ctx.Value(outerKey{s}).(*outerWriter)
-	if outer == nil || caller.Method(setsCookie) == "" { // a program that calls sm.Commit may hand out the token
-		err = s.adapter.Save(ctx, r, token, b, ttl)
-	} else { // with an IdleTimeout scs saves every session that was loaded
-		var due bool
-		if due, err = s.adapter.SaveIfDue(ctx, r, token, b, ttl); !due {
+	due, err := s.adapter.SaveIfDue(ctx, r, token, b, ttl)
+	if !due { // with an IdleTimeout scs saves every session that was loaded
+		outer, _ := ctx.Value(outerKey{s}).(*outerWriter)
+		if outer != nil && caller.Method(setsCookie) != "" {
 			outer.left++
+		} else { // a program that calls sm.Commit, and may hand out the token
+			err = s.adapter.Save(ctx, r, token, b, ttl)
 		}
 	}
 	if errors.Is(err, tombstore.ErrUnacknowledged) {

@@ -39,7 +39,7 @@ func Closure(method string) bool {
 
 // functions yields the names of the functions on the stack, nearest first.
 func functions(yield func(name string) bool) {
-	var stack [64]uintptr
+	var stack [16]uintptr // whoever is looked for is near, as a rule
 	for skip := 2; ; skip += len(stack) {
 		n := runtime.Callers(skip, stack[:])
 		if n == 0 {
