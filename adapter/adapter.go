@@ -215,6 +215,13 @@ func (r *Request) ID() string {
 	return r.id
 }
 
+// Left reports whether the request has left its session for an id that it has not saved yet.
+func (r *Request) Left() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state == left
+}
+
 // DeferHooks makes the functions of WithOnRefused and WithOnUnacknowledged wait for RunHooks: for a
 // session library that calls its store under a lock of the session, which such a function may want to
 // read.

@@ -202,7 +202,8 @@ func hashed(token string) string {
 //
 // With Install, a session that scs cannot decode is there as one without values, since another version
 // of the program may know it, and so is one that is between two tokens at this moment: who must miss
-// none destroys these too. With New, the first are there as they are, and the second are missing.
+// none destroys these too. The one that the request itself is renewing is not there, since it goes on as
+// the request's. With New, the first are there as they are, and the second are missing.
 func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	lister, err := s.lister()
 	if err != nil {
@@ -215,22 +216,23 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 			return nil, err
 		}
 	}
-	own := ""
-	if r := s.adapter.FromContext(ctx); r != nil && s.sm != nil && !s.sm.HashTokenInStore {
-		own = r.ID()
+	id, left := "", false
+	if r := s.adapter.FromContext(ctx); r != nil {
+		id, left = r.ID(), r.Left()
 	}
-	ownRef := tombstore.Ref(own)
+	idRef := tombstore.Ref(id)
 	all := map[string][]byte{}
 	for e, err := range lister.List(ctx) {
 		key := handle + e.Ref
-		if own != "" && (e.Ref == ownRef || e.Ref == own) {
-			key = own
+		own := id != "" && (e.Ref == idRef || e.Ref == id)
+		if own && !s.sm.HashTokenInStore {
+			key = id
 		}
 		switch {
 		case errors.Is(err, tombstore.ErrCorrupt): // no session, and others must be logged out
 		case err != nil:
 			return nil, err
-		case e.Pending && s.sm == nil:
+		case e.Pending && (s.sm == nil || own && left):
 		case e.Pending, s.sm != nil && !decodes(s.sm, e.Data):
 			all[key] = empty
 		default:

@@ -322,6 +322,44 @@ func TestIterate_OwnSession(t *testing.T) {
 	require.Len(t, tokens, 1)
 }
 
+// One who renews the session first, and then logs out everywhere else, keeps it: it is between two
+// tokens, so Iterate must not meet it. And it stays the same session, for a logout with the old token.
+func TestIterate_WhileRenewing(t *testing.T) {
+	t.Parallel()
+	for _, hash := range []bool{false, true} {
+		for _, loggedOut := range []bool{false, true} {
+			sm := newManager(time.Hour)
+			sm.HashTokenInStore = hash
+			s, _ := installed(t, sm)
+			s.actions["/everywhere"] = func(_ http.ResponseWriter, r *http.Request) error {
+				if err := sm.RenewToken(r.Context()); err != nil {
+					return err
+				}
+				return sm.Iterate(r.Context(), sm.Destroy)
+			}
+			login := func() string { return s.get("/login", s.get("/put", "").token()).token() }
+			x, other := login(), login()
+			b := s.gate("b-done")
+			done := s.start("/everywhere?gate=b", x)
+			<-b.reached
+			require.Equal(t, "/0.", s.get("/read", other).body)
+			if loggedOut {
+				require.Equal(t, http.StatusAccepted, s.get("/logout", x).status)
+			}
+			close(b.open)
+			got := <-done
+			require.Equal(t, http.StatusAccepted, got.status)
+			if loggedOut {
+				require.Empty(t, got.cookies)
+			} else {
+				require.Equal(t, "alice/1.", s.get("/read", got.token()).body)
+				require.Equal(t, http.StatusAccepted, s.get("/logout", x).status)
+			}
+			require.Empty(t, s.live())
+		}
+	}
+}
+
 // What is done to the sessions of others does nothing to that of the request.
 func TestIterate_OthersAreNotTheRequests(t *testing.T) {
 	t.Parallel()
