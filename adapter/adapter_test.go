@@ -817,6 +817,8 @@ func TestEnd_OfOthersWhileLeft(t *testing.T) {
 	}
 	require.NoError(t, b.save(next, "y"))
 	b.load(nil, next, "y")
+	require.NoError(t, b.Store().Invalidate(t.Context(), b.id))
+	b.load(nil, next, "")
 }
 
 // late is a store whose replicas are late.

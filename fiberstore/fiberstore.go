@@ -52,6 +52,9 @@
 //     fails.
 //   - Fiber sets the cookie before it encodes the session. If a value cannot be encoded, Save fails
 //     without asking the Storage, and the cookie stays in the response.
+//   - The functions of [adapter.WithOnRefused] and [adapter.WithOnUnacknowledged] run while fiber
+//     holds its lock of the session. They may read its values, by Get, but its ID, Fresh and Save
+//     would wait for ever.
 //   - A program whose functions have lost their names, as by obfuscation, cannot use this package:
 //     New panics. Fiber's storages have one Delete, for a logout and a renewal alike, and by the
 //     name of its caller the two are told apart.

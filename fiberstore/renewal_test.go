@@ -167,7 +167,7 @@ func jar(x string, replies ...reply) string {
 	return x
 }
 
-// A double click on "log in", with one anonymous session.
+// A double click on "log in", with one anonymous session. If both have loaded it, it goes on as one.
 func TestTwoLogins(t *testing.T) {
 	eachBackend(t, func(t *testing.T, store backend, m mode) {
 		b := newBedOn(t, store, m, session.Config{})
@@ -182,6 +182,12 @@ func TestTwoLogins(t *testing.T) {
 						replies[0], replies[1] = replies[1], replies[0]
 						require.Equal(t, "alice", b.get("who", jar(x, replies...)).body, "%s, %s", stage, other)
 					}
+					if stage == "loaded" { // otherwise the second one has begun a session of its own
+						require.Equal(t, 1, b.loggedIn(), other)
+						b.get("logout", x)
+						require.Zero(t, b.loggedIn(), other)
+					}
+					require.NoError(t, b.storage.Reset())
 				}
 			}
 		}

@@ -286,7 +286,10 @@ func TestResponse_PanicAfterDestroy(t *testing.T) {
 	_, err := s.try(t.Context(), "/panic", token)
 	require.Error(t, err)
 	_, err = store.Read(t.Context(), token)
-	require.ErrorIs(t, err, tombstore.ErrInvalidated)
+	var ended *tombstore.InvalidatedError
+	require.ErrorAs(t, err, &ended)
+	require.Equal(t, tombstore.Logout, ended.Reason)
+	require.Empty(t, s.live(), "nor is it between two tokens")
 }
 
 // A hook reads the session whose save was refused, before the answer has left; also when the handler
