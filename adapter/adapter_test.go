@@ -16,7 +16,8 @@ import (
 // failing is a store that can be out of reach.
 type failing struct {
 	*tombstore.MemoryStore
-	fails bool
+	fails  bool
+	begins func() // called before a renewal begins
 }
 
 var errOut = errors.New("out of reach")
@@ -38,6 +39,9 @@ func (f *failing) Invalidate(ctx context.Context, id string, opts ...tombstore.I
 func (f *failing) BeginRenewal(ctx context.Context, id string, v tombstore.Version) (tombstore.Renewal, error) {
 	if f.fails {
 		return tombstore.Renewal{}, errOut
+	}
+	if f.begins != nil {
+		f.begins()
 	}
 	return f.MemoryStore.BeginRenewal(ctx, id, v)
 }
@@ -333,6 +337,22 @@ func TestClientHasGone(t *testing.T) {
 		b := newBed(t)
 		require.NoError(t, b.End(gone, b.b, b.id))
 		b.load(nil, b.id, "")
+	})
+	t.Run("first half of a renewal that has begun", func(t *testing.T) {
+		b := newBed(t)
+		ctx, leave := context.WithCancel(t.Context())
+		b.store.begins = leave
+		next := tombstore.NewID()
+		require.NoError(t, b.Leave(ctx, b.b, b.id))
+		require.NoError(t, b.Save(t.Context(), b.b, next, []byte("y"), time.Hour))
+		b.load(nil, next, "y")
+	})
+	t.Run("absorbing", func(t *testing.T) {
+		b := newBed(t)
+		other := tombstore.NewID()
+		require.NoError(t, b.Save(t.Context(), &Request{}, other, []byte("o"), time.Hour))
+		require.NoError(t, b.Absorb(gone, b.b, other))
+		b.load(nil, other, "")
 	})
 	t.Run("second half of a renewal, during which it goes", func(t *testing.T) {
 		b := newBed(t)

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -32,31 +33,40 @@ const (
 type race struct {
 	loaded, goOn     chan struct{} // of the request that waits when it has loaded its session
 	answered, arrive chan struct{} // of the request whose answer is held back
+	leaving          chan struct{} // of the request whose client leaves when it has loaded its session
 	delay            func()        // instead of the above, if it is set
 }
 
 func newRace() *race {
 	return &race{
 		loaded: make(chan struct{}), goOn: make(chan struct{}), answered: make(chan struct{}), arrive: make(chan struct{}),
+		leaving: make(chan struct{}),
 	}
 }
 
 // pause is called when a request has loaded its session.
-func (r *race) pause(header string) {
+func (r *race) pause(ctx context.Context, header string) {
 	switch {
 	case r.delay != nil:
 		r.delay()
 	case header == "wait":
 		close(r.loaded)
 		<-r.goOn
+	case header == "leave":
+		close(r.leaving)
+		<-ctx.Done()
 	}
 }
 
 // hold is called when a request has been dealt with, before its answer leaves.
 func (r *race) hold(header string) {
-	if r.delay == nil && header == "hold" {
+	switch {
+	case r.delay != nil:
+	case header == "hold":
 		close(r.answered)
 		<-r.arrive
+	case header == "leave":
+		close(r.answered)
 	}
 }
 
@@ -94,7 +104,7 @@ func scsApp(t testing.TB, sm *scs.SessionManager, withSession func(http.Handler)
 	mux := http.NewServeMux()
 	handle := func(pattern string, do func(q *http.Request) (string, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, q *http.Request) {
-			r.pause(q.Header.Get(raceHeader))
+			r.pause(q.Context(), q.Header.Get(raceHeader))
 			body, err := do(q)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -153,7 +163,7 @@ func gorillaAct(action string, s *sessions.Session) (body string, save bool) {
 func gorillaApp(t testing.TB, store sessions.Store, r *race) string {
 	return serve(t, r.held(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		s, err := store.Get(q, cookieName)
-		r.pause(q.Header.Get(raceHeader))
+		r.pause(q.Context(), q.Header.Get(raceHeader))
 		if err == nil {
 			body, save := gorillaAct(q.URL.Path[1:], s)
 			if save {
@@ -175,7 +185,7 @@ func ginApp(t testing.TB, store ginsessions.Store, r *race) string {
 	engine.POST("/:action", func(c *gin.Context) {
 		s := ginsessions.Default(c)
 		s.Get("user") // gin loads at the first use
-		r.pause(c.GetHeader(raceHeader))
+		r.pause(c.Request.Context(), c.GetHeader(raceHeader))
 		inner := s.(interface{ Session() *sessions.Session }).Session()
 		var body string
 		save := true
@@ -215,7 +225,7 @@ func echoApp(t testing.TB, store sessions.Store, r *race) string {
 		if err != nil {
 			return err
 		}
-		r.pause(c.Request().Header.Get(raceHeader))
+		r.pause(c.Request().Context(), c.Request().Header.Get(raceHeader))
 		body, save := gorillaAct(c.Param("action"), s)
 		if save {
 			if err := s.Save(c.Request(), c.Response()); err != nil {
@@ -264,7 +274,7 @@ func fiberApp(t testing.TB, storage fiber.Storage, r *race) string {
 	app.Use(fibersession.New(fibersession.Config{Storage: storage}))
 	app.Post("/:action", func(c fiber.Ctx) error {
 		s := fibersession.FromContext(c)
-		r.pause(c.Get(raceHeader))
+		r.pause(c, c.Get(raceHeader))
 		body, err := fiberAct(c.Params("action"), s)
 		if err != nil {
 			return err
@@ -283,7 +293,7 @@ func fiberStoreApp(t testing.TB, storage fiber.Storage, r *race) string {
 			return err
 		}
 		defer s.Release()
-		r.pause(c.Get(raceHeader))
+		r.pause(c, c.Get(raceHeader))
 		action := c.Params("action")
 		body, err := fiberAct(action, s)
 		if err == nil && action != "logout" && action != "whoami" {

@@ -176,9 +176,17 @@ func (r *recorder) revoke(t testing.TB) {
 
 // ourSite starts a framework on tombstore.
 func ourSite(t testing.TB, s setup, opts ...adapter.Option) *site {
+	return siteOn(t, s, newStore(t), opts...)
+}
+
+func newStore(t testing.TB, opts ...tombstore.Option) *tombstore.RedisStore {
 	client := redistest.Client(t)
-	redis, err := tombstore.New(client, tombstore.WithKeyPrefix(redistest.Prefix(t, client)))
+	store, err := tombstore.New(client, append(opts, tombstore.WithKeyPrefix(redistest.Prefix(t, client)))...)
 	require.NoError(t, err)
+	return store
+}
+
+func siteOn(t testing.TB, s setup, redis *tombstore.RedisStore, opts ...adapter.Option) *site {
 	store := &recorder{RedisStore: redis}
 	r := newRace()
 	return &site{
