@@ -126,7 +126,7 @@ func (r response) token() string {
 
 func (s *site) get(path, token string) response {
 	res, err := s.try(s.Context(), path, token)
-	if err != nil {
+	if err != nil && s.Context().Err() == nil {
 		s.Error(err)
 	}
 	return res
