@@ -22,6 +22,7 @@ type site struct {
 	// live returns how many sessions are live, and revoke ends them all as an administrator would.
 	live   func() int
 	revoke func()
+	fail   func(err error) // makes all saves fail, until err is nil
 }
 
 // browser keeps the session cookie in the order in which answers arrive.

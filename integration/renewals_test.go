@@ -222,3 +222,23 @@ func TestRenewal_Unacknowledged(t *testing.T) {
 		require.Equal(t, 1, alice.site.live())
 	})
 }
+
+// A save that failed, or that may have, is an error and leaves no cookie in the response.
+func TestFailedSave(t *testing.T) {
+	onEach(t, func(t *testing.T, s setup) {
+		for _, failure := range []error{tombstore.ErrUnknownOutcome, tombstore.ErrTooLarge, context.DeadlineExceeded} {
+			for _, session := range []string{"new", "known"} {
+				for _, action := range []string{"add", "login"} {
+					alice := &browser{TB: t, site: ourSite(t, s)}
+					if session == "known" {
+						alice.do("add")
+					}
+					alice.site.fail(failure)
+					a := alice.do(action)
+					require.Equal(t, http.StatusInternalServerError, a.status)
+					require.Nil(t, a.cookie, "%s, %s session: %v", action, session, failure)
+				}
+			}
+		}
+	})
+}

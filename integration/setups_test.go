@@ -136,31 +136,53 @@ func del(t testing.TB, client rueidis.Client, keys []string) {
 	}
 }
 
-// recorder remembers the ids of the sessions that were stored, so that they can be revoked without walking through all keys.
+// recorder remembers the ids of the sessions that were stored, so that they can be revoked without walking through all keys. Its
+// saves can be made to fail.
 type recorder struct {
 	*tombstore.RedisStore
-	mu  sync.Mutex
-	ids []string
+	mu      sync.Mutex
+	ids     []string
+	failure error
 }
 
-func (r *recorder) record(id string) {
+func (r *recorder) record(id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ids = append(r.ids, id)
+	return r.failure
+}
+
+func (r *recorder) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failure = err
 }
 
 func (r *recorder) Write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
 ) (tombstore.Session, error) {
-	r.record(id)
+	if err := r.record(id); err != nil {
+		return tombstore.Session{}, err
+	}
 	return r.RedisStore.Write(ctx, id, data, ttl, opts...)
 }
 
 func (r *recorder) Rotate(
 	ctx context.Context, oldID, newID string, opts ...tombstore.RotateOption,
 ) (tombstore.Session, error) {
-	r.record(newID)
+	if err := r.record(newID); err != nil {
+		return tombstore.Session{}, err
+	}
 	return r.RedisStore.Rotate(ctx, oldID, newID, opts...)
+}
+
+func (r *recorder) FinishRenewal(
+	ctx context.Context, renewal tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+) (tombstore.Session, error) {
+	if err := r.record(newID); err != nil {
+		return tombstore.Session{}, err
+	}
+	return r.RedisStore.FinishRenewal(ctx, renewal, newID, data, ttl)
 }
 
 // revoke ends all sessions that were stored so far.
@@ -199,5 +221,6 @@ func siteOn(t testing.TB, s setup, redis *tombstore.RedisStore, opts ...adapter.
 			return n
 		},
 		revoke: func() { store.revoke(t) },
+		fail:   store.fail,
 	}
 }
