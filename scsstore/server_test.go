@@ -118,6 +118,12 @@ func TestLogout_DoesNotWalk(t *testing.T) {
 			"dead":             func() response { return s.get("/logout", dead) },
 			"live":             func() response { return s.get("/logout", login()) },
 			"merge":            func() response { return s.get("/merge?token="+other, login()) },
+			"by a job": func() response {
+				ctx, err := sm.Load(t.Context(), login())
+				require.NoError(t, err)
+				require.NoError(t, sm.Destroy(ctx))
+				return response{status: http.StatusAccepted}
+			},
 			"twice, both have loaded it": func() response {
 				b := s.gate("b")
 				done := s.start("/logout?gate=b", token)
