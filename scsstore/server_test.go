@@ -2,6 +2,7 @@ package scsstore_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"testing"
@@ -111,7 +112,13 @@ func TestLogout_DoesNotWalk(t *testing.T) {
 		}
 		token, dead, other := login(), login(), login()
 		s.get("/logout", dead)
-		s.live()
+		s.actions["/renew-logout"] = func(_ http.ResponseWriter, r *http.Request) error {
+			return errors.Join(sm.RenewToken(r.Context()), sm.Destroy(r.Context()))
+		}
+		renewed, before := login(), commands(t, client)
+		require.Equal(t, http.StatusAccepted, s.get("/renew-logout", renewed).status)
+		require.Less(t, commands(t, client)-before, 150, "of a token that was never saved")
+		s.live() // from here on the process knows handles
 		for name, logout := range map[string]func() response{
 			"without a cookie": func() response { return s.get("/logout", "") },
 			"unknown":          func() response { return s.get("/logout", tombstore.NewID()) },
