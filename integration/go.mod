@@ -35,6 +35,7 @@ require (
 	github.com/tombstore/tombstore/gorillastore v0.0.0
 	github.com/tombstore/tombstore/gorillastore/gin v0.0.0-00010101000000-000000000000
 	github.com/tombstore/tombstore/scsstore v0.0.0-00010101000000-000000000000
+	github.com/valyala/fasthttp v1.73.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sys v0.49.0
 )
@@ -118,7 +119,6 @@ require (
 	github.com/twitchyliquid64/golang-asm v0.15.1 // indirect
 	github.com/ugorji/go/codec v1.3.1 // indirect
 	github.com/valyala/bytebufferpool v1.0.0 // indirect
-	github.com/valyala/fasthttp v1.73.0 // indirect
 	github.com/yusufpapurcu/wmi v1.2.4 // indirect
 	go.mongodb.org/mongo-driver/v2 v2.5.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect

@@ -44,7 +44,7 @@ var sections = []struct {
 	run  func(ctx context.Context, b *bench) ([]table, error)
 }{
 	{"cost", cost}, {"single", single}, {"mixed", mixed}, {"memory", memory}, {"races", races}, {"push", push},
-	{"cut", cut}, {"grow", grow},
+	{"cut", cut}, {"grow", grow}, {"handlers", handlers},
 }
 
 func main() {

@@ -1,0 +1,446 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/alexedwards/scs/goredisstore"
+	"github.com/alexedwards/scs/v2"
+	"github.com/boj/redistore/v2"
+	ginsessions "github.com/gin-contrib/sessions"
+	ginredis "github.com/gin-contrib/sessions/redis"
+	"github.com/gin-gonic/gin"
+	"github.com/gofiber/fiber/v3"
+	fibersession "github.com/gofiber/fiber/v3/middleware/session"
+	fiberredis "github.com/gofiber/storage/redis/v3"
+	"github.com/gomodule/redigo/redis"
+	gorilla "github.com/gorilla/sessions"
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/valyala/fasthttp"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/fiberstore"
+	"github.com/tombstore/tombstore/gorillastore"
+	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
+	"github.com/tombstore/tombstore/scsstore"
+)
+
+const (
+	visitors = 128
+	cookie   = "session_id"
+	count    = "count" // of the changes
+)
+
+// The paths of an application.
+const (
+	login  = "/login"
+	change = "/change"
+	read   = "/read"
+)
+
+// profile is what a login stores: 300 bytes of values, and a count that each change increments.
+var profile = map[string]string{
+	"user":    "5f1d7a0e-8a52-4b6e-9a73-2f3d0c6b9e41",
+	"name":    "Alice Example",
+	"email":   "alice@example.com",
+	"csrf":    strings.Repeat("c", 43),
+	"locale":  "en-GB",
+	"back_to": "/orders/2026/11/29?page=3&sort=date",
+	"cart":    strings.Repeat("sku-0123456789,", 10),
+}
+
+// values is a session in a handler.
+type values interface {
+	get(key string) any
+	set(key string, value any)
+}
+
+// act does what a path stands for, and returns the body of the response: the count, or the user.
+func act(path string, s values) string {
+	switch path {
+	case login:
+		for key, value := range profile {
+			s.set(key, value)
+		}
+		s.set(count, 0)
+	case change:
+		n, _ := s.get(count).(int)
+		s.set(count, n+1)
+		return fmt.Sprint(n + 1)
+	}
+	user, _ := s.get("user").(string)
+	return user
+}
+
+// app is an application on some store. It serves a request and returns the body and the new cookie.
+type app func(path, cookie string) (body, newCookie string, err error)
+
+// framework is one, with its usual backend.
+type framework struct {
+	name, backend string
+	usual         func(c *connections) (func() app, error)
+	ours          func(store *tombstore.RedisStore) func() app
+	limits        map[string]float64 // by path: how many times as fast as the usual backend
+}
+
+var frameworks = []framework{
+	{"scs", "goredisstore", func(c *connections) (func() app, error) {
+		return scsApp(c.scs(), 0, nil), nil
+	}, func(store *tombstore.RedisStore) func() app {
+		return scsApp(nil, 0, store)
+	}, map[string]float64{change: 3, read: 4}},
+	{"scs, IdleTimeout", "goredisstore", func(c *connections) (func() app, error) {
+		return scsApp(c.scs(), hour, nil), nil
+	}, func(store *tombstore.RedisStore) func() app {
+		return scsApp(nil, hour, store)
+	}, nil},
+	{"gorilla", "boj/redistore v2", func(c *connections) (func() app, error) {
+		store, err := redistore.NewStore([][]byte{keyPair}, redistore.WithPool(c.pool))
+		return gorillaApp(store), err
+	}, func(store *tombstore.RedisStore) func() app {
+		return gorillaApp(gorillastore.New(store, keyPair))
+	}, map[string]float64{change: 1.5, read: 1.5}},
+	{"gin", "gin-contrib/sessions/redis", func(c *connections) (func() app, error) {
+		store, err := ginredis.NewStoreWithPool(c.pool, keyPair)
+		return ginApp(store), err
+	}, func(store *tombstore.RedisStore) func() app {
+		return ginApp(ginstore.New(store, keyPair))
+	}, map[string]float64{change: 1.5, read: 1.5}},
+	{"fiber", "gofiber/storage/redis v3", func(c *connections) (func() app, error) {
+		return fiberApp(fiberredis.NewFromConnection(c.client)), nil
+	}, func(store *tombstore.RedisStore) func() app {
+		return fiberApp(fiberstore.New(store))
+	}, map[string]float64{change: 1.5, read: 1.5}},
+}
+
+var keyPair = []byte("0123456789abcdef0123456789abcdef")
+
+// connections are those of the usual backends, as many as there are visitors.
+type connections struct {
+	client *goredis.Client
+	pool   *redis.Pool
+}
+
+func newConnections(url string) (*connections, error) {
+	option, err := goredis.ParseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	option.PoolSize = visitors
+	return &connections{
+		goredis.NewClient(option),
+		&redis.Pool{MaxIdle: visitors, Dial: func() (redis.Conn, error) { return redis.DialURL(url) }},
+	}, nil
+}
+
+func (c *connections) close() error { return errors.Join(c.client.Close(), c.pool.Close()) }
+
+func (c *connections) scs() scs.Store { return goredisstore.New(c.client) }
+
+// overHTTP serves by calling a handler.
+func overHTTP(h http.Handler) func() app {
+	return func() app {
+		return func(path, cookie string) (body, newCookie string, err error) {
+			r, err := http.NewRequest(http.MethodGet, path, nil)
+			if err != nil {
+				return "", "", err
+			}
+			if cookie != "" {
+				r.Header.Set("Cookie", cookie)
+			}
+			w := httptest.NewRecorder()
+			if h.ServeHTTP(w, r); w.Code != http.StatusOK {
+				return "", "", fmt.Errorf("status %d: %s", w.Code, w.Body)
+			}
+			newCookie, _, _ = strings.Cut(w.Header().Get("Set-Cookie"), ";")
+			return w.Body.String(), newCookie, nil
+		}
+	}
+}
+
+type scsValues struct {
+	sm  *scs.SessionManager
+	ctx context.Context
+}
+
+func (s scsValues) get(key string) any        { return s.sm.Get(s.ctx, key) }
+func (s scsValues) set(key string, value any) { s.sm.Put(s.ctx, key, value) }
+
+// scsApp keeps its sessions in ours, or in usual if that is nil.
+func scsApp(usual scs.Store, idle time.Duration, ours *tombstore.RedisStore) func() app {
+	sm := scs.New()
+	sm.Cookie.Name = cookie
+	sm.IdleTimeout = idle
+	withSession := sm.LoadAndSave
+	if ours != nil {
+		withSession = scsstore.Install(sm, ours)
+	} else {
+		sm.Store = usual
+	}
+	return overHTTP(withSession(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, act(r.URL.Path, scsValues{sm, r.Context()}))
+	})))
+}
+
+type gorillaValues map[any]any
+
+func (s gorillaValues) get(key string) any        { return s[key] }
+func (s gorillaValues) set(key string, value any) { s[key] = value }
+
+func gorillaApp(store gorilla.Store) func() app {
+	return overHTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := store.Get(r, cookie)
+		var body string
+		if err == nil {
+			body = act(r.URL.Path, gorillaValues(s.Values))
+			if r.URL.Path != read {
+				err = s.Save(r, w)
+			}
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprint(w, body)
+	}))
+}
+
+type ginValues struct{ ginsessions.Session }
+
+func (s ginValues) get(key string) any        { return s.Get(key) }
+func (s ginValues) set(key string, value any) { s.Set(key, value) }
+
+func ginApp(store ginsessions.Store) func() app {
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	engine.Use(ginsessions.Sessions(cookie, store))
+	for _, path := range []string{login, change, read} {
+		engine.GET(path, func(c *gin.Context) {
+			s := ginsessions.Default(c)
+			body := act(path, ginValues{s})
+			if path != read {
+				if err := s.Save(); err != nil {
+					c.String(http.StatusInternalServerError, err.Error())
+					return
+				}
+			}
+			c.String(http.StatusOK, body)
+		})
+	}
+	return overHTTP(engine)
+}
+
+type fiberValues struct{ *fibersession.Middleware }
+
+func (s fiberValues) get(key string) any        { return s.Get(key) }
+func (s fiberValues) set(key string, value any) { s.Set(key, value) }
+
+// fiberApp serves with the context of a connection, as fasthttp does.
+func fiberApp(storage fiber.Storage) func() app {
+	site := fiber.New()
+	site.Use(fibersession.New(fibersession.Config{Storage: storage}))
+	for _, path := range []string{login, change, read} {
+		site.Get(path, func(c fiber.Ctx) error {
+			return c.SendString(act(path, fiberValues{fibersession.FromContext(c)}))
+		})
+	}
+	handler := site.Handler()
+	return func() app {
+		var c fasthttp.RequestCtx
+		return func(path, cookie string) (body, newCookie string, err error) {
+			c.Request.Reset()
+			c.Response.Reset()
+			c.ResetUserValues()
+			c.Request.SetRequestURI(path)
+			if cookie != "" {
+				c.Request.Header.Set("Cookie", cookie)
+			}
+			if handler(&c); c.Response.StatusCode() != http.StatusOK {
+				return "", "", fmt.Errorf("status %d: %s", c.Response.StatusCode(), c.Response.Body())
+			}
+			newCookie, _, _ = strings.Cut(string(c.Response.Header.Peek("Set-Cookie")), ";")
+			return string(c.Response.Body()), newCookie, nil
+		}
+	}
+}
+
+// visitor has a session, and looks at what it is answered.
+type visitor struct {
+	app     app
+	cookie  string
+	changes int
+}
+
+func (v *visitor) visit(path string) error {
+	body, cookie, err := v.app(path, v.cookie)
+	v.cookie = cmp.Or(cookie, v.cookie)
+	want := profile["user"]
+	if path == change {
+		v.changes++
+		want = fmt.Sprint(v.changes)
+	}
+	if err == nil && body != want {
+		err = fmt.Errorf("%s: answer %q, want %q", path, body, want)
+	}
+	return err
+}
+
+// site is an application with visitors who are logged in.
+type site struct {
+	framework
+	store    string
+	visitors []*visitor
+	speeds   map[string]*served // by path
+}
+
+func newSite(f framework, store string, newApp func() app) (*site, error) {
+	s := &site{framework: f, store: store, speeds: map[string]*served{change: {}, read: {}}}
+	for range visitors {
+		v := &visitor{app: newApp()}
+		if err := v.visit(login); err != nil {
+			return nil, err
+		}
+		s.visitors = append(s.visitors, v)
+	}
+	return s, nil
+}
+
+// served is what a site takes for its requests, by round.
+type served struct{ ops, server, process []float64 }
+
+// serve lets all visitors ask for a path for a while.
+func (s *site) serve(path string, d time.Duration) (requests float64, took time.Duration, err error) {
+	var total atomic.Int64
+	errs := make([]error, visitors)
+	begun := time.Now()
+	var group sync.WaitGroup
+	for i, v := range s.visitors {
+		group.Go(func() {
+			n := int64(0)
+			for ; time.Since(begun) < d && errs[i] == nil; n++ {
+				errs[i] = v.visit(path)
+			}
+			total.Add(n)
+		})
+	}
+	group.Wait()
+	return float64(total.Load()), time.Since(begun), errors.Join(errs...)
+}
+
+// measure serves one block.
+func (b *bench) measure(s *site, path string, keep bool) error {
+	runtime.GC() // of what others have left
+	server, err := b.server.seconds()
+	if err != nil {
+		return err
+	}
+	process := processorTime()
+	n, took, err := s.serve(path, b.time(100*time.Millisecond))
+	if err != nil {
+		return err
+	}
+	process = processorTime() - process
+	after, err := b.server.seconds()
+	if keep {
+		speed := s.speeds[path]
+		speed.ops = append(speed.ops, n/took.Seconds())
+		speed.server = append(speed.server, (after-server)/n*1e6)
+		speed.process = append(speed.process, process/n*1e6)
+	}
+	return err
+}
+
+// handlers compares whole requests.
+func handlers(ctx context.Context, b *bench) ([]table, error) {
+	t := table{
+		title: "A whole request",
+		note: fmt.Sprintf("%d visitors, each with a session of 300 bytes of values and a number, ask at once; handlers "+
+			"are called without a network in between. Change loads the session, increments the number and saves; read "+
+			"looks at a value. In the time of the process are framework, encoding and client. Stores take turns in "+
+			"blocks; the numbers are medians of the rounds.", visitors),
+		head: []string{"framework", "request", "store", "throughput", "times", "server, µs", "process, µs"},
+	}
+	usual, err := newConnections(b.server.URL)
+	if err != nil {
+		return nil, err
+	}
+	defer usual.close()
+	plain, err := tombstore.Open(b.server.URL)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	cached, err := openCaching(ctx, b.server.URL, hour)
+	if err != nil {
+		return nil, err
+	}
+	defer cached.Close()
+	var all [][]*site
+	for _, f := range frameworks {
+		theirs, err := f.usual(usual)
+		if err != nil {
+			return nil, err
+		}
+		var sites []*site
+		for _, one := range []struct {
+			name string
+			app  func() app
+		}{{f.backend, theirs}, {"tombstore", f.ours(plain)}, {"tombstore, cached", f.ours(cached)}} {
+			s, err := newSite(f, one.name, one.app)
+			if err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", f.name, one.name, err)
+			}
+			sites = append(sites, s)
+		}
+		all = append(all, sites)
+	}
+	for round := range 16 {
+		for _, sites := range all {
+			for _, path := range []string{change, read} {
+				for _, s := range sites {
+					if err := b.measure(s, path, round > 0); err != nil { // the first one warms up
+						return nil, fmt.Errorf("%s, %s, %s: %w", s.name, path, s.store, err)
+					}
+				}
+			}
+		}
+	}
+	for _, sites := range all {
+		for _, path := range []string{change, read} {
+			base := median(sites[0].speeds[path].ops)
+			for _, s := range sites {
+				speed := s.speeds[path]
+				ops := median(speed.ops)
+				t.add(s.name, path[1:], s.store, fmt.Sprintf("%.0f", ops), ratio(ops/base),
+					fmt.Sprintf("%.1f", median(speed.server)), fmt.Sprintf("%.1f", median(speed.process)))
+			}
+			b.handlerFigures(sites, path)
+		}
+	}
+	return []table{t}, nil
+}
+
+// handlerFigures judges the sites of one framework, the first of which has the usual backend.
+func (b *bench) handlerFigures(sites []*site, path string) {
+	usual, plain, cached := sites[0], sites[1], sites[2]
+	against := func(name string, s, base *site, limit float64) {
+		got := median(s.speeds[path].ops) / median(base.speeds[path].ops)
+		name = fmt.Sprintf("throughput, %s, %s, %s / %s", s.name, path[1:], s.store, name)
+		if limit == 0 {
+			b.known(name, got)
+			return
+		}
+		b.atLeast(name, got, limit)
+	}
+	against(usual.backend, plain, usual, usual.limits[path])
+	against("without", cached, plain, 1)
+}
