@@ -74,6 +74,7 @@ import (
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/internal/caller"
+	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
 // DefaultTTL is how long a session lives after its last use if it is saved with no expiration. The
@@ -374,7 +375,10 @@ func (s *Storage) Close() error { return nil }
 // that only reads must not write, for the server's sake, and because it would undo what others have
 // written meanwhile.
 func same(a, b []byte) bool {
-	if len(a) != len(b) || bytes.Equal(a, b) {
+	switch same, known := gobmap.Same(a, b); {
+	case known:
+		return same
+	case len(a) != len(b) || bytes.Equal(a, b):
 		return len(a) == len(b)
 	}
 	x, err := decode(a)

@@ -23,10 +23,10 @@ import (
 // its distance from the one before, then a zero.
 type gobCodec struct{ scs.GobCodec }
 
-// gobHead returns the messages that a session begins with, and the number of its type, which differ
-// between programs.
+// gobHead returns the messages that a session begins with, and the number of its type with the first
+// distance, which differ between programs.
 var gobHead = sync.OnceValues(func() (types, number []byte) {
-	const tail = 5 + 15 // two distances, the length of a deadline in UTC and the deadline, the number of values, a zero
+	const tail = 4 + 15 // the length of a deadline in UTC and the deadline, a distance, the number of values, a zero
 	b, err := scs.GobCodec{}.Encode(time.Unix(0, 0).UTC(), map[string]any{})
 	if err != nil {
 		panic(err) // package gob cannot encode a time
@@ -50,7 +50,7 @@ func (c gobCodec) Encode(deadline time.Time, values map[string]any) ([]byte, err
 	}
 	types, number := gobHead()
 	body := make([]byte, 0, 512)
-	body = append(append(body, number...), 1)
+	body = append(body, number...)
 	body = append(gobmap.AppendString(body, when), 1)
 	body = gobmap.AppendUint(body, uint64(len(values)))
 	for _, key := range slices.Sorted(maps.Keys(values)) {
@@ -73,24 +73,8 @@ func (c gobCodec) Decode(b []byte) (time.Time, map[string]any, error) {
 }
 
 func decodePlain(b []byte) (deadline time.Time, values map[string]any, ok bool) {
-	types, number := gobHead()
-	b, ok = bytes.CutPrefix(b, types)
-	if !ok {
-		return
-	}
-	body, rest, ok := gobmap.TakeString(b)
-	if !ok || len(rest) != 0 {
-		return deadline, nil, false
-	}
-	if b, ok = bytes.CutPrefix(body, append(slices.Clip(number), 1)); !ok {
-		return
-	}
-	when, b, ok := gobmap.TakeString(b)
-	if !ok || deadline.UnmarshalBinary(when) != nil || len(b) == 0 || b[0] != 1 {
-		return deadline, nil, false
-	}
-	n, b, ok := gobmap.TakeUint(b[1:])
-	if !ok || n > uint64(len(b)) {
+	when, n, b, ok := takeHead(b)
+	if !ok || deadline.UnmarshalBinary(when) != nil {
 		return deadline, nil, false
 	}
 	values = make(map[string]any, n)
@@ -103,5 +87,45 @@ func decodePlain(b []byte) (deadline time.Time, values map[string]any, ok bool) 
 			return
 		}
 	}
-	return deadline, values, len(b) == 1 && b[0] == 0
+	return deadline, values, len(b) == 0
+}
+
+// takeHead takes a session apart: its deadline as it is written, and its n values with their keys.
+func takeHead(b []byte) (when []byte, n uint64, values []byte, ok bool) {
+	types, number := gobHead()
+	b, ok = bytes.CutPrefix(b, types)
+	if !ok {
+		return
+	}
+	body, rest, ok := gobmap.TakeString(b)
+	if !ok || len(rest) != 0 {
+		return nil, 0, nil, false
+	}
+	if b, ok = bytes.CutPrefix(body, number); !ok {
+		return
+	}
+	when, b, ok = gobmap.TakeString(b)
+	if !ok || len(b) == 0 || b[0] != 1 {
+		return nil, 0, nil, false
+	}
+	n, b, ok = gobmap.TakeUint(b[1:])
+	if !ok || n > uint64(len(b)) {
+		return nil, 0, nil, false
+	}
+	values, ok = bytes.CutSuffix(b, []byte{0})
+	return when, n, values, ok
+}
+
+// same reports whether a and b are the same session. It does not decode them. known is false if it
+// does not know how to tell.
+func (gobCodec) same(a, b []byte) (same, known bool) {
+	when, n, a, ok := takeHead(a)
+	when2, m, b, ok2 := takeHead(b)
+	switch {
+	case !ok, !ok2, !bytes.Equal(when, when2): // one time can be written in several ways
+		return false, false
+	case n != m:
+		return false, true
+	}
+	return gobmap.SameEntries(a, b, n, gobmap.SkipString)
 }

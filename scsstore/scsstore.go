@@ -287,7 +287,11 @@ func (s *Store) equal(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
 	}
-	if !s.copies() {
+	if s.copies() {
+		if same, known := (gobCodec{}).same(a, b); known {
+			return same
+		}
+	} else {
 		a, b = bytes.Clone(a), bytes.Clone(b)
 	}
 	aDeadline, aValues, err := s.sm.Codec.Decode(a)

@@ -18,11 +18,12 @@ import (
 
 // Numbers of types, as they are written.
 const (
-	gobBool   = 1 << 1
-	gobInt    = 2 << 1
-	gobFloat  = 4 << 1
-	gobBytes  = 5 << 1
-	gobString = 6 << 1
+	gobBool    = 1 << 1
+	gobInt     = 2 << 1
+	gobFloat   = 4 << 1
+	gobBytes   = 5 << 1
+	gobString  = 6 << 1
+	gobComplex = 7 << 1 // the last one
 )
 
 // number is the first one that is free for types of a stream.
@@ -63,33 +64,12 @@ func Encode(values map[any]any) ([]byte, bool) {
 
 // Decode returns the map that gob or Encode has encoded. It reports false if it does not know how.
 func Decode(b []byte) (values map[any]any, ok bool) {
-	head, b, ok := TakeString(b)
+	n, b, ok := takeHead(b)
 	if !ok {
 		return nil, false
 	}
-	minus, _, ok := TakeUint(head)
-	if !ok || minus%2 == 0 || minus == math.MaxUint64 {
-		return nil, false
-	}
-	n := minus/2 + 1
-	var want [48]byte
-	if !bytes.Equal(appendHead(want[:0], n)[1:], head) { // its length is one byte
-		return nil, false
-	}
-	body, rest, ok := TakeString(b)
-	if !ok || len(rest) != 0 {
-		return nil, false
-	}
-	typ, b, ok := TakeUint(body)
-	if !ok || typ != 2*n || len(b) == 0 || b[0] != 0 {
-		return nil, false
-	}
-	count, b, ok := TakeUint(b[1:])
-	if !ok || count > uint64(len(b)) {
-		return nil, false
-	}
-	values = make(map[any]any, count)
-	for range count {
+	values = make(map[any]any, n)
+	for range n {
 		var key, value any
 		if key, b, ok = TakeValue(b); !ok {
 			return nil, false
@@ -103,6 +83,89 @@ func Decode(b []byte) (values map[any]any, ok bool) {
 		values[key] = value
 	}
 	return values, len(b) == 0
+}
+
+// takeHead reads what is in front of the n entries of a map.
+func takeHead(b []byte) (n uint64, entries []byte, ok bool) {
+	head, b, ok := TakeString(b)
+	if !ok {
+		return 0, nil, false
+	}
+	minus, _, ok := TakeUint(head)
+	if !ok || minus%2 == 0 || minus == math.MaxUint64 {
+		return 0, nil, false
+	}
+	number := minus/2 + 1
+	var want [48]byte
+	if !bytes.Equal(appendHead(want[:0], number)[1:], head) { // its length is one byte
+		return 0, nil, false
+	}
+	body, rest, ok := TakeString(b)
+	if !ok || len(rest) != 0 {
+		return 0, nil, false
+	}
+	typ, b, ok := TakeUint(body)
+	if !ok || typ != 2*number || len(b) == 0 || b[0] != 0 {
+		return 0, nil, false
+	}
+	n, b, ok = TakeUint(b[1:])
+	return n, b, ok && n <= uint64(len(b))
+}
+
+// Same reports whether a and b, which gob or Encode has encoded, are the same map, in whatever
+// order. It makes no map of them. known is false if it does not know how to tell.
+func Same(a, b []byte) (same, known bool) {
+	n, a, ok := takeHead(a)
+	m, b, ok2 := takeHead(b)
+	if !ok || !ok2 {
+		return false, false
+	}
+	if n != m {
+		return false, true
+	}
+	return SameEntries(a, b, n, skipValue)
+}
+
+// SameEntries is Same for the n entries of a and of b, whose keys skipKey skips. A value of a type
+// that gob knows without a definition is written in one way, so it is the same if the bytes are.
+func SameEntries(a, b []byte, n uint64, skipKey func(b []byte) (rest []byte, ok bool)) (same, known bool) {
+	x, ok := sorted(a, n, skipKey)
+	y, ok2 := sorted(b, n, skipKey)
+	return slices.EqualFunc(x, y, bytes.Equal), ok && ok2
+}
+
+// sorted returns n entries in the order of their bytes.
+func sorted(b []byte, n uint64, skipKey func(b []byte) (rest []byte, ok bool)) (entries [][]byte, ok bool) {
+	entries = make([][]byte, n)
+	for i := range entries {
+		rest, ok := skipKey(b)
+		if ok {
+			rest, ok = skipValue(rest)
+		}
+		if !ok {
+			return nil, false
+		}
+		entries[i], b = b[:len(b)-len(rest)], rest
+	}
+	slices.SortFunc(entries, bytes.Compare)
+	return entries, len(b) == 0
+}
+
+// skipValue skips a value that is in an interface. It reports false if its type is not among those
+// that gob knows without a definition.
+func skipValue(b []byte) (rest []byte, ok bool) {
+	_, b, ok = TakeString(b)
+	if !ok || len(b) == 0 || b[0]%2 != 0 || b[0] < gobBool || b[0] > gobComplex {
+		return nil, false
+	}
+	_, rest, ok = TakeString(b[1:])
+	return rest, ok
+}
+
+// SkipString skips what AppendString has appended.
+func SkipString(b []byte) (rest []byte, ok bool) {
+	_, rest, ok = TakeString(b)
+	return rest, ok
 }
 
 // EncodeString returns what gob encodes a string as.

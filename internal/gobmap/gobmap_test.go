@@ -3,6 +3,8 @@ package gobmap
 import (
 	"bytes"
 	"encoding/gob"
+	"fmt"
+	gomaps "maps"
 	"math"
 	"strings"
 	"testing"
@@ -89,6 +91,90 @@ func TestStrings(t *testing.T) {
 		_, ok := DecodeString(encode(t, value))
 		require.False(t, ok)
 	}
+}
+
+func TestSame(t *testing.T) {
+	t.Parallel()
+	for i, a := range maps {
+		for j, b := range maps {
+			same, known := Same(encode(t, a), encode(t, b))
+			require.True(t, known)
+			require.Equal(t, i == j, same, "%v, %v", a, b)
+		}
+	}
+	a := map[any]any{"a": 1, "b": "x", 3: true, "d": int64(1), "e": complex(1, 2), "f": float32(0.5), "g": uint8(9)}
+	for key, other := range map[any]any{
+		"a": 2, "b": "y", 3: false, "d": 1, "e": complex(1, 3), "f": float32(0.25), "g": uint8(8), "h": 1,
+	} {
+		b := gomaps.Clone(a)
+		b[key] = other
+		for range 20 { // in random order
+			same, known := Same(encode(t, a), encode(t, gomaps.Clone(a)))
+			require.True(t, known)
+			require.True(t, same)
+			same, known = Same(encode(t, a), encode(t, b))
+			require.True(t, known)
+			require.False(t, same, key)
+		}
+	}
+}
+
+// The same map has another number in another program.
+func TestSame_OtherProgram(t *testing.T) {
+	t.Parallel()
+	values := map[any]any{"user": "alice", "n": 1}
+	data, ok := Encode(values)
+	require.True(t, ok)
+	encode(t, other{})
+	theirs := encode(t, values)
+	require.NotEqual(t, data[:8], theirs[:8])
+	same, known := Same(data, theirs)
+	require.True(t, known)
+	require.True(t, same)
+}
+
+func TestSame_Unknown(t *testing.T) {
+	t.Parallel()
+	gob.Register([]any{})
+	gob.Register(other{})
+	plain := encode(t, map[any]any{"x": 1})
+	for _, value := range []any{
+		map[any]any{"x": []any{1}}, map[any]any{"x": other{1, 2}}, map[any]any{other{1, 2}: 1}, map[any]any{"x": nil},
+		map[string]any{"x": 1}, "x",
+	} {
+		data := encode(t, value)
+		_, known := Same(data, data)
+		require.False(t, known, value)
+		_, known = Same(plain, data)
+		require.False(t, known, value)
+		_, known = Same(data, plain)
+		require.False(t, known, value)
+	}
+	for cut := range len(plain) {
+		_, known := Same(plain, plain[:cut])
+		require.False(t, known)
+	}
+}
+
+// What Same takes for the same map, gob takes for the same one.
+func FuzzSame(f *testing.F) {
+	for _, values := range maps {
+		data, _ := Encode(values)
+		f.Add(encode(f, values), data)
+	}
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		if same, known := Same(a, b); !same || !known {
+			return
+		}
+		var x, y map[any]any
+		err := gob.NewDecoder(bytes.NewReader(a)).Decode(&x)
+		err2 := gob.NewDecoder(bytes.NewReader(b)).Decode(&y)
+		require.Equal(t, err == nil, err2 == nil)
+		if n, _, _ := takeHead(a); n != uint64(len(x)) { // gob writes no key twice
+			return
+		}
+		require.Equal(t, fmt.Sprint(x), fmt.Sprint(y)) // which has NaN equal to itself
+	})
 }
 
 // What Decode takes for a map, gob takes for the same one.
