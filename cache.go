@@ -25,10 +25,37 @@ const (
 // since stores may share a client and with it its cache.
 var (
 	epochs    [epochGroups]atomic.Uint32
+	unused    [epochGroups]atomic.Uint32 // see pays; one more than an epoch, or 0
 	epochSeed = maphash.MakeSeed()
 )
 
 func moveEpoch(key string) { epochs[maphash.String(epochSeed, key)%epochGroups].Add(1) }
+
+// pays reports whether to ask for key in a way that caches the answer. That costs the server several
+// times as much as a GET, and a message when the key changes. So where what was cached last had
+// served nobody when this process changed the session, the first Read after a change is a GET: who
+// changes a session in every request pays for no cache.
+func pays(key string) bool {
+	group := maphash.String(epochSeed, key) % epochGroups
+	epoch := epochs[group].Load() + 1
+	last := unused[group].Load()
+	if last == 0 || last == epoch {
+		return true
+	}
+	unused[group].Store(epoch)
+	return false
+}
+
+// served notes whether memory has answered a Read of the group at an epoch.
+func served(group uint64, epoch uint32, hit bool) {
+	next := epoch + 1
+	if hit {
+		next = 0
+	}
+	if unused[group].Load() != next {
+		unused[group].Store(next)
+	}
+}
 
 // A cached Read is GETRANGE of the whole value, whose end is a number beyond any value's length.
 // That tells entries of one key apart: those of two stores on one client, those of two spans of
@@ -152,12 +179,17 @@ func (s *RedisStore) readCached(ctx context.Context, key string, slide int64, o 
 // that was ended the error is the *InvalidatedError that its tombstone tells.
 func (s *RedisStore) cached(ctx context.Context, key string, now time.Time) (rueidis.RedisResult, error) {
 	hash := maphash.String(epochSeed, key)
-	end := s.cache.end(hash, epochs[hash%epochGroups].Load(), now)
+	group := hash % epochGroups
+	epoch := epochs[group].Load()
+	end := s.cache.end(hash, epoch, now)
 	res := s.client.DoCache(ctx, s.client.B().Getrange().Key(key).Start(0).End(end).Cache(), s.cache.ask)
 	err := res.Error()
 	if isWrongType(err) {
 		name := "e" + decimal(end) // no tombstone has such a field
 		err = endOf(s.client.DoCache(ctx, s.client.B().Hmget().Key(key).Field("t", name).Cache(), s.cache.ask))
+	}
+	if err == nil || errors.Is(err, ErrInvalidated) {
+		served(group, epoch, res.IsCacheHit())
 	}
 	return res, err
 }

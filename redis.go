@@ -190,8 +190,8 @@ func (s *RedisStore) read(ctx context.Context, id string, o ReadOptions) (Sessio
 			return Session{}, err
 		}
 	}
-	if s.cache != nil && !o.Fresh {
-		return s.readCached(ctx, string(key), slide, o)
+	if key := string(key); s.cache != nil && !o.Fresh && pays(key) {
+		return s.readCached(ctx, key, slide, o)
 	}
 	return s.readThrough(ctx, string(key), slide, o.Expiry)
 }

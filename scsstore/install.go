@@ -55,7 +55,11 @@ func protected(sm *scs.SessionManager, store tombstore.Renewer, opts []adapter.O
 	}
 	requireCallers(newProbe(caller.Method, caller.Closure))
 	s := &Store{sm: sm}
-	s.adapter = adapter.New(store, append([]adapter.Option{adapter.WithEqual(s.equal)}, opts...)...)
+	defaults := []adapter.Option{adapter.WithEqual(s.equal)}
+	if sm.IdleTimeout == 0 { // scs saves a session only if the handler has changed it
+		defaults = append(defaults, adapter.WithTouchThreshold(0))
+	}
+	s.adapter = adapter.New(store, append(defaults, opts...)...)
 	sm.Store = s
 	if _, ok := sm.Codec.(scs.GobCodec); ok {
 		sm.Codec = gobCodec{}
