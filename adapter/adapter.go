@@ -326,7 +326,8 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 
 // Save stores a session for ttl after its last use. It returns a *RefusedError if the request's session
 // is not live any more, and tombstore.ErrConflict if another request has changed it and WithLostUpdates
-// says that this matters. With tombstore.ErrUnacknowledged it was stored.
+// says that this matters. With tombstore.ErrUnacknowledged it was stored. The caller must not change data
+// afterwards.
 func (a *Adapter) Save(ctx context.Context, r *Request, id string, data []byte, ttl time.Duration) error {
 	verb, of, err := a.save(ctx, r, id, data, ttl, 0)
 	return a.tell(ctx, r, verb, of, err)
@@ -718,7 +719,7 @@ func (a *Adapter) tooLate(err error) bool {
 func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) {
 	switch {
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
-		s.Data = bytes.Clone(data)
+		s.Data = data
 		r.hold(id, s)
 		r.stored = true
 	case tombstore.NoSession(err):
