@@ -726,6 +726,30 @@ func TestCache_Commands(t *testing.T) {
 	}
 }
 
+// Who changes a session in every request pays for no cache: the first Read after a change is a GET
+// where what was cached last has served nobody. Another test may change something in the same group of
+// keys at any moment.
+func TestCache_Unused(t *testing.T) {
+	t.Parallel()
+	b, client := cachedBed(t, redistest.URL(t))
+	redistest.Until(t, "each Read asks in its way", func() bool {
+		id, asked := NewID(), ""
+		for _, step := range "wr wr wr rr wr" {
+			before := client.begun.Load()
+			switch step {
+			case 'w':
+				b.write(id, "x", time.Hour)
+			case 'r':
+				b.reads(id, "x")
+				asked += strconv.FormatInt(client.begun.Load()-before, 10)
+			default:
+				asked += " "
+			}
+		}
+		return asked == "1 0 0 11 1"
+	})
+}
+
 // Two stores that share a client, and with it what it has cached, do not share answers: those of
 // the one may be older than the other allows.
 func TestCache_TwoStores(t *testing.T) {

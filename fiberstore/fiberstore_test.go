@@ -444,6 +444,11 @@ func TestSame(t *testing.T) {
 	require.True(t, same(a, encode(t, map[any]any{"n": 1, "user": "alice"})))
 	require.False(t, same(a, encode(t, map[any]any{"n": 2, "user": "alice"})))
 	require.False(t, same(a, encode(t, map[any]any{"n": 1})))
+	gob.Register([]string{})
+	slow := encode(t, map[any]any{"roles": []string{"admin"}, "n": 1})
+	require.True(t, same(slow, encode(t, map[any]any{"n": 1, "roles": []string{"admin"}})))
+	require.False(t, same(slow, encode(t, map[any]any{"n": 1, "roles": []string{"staff"}})))
+	require.False(t, same(slow, encode(t, map[any]any{"n": 1})))
 	require.False(t, same(nil, a))
 	require.False(t, same([]byte("not"), []byte("gob")))
 }

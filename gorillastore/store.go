@@ -353,9 +353,13 @@ func (s *Store) serialize(session *sessions.Session, rec *record) ([]byte, error
 	if err != nil || rec.data == nil || bytes.Equal(data, rec.data) {
 		return data, err
 	}
-	before := sessions.NewSession(s, session.Name())
-	err = s.Serializer.Deserialize(rec.data, before)
-	if err == nil && reflect.DeepEqual(before.Values, session.Values) {
+	same, known := gobmap.Same(data, rec.data)
+	if !known {
+		before := sessions.NewSession(s, session.Name())
+		err = s.Serializer.Deserialize(rec.data, before)
+		same = err == nil && reflect.DeepEqual(before.Values, session.Values)
+	}
+	if same {
 		return rec.data, nil
 	}
 	return data, nil

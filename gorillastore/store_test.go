@@ -129,6 +129,7 @@ func TestSave_Unchanged(t *testing.T) {
 		value      any
 	}{
 		"gob":       {GobSerializer{}, "x"},
+		"int32":     {GobSerializer{}, int32(1)},
 		"slow gob":  {GobSerializer{}, []any{"x"}},
 		"JSON":      {JSONSerializer{}, []any{"x"}},
 		"a pointer": {&struct{ Serializer }{GobSerializer{}}, "x"},

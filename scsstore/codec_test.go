@@ -71,6 +71,30 @@ func TestCodec(t *testing.T) {
 	}
 }
 
+// What is the same session is known without decoding it, and whatever is not known is left to others.
+func TestCodec_Same(t *testing.T) {
+	t.Parallel()
+	s := &Store{sm: &scs.SessionManager{Codec: gobCodec{}}}
+	deadline := time.Unix(1, 2).UTC()
+	encode := func(codec scs.Codec, deadline time.Time, values map[string]any) []byte {
+		b, err := codec.Encode(deadline, values)
+		require.NoError(t, err)
+		return b
+	}
+	for i, x := range sessions {
+		a := encode(scs.GobCodec{}, deadline, x.values)
+		for j, y := range sessions {
+			b := encode(gobCodec{}, deadline, y.values)
+			same, known := gobCodec{}.same(a, b)
+			require.True(t, known || !x.plain || !y.plain)
+			require.Equal(t, known && i == j, same)
+			require.Equal(t, i == j, s.equal(a, b), "%s, %s", x.name, y.name)
+		}
+		require.False(t, s.equal(a, encode(gobCodec{}, deadline.Add(1), x.values)))
+		require.True(t, s.equal(a, encode(gobCodec{}, deadline.In(time.FixedZone("", 3600)), x.values)))
+	}
+}
+
 func FuzzCodec(f *testing.F) {
 	for _, tt := range sessions {
 		b, err := gobCodec{}.Encode(time.Unix(1, 0).UTC(), tt.values)
