@@ -83,10 +83,11 @@ func newClients(ctx context.Context, url string, size int) (_ *clients, err erro
 	}
 	c.loaded = make([]tombstore.Session, len(c.ids))
 	// Reading comes after all writing, since a Write makes this process forget other sessions of
-	// its group, too; and twice, since a Read does not fill the cache while another one finds out
+	// its group, too; and thrice, since the first Read after a change may be a GET, and since a Read
+	// does not fill the cache while another one finds out
 	// whether messages arrive.
 	read := reading(c.cached, c.ids)
-	for _, do := range []func(context.Context, int) error{c.write, c.set, c.commit, c.load, c.doCache, read, read} {
+	for _, do := range []func(context.Context, int) error{c.write, c.set, c.commit, c.load, c.doCache, read, read, read} {
 		if err := each(ctx, 16, len(c.ids), do); err != nil {
 			return nil, err
 		}

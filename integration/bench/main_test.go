@@ -32,13 +32,15 @@ func TestRun(t *testing.T) {
 	folder := t.TempDir()
 	path := filepath.Join(folder, "performance.md")
 	require.NoError(t, os.WriteFile(path, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o600))
-	require.NoError(t, run(t.Context(), "mixed", 400, folder))
+	require.NoError(t, run(t.Context(), "mixed,handlers", 400, folder))
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(string(text), "before\n"+begin))
 	require.True(t, strings.HasSuffix(string(text), end+"after\n"))
 	require.Contains(t, string(text), "\n| tombstore, cached | ")
 	require.Contains(t, string(text), "\n| server time, mixed load, cached / two keys, processes: 4 | ")
+	require.Contains(t, string(text), "\n| fiber | change | tombstore, cached | ")
+	require.Contains(t, string(text), "\n| processor time, scs, read, goredisstore / tombstore | ")
 	require.NotContains(t, string(text), "old")
 }
 

@@ -99,8 +99,10 @@ func (c *child) stop() {
 
 // openCaching returns a store that is seen to cache: the figures of one that asks the server every
 // time would be too good.
-func openCaching(ctx context.Context, url string, maxAge time.Duration) (*tombstore.RedisStore, error) {
-	s, err := tombstore.Open(url, tombstore.WithClientCache(maxAge))
+func openCaching(
+	ctx context.Context, url string, maxAge time.Duration, opts ...tombstore.Option,
+) (*tombstore.RedisStore, error) {
+	s, err := tombstore.Open(url, append(opts, tombstore.WithClientCache(maxAge))...)
 	if err != nil {
 		return nil, err
 	}
