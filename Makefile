@@ -10,6 +10,10 @@ each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || fa
 RACE        := $(shell [ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null && echo -race)
 # Each test must hold in any order and under the race detector.
 TESTFLAGS   ?= $(RACE) -shuffle=on
+# What takes long to build and is not needed is left out: gin's MsgPack, and Docker's client unless the server is a container.
+TAGS         = nomsgpack,$(shell internal/redistest/server)
+ALLTAGS     := container,e2e
+gotest       = go test -tags "$(TAGS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race lint bench demo matrix faults soak model container fuzz cover tidy server races e2e
@@ -25,34 +29,34 @@ build: ## compile everything
 
 test: server ## run the tests on a real server, which is found, or installed (Debian, as root)
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
-	@$(call each,go test $(TESTFLAGS) ./...)
+	@$(call each,$(gotest) -vet=off $(TESTFLAGS) ./...)
 
 race: server ## run the tests ten times in random order, under the race detector if there is a C compiler
-	@$(call each,go test $(TESTFLAGS) -count=10 ./...)
+	@$(call each,$(gotest) $(TESTFLAGS) -count=10 ./...)
 
 lint: ## vet, staticcheck, gofmt, go mod tidy, and luacheck if it is installed
-	@$(call each,go vet ./... && go run $(STATICCHECK) ./... && go mod tidy -diff)
+	@$(call each,go vet -tags $(ALLTAGS) ./... && go run $(STATICCHECK) -tags $(ALLTAGS) ./... && go mod tidy -diff)
 	@test -z "$$(gofmt -l .)" || { gofmt -l . && exit 1; }
 	@if command -v luacheck >/dev/null; then luacheck -q scripts; \
 	else echo "luacheck is not installed (Debian: lua-check): the scripts were not linted"; fi
 
 bench: server ## compare with plain commands on one server, in one run
-	go test -run '^$$' -bench . -benchmem -timeout 30m .
-	cd integration && go run ./bench -write ../docs
+	$(gotest) -run '^$$' -bench . -benchmem -timeout 30m .
+	cd integration && go run -tags "$(TAGS)" ./bench -write ../docs
 
-races: server ## play every race of every framework 1,000 times with random timing (ROUNDS)
-	cd integration && ROUNDS=$(or $(ROUNDS),1000) go test -count=1 -timeout 30m -run 'TestMatrix|TestRandom' .
+races: server ## play every race of every framework ROUNDS times (1,000), at each moment and with random timing
+	cd integration && ROUNDS=$(or $(ROUNDS),1000) $(gotest) -count=1 -timeout 2h -v -run 'TestMatrix|TestRandom|TestRenewals|TestDoubleLogins' .
 
 e2e: server ## play the race in a real browser, with two tabs (needs Chromium)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	{ apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends chromium >/dev/null; }
-	cd examples/twotabs && go test -tags e2e -count=1 .
+	cd examples/twotabs && go test -tags "e2e,$(TAGS)" -count=1 .
 
 faults: server ## break things for FAULTS_DURATION each, on each server of TOMBSTORE_SERVERS, and write the table of docs/faults.md
 	@internal/redistest/faults
 
 soak: server ## keep two stores busy for SOAK while faults happen
-	cd integration && SOAK=$(or $(SOAK),1m) go test -count=1 -v -timeout 0 -run 'TestSoak$$' ./faults/soak
+	cd integration && SOAK=$(or $(SOAK),1m) $(gotest) -count=1 -v -timeout 0 -run 'TestSoak$$' ./faults/soak
 
 model: ## let spin go through the model of docs/model (Debian: spin)
 	@docs/model/check
@@ -61,15 +65,15 @@ matrix: ## run the tests on each server of TOMBSTORE_SERVERS (lines of name=comm
 	@internal/redistest/matrix go test $(TESTFLAGS) -count=1 ./...
 
 container: ## run the tests on a server in a container
-	TOMBSTORE_SERVER=container go test $(TESTFLAGS) -count=1 .
+	TOMBSTORE_SERVER=container go test -tags container $(TESTFLAGS) -count=1 .
 
 fuzz: server ## fuzz the record decoder, the keys and the adapters' cookies, FUZZTIME each
-	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) .
-	go test -run '^$$' -fuzz FuzzKey -fuzztime $(FUZZTIME) .
-	cd integration && go test -run '^$$' -fuzz FuzzCookie -fuzztime $(FUZZTIME) ./faults/hostile
+	$(gotest) -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) .
+	$(gotest) -run '^$$' -fuzz FuzzKey -fuzztime $(FUZZTIME) .
+	cd integration && $(gotest) -run '^$$' -fuzz FuzzCookie -fuzztime $(FUZZTIME) ./faults/hostile
 
 cover: server ## measure the coverage of the package: at least 90 %
-	go test -coverprofile=coverage.out .
+	$(gotest) -coverprofile=coverage.out .
 	@go tool cover -func=coverage.out | awk '/^total:/ { print "coverage " $$3; exit ($$3 + 0 < 90) }'
 
 tidy: ## tidy go.mod and format
@@ -77,4 +81,4 @@ tidy: ## tidy go.mod and format
 	gofmt -w .
 
 server:
-	@internal/redistest/server
+	@internal/redistest/server >/dev/null

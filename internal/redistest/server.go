@@ -15,20 +15,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
-	"github.com/testcontainers/testcontainers-go"
 )
 
-const (
-	defaultImage = "redis:8-alpine"
-	patience     = 20 * time.Second // for a server to answer
-)
+const patience = 20 * time.Second // for a server to answer
 
-var errNoServer = errors.New("redistest: no server: install redis-server or valkey-server, start Docker, " +
-	"or set TOMBSTORE_REDIS to the URL of one")
+var errNoServer = errors.New("redistest: no server: install redis-server or valkey-server, " +
+	"set TOMBSTORE_REDIS to the URL of one, or start Docker and test with -tags container")
 
 // Server is a server on a loopback port of its own.
 type Server struct {
@@ -41,7 +35,15 @@ type Server struct {
 
 	// One of the two runs it.
 	process   *process
-	container testcontainers.Container
+	container container
+}
+
+// container is what Docker runs, in tests that are built with the tag container.
+type container interface {
+	kill() error
+	restart() error
+	remove() error
+	ip() (string, error)
 }
 
 // Start starts a server with further arguments and stops it when the test ends.
@@ -111,8 +113,7 @@ func (s *Server) Kill(t testing.TB) {
 		s.process.kill()
 		return
 	}
-	now := time.Duration(0)
-	require.NoError(t, s.container.Stop(context.Background(), &now))
+	require.NoError(t, s.container.kill())
 }
 
 // Pause stops the server's process (SIGSTOP): its connections stay open, and nothing answers. Only
@@ -151,7 +152,7 @@ func (s *Server) Relaunch(t testing.TB) {
 	if s.process != nil {
 		s.process, err = launch(s.process.command, s.process.dir, s.env)
 	} else {
-		err = s.container.Start(context.Background())
+		err = s.container.restart()
 	}
 	require.NoError(t, err)
 }
@@ -162,7 +163,7 @@ func (s *Server) Replicaof(t testing.TB) []string {
 	if s.process != nil {
 		return []string{"--replicaof", "127.0.0.1 " + strconv.Itoa(s.port)}
 	}
-	ip, err := s.container.ContainerIP(t.Context()) // the loopback of a container is its own
+	ip, err := s.container.ip() // the loopback of a container is its own
 	require.NoError(t, err)
 	return []string{"--replicaof", ip + " 6379"}
 }
@@ -176,7 +177,7 @@ func newWithEnv(env, args []string) (*Server, error) {
 		return nil, err
 	}
 	if command == nil {
-		return startContainer(args)
+		return newInContainer(args)
 	}
 	dir, err := os.MkdirTemp("", "redistest")
 	if err != nil {
@@ -196,6 +197,18 @@ func newWithEnv(env, args []string) (*Server, error) {
 	return nil, errors.Join(err, os.RemoveAll(dir))
 }
 
+func newInContainer(args []string) (*Server, error) {
+	s := newServer(args)
+	var err error
+	if s.container, err = startContainer(s); err != nil {
+		return nil, fmt.Errorf("%w (container: %w)", errNoServer, err)
+	}
+	if err := s.await(); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
 // serverCommand returns the command line that starts a server, or nil if it takes a container.
 func serverCommand() ([]string, error) {
 	switch command := os.Getenv("TOMBSTORE_SERVER"); command {
@@ -210,10 +223,7 @@ func serverCommand() ([]string, error) {
 			return []string{path}, nil
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if docker, err := testcontainers.NewDockerClientWithOpts(ctx); err == nil {
-		defer docker.Close()
+	if dockerAnswers() {
 		return nil, nil
 	}
 	return nil, errNoServer
@@ -240,7 +250,7 @@ func (s *Server) arguments(bind string, port int) []string {
 // Stop kills the server and removes what it has stored.
 func (s *Server) Stop() error {
 	if s.process == nil {
-		return testcontainers.TerminateContainer(s.container)
+		return s.container.remove()
 	}
 	s.process.kill()
 	return os.RemoveAll(s.process.dir)
@@ -333,34 +343,4 @@ func (p *process) exited() bool { return p.server.Process.Signal(syscall.Signal(
 func (p *process) output() string {
 	b, _ := os.ReadFile(p.log.Name())
 	return string(b)
-}
-
-func startContainer(args []string) (*Server, error) {
-	image := os.Getenv("TOMBSTORE_TEST_IMAGE")
-	if image == "" {
-		image = defaultImage
-	}
-	program := "redis-server"
-	if strings.Contains(image, "valkey") {
-		program = "valkey-server"
-	}
-	s := newServer(args)
-	const port = "6379/tcp"
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // the image may have to be pulled
-	defer cancel()
-	var err error
-	s.container, err = testcontainers.Run(ctx, image,
-		testcontainers.WithExposedPorts(port),
-		testcontainers.WithCmd(append([]string{program}, s.arguments("0.0.0.0", 6379)...)...),
-		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) { // a restart must not change the port
-			c.PortBindings = network.PortMap{network.MustParsePort(port): []network.PortBinding{{HostPort: strconv.Itoa(s.port)}}}
-		}),
-	)
-	if err == nil {
-		err = s.await()
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w (container: %w)", errNoServer, err), testcontainers.TerminateContainer(s.container))
-	}
-	return s, nil
 }
