@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/redistest"
 	"github.com/tombstore/tombstore/storetest"
 )
 
@@ -57,9 +57,9 @@ func TestREADME_CompileFails(t *testing.T) {
 // a test.
 func compile(t *testing.T, name, source string) (string, error) {
 	t.Helper()
-	file, command := name+".go", []string{"build"}
+	file, command := name+".go", []string{"list", "-export"} // without a link
 	if regexp.MustCompile(`(?m)^package \w+_test$`).MatchString(source) {
-		file, command = name+"_test.go", []string{"test", "-c", "-vet=off"}
+		file, command = name+"_test.go", []string{"test", "-c", "-vet=off", "-o", os.DevNull}
 	}
 	dir := t.TempDir()
 	root, err := filepath.Abs(".")
@@ -72,9 +72,9 @@ func compile(t *testing.T, name, source string) (string, error) {
 	require.NoError(t, err)
 	overlayFile := filepath.Join(dir, "overlay.json")
 	require.NoError(t, os.WriteFile(overlayFile, overlay, 0o600))
-	command = append(command, "-overlay", overlayFile, "-o", os.DevNull, "./testdata/"+name)
-	cmd := exec.CommandContext(t.Context(), "go", command...)
-	cmd.Env = append(os.Environ(), "GOPROXY=off")
+	command = append(command, "-overlay", overlayFile, "./testdata/"+name)
+	cmd := redistest.Go(t, command...)
+	cmd.Env = append(cmd.Env, "GOPROXY=off")
 	output, err := cmd.CombinedOutput()
 	return string(output), err
 }

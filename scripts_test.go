@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"maps"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -136,9 +135,8 @@ func fragmentsOf(sources map[string]string) (count map[string]int, differ []stri
 func TestFIPS(t *testing.T) {
 	t.Parallel()
 	client := redistest.Client(t)
-	cmd := exec.CommandContext(t.Context(),
-		"go", "run", "./testdata/fips", redistest.URL(t), redistest.Prefix(t, client))
-	cmd.Env = append(os.Environ(), "GODEBUG=fips140=only")
+	cmd := redistest.Go(t, "run", "./testdata/fips", redistest.URL(t), redistest.Prefix(t, client))
+	cmd.Env = append(cmd.Env, "GODEBUG=fips140=only")
 	output, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(output))
 }

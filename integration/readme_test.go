@@ -2,12 +2,13 @@ package integration
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // The programs in the READMEs of the adapters compile.
@@ -24,7 +25,7 @@ func TestReadmes(t *testing.T) {
 			require.True(t, found)
 			file := filepath.Join(t.TempDir(), "main.go")
 			require.NoError(t, os.WriteFile(file, []byte(program), 0o644))
-			output, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput()
+			output, err := redistest.Go(t, "list", "-export", file).CombinedOutput()
 			require.NoError(t, err, string(output))
 		})
 	}
