@@ -41,7 +41,7 @@ func resp2(o *rueidis.ClientOption) { o.AlwaysRESP2 = true }
 
 func TestRedisStore(t *testing.T) {
 	t.Parallel()
-	cluster := redistest.StartCluster(t).URL
+	cluster := redistest.ClusterURL(t)
 	day := tombstore.WithAbsoluteTimeout(24 * time.Hour)
 	caching, strict := tombstore.WithClientCache(time.Minute), tombstore.WithStrictReads()
 	briefly := tombstore.WithClientCache(time.Millisecond)

@@ -1239,7 +1239,7 @@ func TestRotate_ClusterHalfDone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := bedOn(t, redistest.Dial(t, redistest.StartCluster(t).URL), WithTimeout(300*time.Millisecond))
+			b := bedOn(t, redistest.Dial(t, redistest.ClusterURL(t)), WithTimeout(300*time.Millisecond))
 			id, next := NewID(), NewID()
 			b.write(id, "x", time.Hour)
 			b.RedisStore.client = &withoutWrite{b.client, cause}

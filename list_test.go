@@ -38,7 +38,7 @@ func TestList(t *testing.T) {
 		"memory":     memory,
 		"standalone": bedOn(t, client).RedisStore,
 		"glob":       bedOn(t, client, WithKeyPrefix(redistest.Prefix(t, client)+`[a-z]*?\:`)).RedisStore,
-		"cluster":    bedOn(t, redistest.Dial(t, redistest.StartCluster(t).URL)).RedisStore,
+		"cluster":    bedOn(t, redistest.Dial(t, redistest.ClusterURL(t))).RedisStore,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -615,7 +615,7 @@ func everyVerb(t *testing.T, b *bed) (ids []string) {
 func TestEveryWriteIsRefusedByATombstone(t *testing.T) {
 	t.Parallel()
 	server := redistest.URL(t)
-	cluster := redistest.StartCluster(t).URL
+	cluster := redistest.ClusterURL(t)
 	for name, c := range map[string]struct {
 		url  string
 		opts []Option

@@ -365,7 +365,7 @@ func TestRotate_Stored(t *testing.T) {
 		url  func(t *testing.T) string
 	}{
 		{"standalone", func(t *testing.T) string { return redistest.URL(t) }},
-		{"cluster", func(t *testing.T) string { return redistest.StartCluster(t).URL }},
+		{"cluster", func(t *testing.T) string { return redistest.ClusterURL(t) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -514,7 +514,7 @@ func TestTripsOfEachVerb(t *testing.T) {
 	touch := func(t *testing.T, b *bed, id string) { _ = b.Touch(t.Context(), id, time.Hour) }
 	begin := func(t *testing.T, b *bed, id string) { _, _ = b.BeginRenewal(t.Context(), id, 0) }
 
-	cluster := redistest.StartCluster(t).URL
+	cluster := redistest.ClusterURL(t)
 	for _, c := range []struct {
 		where, name         string
 		verb                verb

@@ -39,7 +39,7 @@ func newWorld(t *testing.T, url string, opts ...Option) world {
 
 // onBoth runs a test on a standalone server and on a cluster.
 func onBoth(t *testing.T, test func(t *testing.T, newWorld func(*testing.T, ...Option) world)) {
-	cluster := redistest.StartCluster(t).URL
+	cluster := redistest.ClusterURL(t)
 	for name, url := range map[string]string{"standalone": redistest.URL(t), "cluster": cluster} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

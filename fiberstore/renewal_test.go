@@ -30,11 +30,11 @@ func openStore(t *testing.T, url string, opts ...tombstore.Option) *tombstore.Re
 func eachBackend(t *testing.T, test func(t *testing.T, store backend, m mode)) {
 	t.Helper()
 	t.Parallel()
-	cluster := redistest.StartCluster(t)
+	cluster := redistest.ClusterURL(t)
 	for name, open := range map[string]func(t *testing.T) backend{
 		"memory":  func(t *testing.T) backend { return newSpy(t) },
 		"server":  func(t *testing.T) backend { return openStore(t, redistest.URL(t)) },
-		"cluster": func(t *testing.T) backend { return openStore(t, cluster.URL) },
+		"cluster": func(t *testing.T) backend { return openStore(t, cluster) },
 	} {
 		for _, m := range modes {
 			t.Run(name+"/"+string(m), func(t *testing.T) {

@@ -33,7 +33,7 @@ func onMemory(t *testing.T) renewer {
 
 func onServer(t *testing.T) renewer { return storeAt(t, redistest.URL(t)) }
 
-func onCluster(t *testing.T) renewer { return storeAt(t, redistest.StartCluster(t).URL) }
+func onCluster(t *testing.T) renewer { return storeAt(t, redistest.ClusterURL(t)) }
 
 func storeAt(t *testing.T, url string, opts ...tombstore.Option) *tombstore.RedisStore {
 	client := redistest.Dial(t, url)

@@ -3,7 +3,7 @@
 // A server is, in this order: the one at the URL in TOMBSTORE_REDIS (not for Start); what the
 // command line in TOMBSTORE_SERVER starts, where the word "container" asks for a container;
 // redis-server or valkey-server from PATH; a container of redis:8-alpine or of the image in
-// TOMBSTORE_TEST_IMAGE.
+// TOMBSTORE_TEST_IMAGE. Containers take the build tag container.
 package redistest
 
 import (
@@ -20,19 +20,31 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shared is the server that the tests of a package share, started by the first of them.
-var shared struct {
+// server and cluster are what the tests of a package share, each started by the first that needs it.
+var server, cluster shared
+
+type shared struct {
 	once   sync.Once
 	server *Server
 	err    error
 }
 
-// Main runs the tests of a package and stops the shared server: os.Exit(redistest.Main(m)) in
+func (s *shared) url(t testing.TB, start func(args ...string) (*Server, error)) string {
+	t.Helper()
+	s.once.Do(func() { s.server, s.err = start() })
+	require.NoError(t, s.err)
+	return s.server.URL
+}
+
+// Main runs the tests of a package and stops the shared servers: os.Exit(redistest.Main(m)) in
 // TestMain.
 func Main(m *testing.M) int {
 	code := m.Run()
-	if shared.server != nil {
-		if err := shared.server.Stop(); err != nil {
+	for _, s := range []*shared{&server, &cluster} {
+		if s.server == nil {
+			continue
+		}
+		if err := s.server.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -46,9 +58,14 @@ func URL(t testing.TB) string {
 	if url := os.Getenv("TOMBSTORE_REDIS"); url != "" {
 		return url
 	}
-	shared.once.Do(func() { shared.server, shared.err = New() })
-	require.NoError(t, shared.err)
-	return shared.server.URL
+	return server.url(t, New)
+}
+
+// ClusterURL returns the URL of the shared cluster of one node. A cluster takes two seconds to start,
+// so a test that does not change its server should share it.
+func ClusterURL(t testing.TB) string {
+	t.Helper()
+	return cluster.url(t, NewCluster)
 }
 
 // Client returns a client of the shared server, closed when the test ends.
