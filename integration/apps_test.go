@@ -1,7 +1,7 @@
 package integration
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,73 +20,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The applications: each framework's idiom for the same six requests. A request that changes or reads the session waits, when it
-// has loaded it, if its header says so.
+// The applications: each framework's idiom for the same requests.
 
 const (
 	cookieName = "session_id" // fiber's default
-	raceHeader = "Race"
 	anonymous  = "anonymous"
 )
 
-// race decides the order of two requests.
-type race struct {
-	loaded, goOn     chan struct{} // of the request that waits when it has loaded its session
-	answered, arrive chan struct{} // of the request whose answer is held back
-	leaving          chan struct{} // of the request whose client leaves when it has loaded its session
-	delay            func()        // instead of the above, if it is set
-}
-
-func newRace() *race {
-	return &race{
-		loaded: make(chan struct{}), goOn: make(chan struct{}), answered: make(chan struct{}), arrive: make(chan struct{}),
-		leaving: make(chan struct{}),
-	}
-}
-
-// pause is called when a request has loaded its session.
-func (r *race) pause(ctx context.Context, header string) {
-	switch {
-	case r.delay != nil:
-		r.delay()
-	case header == "wait":
-		close(r.loaded)
-		<-r.goOn
-	case header == "leave":
-		close(r.leaving)
-		<-ctx.Done()
-	}
-}
-
-// hold is called when a request has been dealt with, before its answer leaves.
-func (r *race) hold(header string) {
-	switch {
-	case r.delay != nil:
-	case header == "hold":
-		close(r.answered)
-		<-r.arrive
-	case header == "leave":
-		close(r.answered)
-	}
-}
-
-// held wraps an http.Handler in hold.
-func (r *race) held(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		answer := httptest.NewRecorder()
-		next.ServeHTTP(answer, q)
-		r.hold(q.Header.Get(raceHeader))
-		for name, values := range answer.Header() {
-			w.Header()[name] = values
-		}
-		w.WriteHeader(answer.Code)
-		_, _ = w.Write(answer.Body.Bytes())
-	})
-}
-
 // serve returns the URL of a server that ends with the test.
 func serve(t testing.TB, h http.Handler) string {
-	server := httptest.NewServer(h)
+	server := httptest.NewServer(raced(h))
 	t.Cleanup(server.Close)
 	return server.URL
 }
@@ -100,12 +43,13 @@ func who(user any) string {
 
 func number(n any) int { i, _ := n.(int); return i }
 
-func scsApp(t testing.TB, sm *scs.SessionManager, withSession func(http.Handler) http.Handler, r *race) string {
+func scsApp(t testing.TB, sm *scs.SessionManager, withSession func(http.Handler) http.Handler) string {
 	mux := http.NewServeMux()
-	handle := func(pattern string, do func(q *http.Request) (string, error)) {
+	handle := func(pattern string, do func(w http.ResponseWriter, q *http.Request) (string, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, q *http.Request) {
-			r.pause(q.Context(), q.Header.Get(raceHeader))
-			body, err := do(q)
+			pass(q.Context(), loaded)
+			body, err := do(w, q)
+			pass(q.Context(), acted)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 				return
@@ -113,20 +57,46 @@ func scsApp(t testing.TB, sm *scs.SessionManager, withSession func(http.Handler)
 			fmt.Fprint(w, body)
 		})
 	}
-	handle("POST /login", func(q *http.Request) (string, error) {
+	handle("POST /login", func(_ http.ResponseWriter, q *http.Request) (string, error) {
 		err := sm.RenewToken(q.Context())
 		sm.Put(q.Context(), "user", "alice")
 		return "hello", err
 	})
-	handle("POST /add", func(q *http.Request) (string, error) {
+	handle("POST /add", func(_ http.ResponseWriter, q *http.Request) (string, error) {
 		sm.Put(q.Context(), "items", sm.GetInt(q.Context(), "items")+1)
 		return "added", nil
 	})
-	handle("POST /read", func(q *http.Request) (string, error) { return "seen", nil })
-	handle("POST /renew", func(q *http.Request) (string, error) { return "renewed", sm.RenewToken(q.Context()) })
-	handle("POST /logout", func(q *http.Request) (string, error) { return "bye", sm.Destroy(q.Context()) })
-	handle("POST /whoami", func(q *http.Request) (string, error) { return who(sm.GetString(q.Context(), "user")), nil })
-	return serve(t, r.held(withSession(mux)))
+	handle("POST /read", func(http.ResponseWriter, *http.Request) (string, error) { return "seen", nil })
+	handle("POST /renew", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		return "renewed", sm.RenewToken(q.Context())
+	})
+	handle("POST /logout", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		return "bye", sm.Destroy(q.Context())
+	})
+	handle("POST /logout/flash", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		err := sm.Destroy(q.Context())
+		sm.Put(q.Context(), "flash", "bye")
+		return "bye", err
+	})
+	handle("POST /logout/renew", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		return "bye", errors.Join(sm.Destroy(q.Context()), sm.RenewToken(q.Context()))
+	})
+	handle("POST /logout/written", func(w http.ResponseWriter, q *http.Request) (string, error) {
+		fmt.Fprint(w, "bye")
+		return "", sm.Destroy(q.Context())
+	})
+	handle("POST /logout/hints", func(w http.ResponseWriter, q *http.Request) (string, error) {
+		w.WriteHeader(http.StatusEarlyHints)
+		return "bye", sm.Destroy(q.Context())
+	})
+	handle("POST /logout/panic", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		_ = sm.Destroy(q.Context())
+		panic(http.ErrAbortHandler)
+	})
+	handle("POST /whoami", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		return who(sm.GetString(q.Context(), "user")), nil
+	})
+	return serve(t, withSession(mux))
 }
 
 func newSCS() *scs.SessionManager {
@@ -160,10 +130,10 @@ func gorillaAct(action string, s *sessions.Session) (body string, save bool) {
 	return who(s.Values["user"]), false
 }
 
-func gorillaApp(t testing.TB, store sessions.Store, r *race) string {
-	return serve(t, r.held(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+func gorillaApp(t testing.TB, store sessions.Store) string {
+	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		s, err := store.Get(q, cookieName)
-		r.pause(q.Context(), q.Header.Get(raceHeader))
+		pass(q.Context(), loaded)
 		if err == nil {
 			body, save := gorillaAct(q.URL.Path[1:], s)
 			if save {
@@ -175,24 +145,31 @@ func gorillaApp(t testing.TB, store sessions.Store, r *race) string {
 			}
 		}
 		http.Error(w, err.Error(), http.StatusInternalServerError)
-	})))
+	}))
 }
 
-func ginApp(t testing.TB, store ginsessions.Store, r *race) string {
+func ginApp(t testing.TB, store ginsessions.Store) string {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.Use(ginsessions.Sessions(cookieName, store))
-	engine.POST("/:action", func(c *gin.Context) {
+	engine.POST("/*action", func(c *gin.Context) {
 		s := ginsessions.Default(c)
 		s.Get("user") // gin loads at the first use
-		r.pause(c.Request.Context(), c.GetHeader(raceHeader))
+		pass(c.Request.Context(), loaded)
 		inner := s.(interface{ Session() *sessions.Session }).Session()
 		var body string
 		save := true
-		switch action := c.Param("action"); action {
+		switch action := c.Param("action")[1:]; action {
 		case "logout":
 			s.Clear()
 			s.Options(ginsessions.Options{Path: "/", MaxAge: -1})
+			body = "bye"
+		case "logout/clear":
+			s.Clear()
+			body = "bye"
+		case "logout/flash":
+			s.Clear()
+			s.AddFlash("bye")
 			body = "bye"
 		case "login", "add":
 			body, _ = gorillaAct(action, inner)
@@ -214,10 +191,10 @@ func ginApp(t testing.TB, store ginsessions.Store, r *race) string {
 		}
 		c.String(http.StatusOK, body)
 	})
-	return serve(t, r.held(engine))
+	return serve(t, engine)
 }
 
-func echoApp(t testing.TB, store sessions.Store, r *race) string {
+func echoApp(t testing.TB, store sessions.Store) string {
 	e := echo.New()
 	e.Use(echosession.Middleware(store))
 	e.POST("/:action", func(c *echo.Context) error {
@@ -225,7 +202,7 @@ func echoApp(t testing.TB, store sessions.Store, r *race) string {
 		if err != nil {
 			return err
 		}
-		r.pause(c.Request().Context(), c.Request().Header.Get(raceHeader))
+		pass(c.Request().Context(), loaded)
 		body, save := gorillaAct(c.Param("action"), s)
 		if save {
 			if err := s.Save(c.Request(), c.Response()); err != nil {
@@ -234,7 +211,7 @@ func echoApp(t testing.TB, store sessions.Store, r *race) string {
 		}
 		return c.String(http.StatusOK, body)
 	})
-	return serve(t, r.held(e))
+	return serve(t, e)
 }
 
 // fiberSession is what fiber's two modes have in common.
@@ -243,6 +220,7 @@ type fiberSession interface {
 	Set(key, value any)
 	Regenerate() error
 	Destroy() error
+	Reset() error
 }
 
 func fiberAct(action string, s fiberSession) (body string, err error) {
@@ -260,22 +238,19 @@ func fiberAct(action string, s fiberSession) (body string, err error) {
 		return "renewed", s.Regenerate()
 	case "logout":
 		return "bye", s.Destroy()
+	case "logout/reset":
+		return "bye", s.Reset()
 	}
 	return who(s.Get("user")), nil
 }
 
-func fiberApp(t testing.TB, storage fiber.Storage, r *race) string {
-	app := fiber.New()
-	app.Use(func(c fiber.Ctx) error {
-		err := c.Next()
-		r.hold(c.Get(raceHeader))
-		return err
-	})
+func fiberApp(t testing.TB, storage fiber.Storage) string {
+	app := newFiber()
 	app.Use(fibersession.New(fibersession.Config{Storage: storage}))
-	app.Post("/:action", func(c fiber.Ctx) error {
-		s := fibersession.FromContext(c)
-		r.pause(c, c.Get(raceHeader))
-		body, err := fiberAct(c.Params("action"), s)
+	app.Post("/*", func(c fiber.Ctx) error {
+		pass(c.Context(), loaded)
+		body, err := fiberAct(c.Params("*"), fibersession.FromContext(c))
+		pass(c.Context(), acted)
 		if err != nil {
 			return err
 		}
@@ -284,28 +259,41 @@ func fiberApp(t testing.TB, storage fiber.Storage, r *race) string {
 	return serveFiber(t, app)
 }
 
-func fiberStoreApp(t testing.TB, storage fiber.Storage, r *race) string {
-	app := fiber.New()
+func fiberStoreApp(t testing.TB, storage fiber.Storage) string {
+	app := newFiber()
 	store := fibersession.NewStore(fibersession.Config{Storage: storage})
-	app.Post("/:action", func(c fiber.Ctx) error {
+	app.Post("/*", func(c fiber.Ctx) error {
 		s, err := store.Get(c)
 		if err != nil {
 			return err
 		}
 		defer s.Release()
-		r.pause(c, c.Get(raceHeader))
-		action := c.Params("action")
+		pass(c.Context(), loaded)
+		action := c.Params("*")
 		body, err := fiberAct(action, s)
+		pass(c.Context(), acted)
 		if err == nil && action != "logout" && action != "whoami" {
 			err = s.Save()
 		}
 		if err != nil {
 			return err
 		}
-		r.hold(c.Get(raceHeader))
 		return c.SendString(body)
 	})
 	return serveFiber(t, app)
+}
+
+// newFiber returns an app whose requests can stop.
+func newFiber() *fiber.App {
+	app := fiber.New()
+	app.Use(func(c fiber.Ctx) error {
+		ctx, _ := withRace(c.Context(), c.Get(raceHeader))
+		c.SetContext(ctx)
+		err := c.Next()
+		pass(ctx, answering)
+		return err
+	})
+	return app
 }
 
 func serveFiber(t testing.TB, app *fiber.App) string {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,37 +45,25 @@ func onEachServer(t *testing.T, test func(t *testing.T, s setup)) {
 func (b *browser) requireOnce(old string) {
 	b.Helper()
 	require.Equal(b, "alice", b.send("whoami", b.cookie, "").body)
-	require.Equal(b, 1, b.site.live())
+	require.Len(b, b.site.live(), 1)
 	require.Equal(b, http.StatusOK, b.send("logout", old, "").status)
-	require.Zero(b, b.site.live())
+	require.Empty(b, b.site.live())
 }
 
 // TestTwoLogins plays double clicks on a login's button. Both requests have loaded the session before one renews it.
 func TestTwoLogins(t *testing.T) {
 	onEach(t, func(t *testing.T, s setup) {
 		site := ourSite(t, s)
-		for range rounds(t) {
+		for range rounds(t, 10) {
 			alice := &browser{TB: t, site: site}
-			site.race.delay = func() {}
 			alice.do("add")
 			old := alice.cookie
-			var loaded, both sync.WaitGroup
-			loaded.Add(2)
-			site.race.delay = func() {
-				loaded.Done()
-				loaded.Wait()
-			}
-			var arrival sync.Mutex
-			for range 2 {
-				both.Go(func() {
-					a := alice.send("login", old, "")
-					arrival.Lock()
-					defer arrival.Unlock()
-					alice.apply(a)
-				})
-			}
-			both.Wait()
-			site.race.delay = func() {}
+			one, two := alice.prepare("login", old), alice.prepare("login", old)
+			require.True(t, one.to(loaded))
+			require.True(t, two.to(loaded))
+			atOnce(func(q *request) { q.to("") }, one, two)
+			alice.apply(one.answer)
+			alice.apply(two.answer)
 			alice.requireOnce(old)
 		}
 	})
@@ -85,19 +72,10 @@ func TestTwoLogins(t *testing.T) {
 // leave makes a request whose client goes away when the session has been loaded, and waits for the handler.
 func (b *browser) leave(action, cookie string) {
 	b.Helper()
-	ctx, leave := context.WithCancel(context.Background())
-	defer leave()
-	q, err := http.NewRequestWithContext(ctx, http.MethodPost, b.site.url+"/"+action, nil)
-	require.NoError(b, err)
-	q.Header.Set(raceHeader, "leave")
-	q.AddCookie(&http.Cookie{Name: cookieName, Value: cookie})
-	go func() {
-		<-b.site.race.leaving
-		leave()
-	}()
-	_, err = http.DefaultClient.Do(q)
-	require.ErrorIs(b, err, context.Canceled)
-	<-b.site.race.answered
+	q := b.prepare(action, cookie)
+	require.True(b, q.to(loaded))
+	q.abandon()
+	require.ErrorIs(b, q.failure, context.Canceled)
 }
 
 // The browser breaks the first of two logins off, and waits for the second.
@@ -106,12 +84,11 @@ func TestTwoLogins_FirstIsBrokenOff(t *testing.T) {
 		site := ourSite(t, s)
 		alice := &browser{TB: t, site: site}
 		alice.do("add")
-		old, second := alice.cookie, make(chan answer, 1)
-		go func() { second <- alice.send("login", old, "wait") }()
-		<-site.race.loaded
+		old := alice.cookie
+		second := alice.prepare("login", old)
+		require.True(t, second.to(loaded))
 		alice.leave("login", old)
-		close(site.race.goOn)
-		alice.apply(<-second)
+		second.finish()
 		alice.requireOnce(old)
 	})
 }
@@ -121,14 +98,14 @@ func TestClientLeaves(t *testing.T) {
 	for _, action := range []string{"add", "logout"} {
 		t.Run(action, func(t *testing.T) {
 			onEachServer(t, func(t *testing.T, s setup) {
-				store := newStore(t)
+				store := newStore(t, redistest.URL(t))
 				alice := &browser{TB: t, site: siteOn(t, s, store)}
 				alice.do("login")
 				before := only(t, store)
 				alice.leave(action, alice.cookie)
 				if action == "logout" {
 					require.Equal(t, anonymous, alice.send("whoami", alice.cookie, "").body)
-					require.Zero(t, alice.site.live())
+					require.Empty(t, alice.site.live())
 					return
 				}
 				require.False(t, bytes.Equal(before.Data, only(t, store).Data), "the order is saved")
@@ -153,7 +130,7 @@ func only(t *testing.T, store *tombstore.RedisStore) (s tombstore.Session) {
 // A session that is renewed is as old as it was, so its absolute timeout does not begin anew.
 func TestRenewal_AbsoluteTimeout(t *testing.T) {
 	onEach(t, func(t *testing.T, s setup) {
-		store := newStore(t, tombstore.WithAbsoluteTimeout(time.Hour))
+		store := newStore(t, redistest.URL(t), tombstore.WithAbsoluteTimeout(time.Hour))
 		alice := &browser{TB: t, site: siteOn(t, s, store)}
 		alice.do("add")
 		before := only(t, store)
@@ -184,13 +161,12 @@ func TestRenewal_LostUpdates(t *testing.T) {
 				site := ourSite(t, s, adapter.WithLostUpdates(updates))
 				alice := &browser{TB: t, site: site}
 				alice.do("add")
-				old, login := alice.cookie, make(chan answer, 1)
-				go func() { login <- alice.send("login", old, "wait") }()
-				<-site.race.loaded
+				old := alice.cookie
+				login := alice.prepare("login", old)
+				require.True(t, login.to(loaded))
 				require.Equal(t, http.StatusOK, alice.do("add").status)
-				close(site.race.goOn)
-				a := alice.apply(<-login)
-				require.Equal(t, 1, site.live())
+				a := login.finish()
+				require.Len(t, site.live(), 1)
 				require.Equal(t, how == "merge", merged.Load())
 				if how == "conflict" {
 					require.Equal(t, http.StatusInternalServerError, a.status)
@@ -208,7 +184,7 @@ func TestRenewal_LostUpdates(t *testing.T) {
 // return an error beside the cookie do.
 func TestRenewal_Unacknowledged(t *testing.T) {
 	onEach(t, func(t *testing.T, s setup) {
-		store := newStore(t, tombstore.WithReplicaAcks(1, time.Millisecond)) // there is no replica
+		store := newStore(t, redistest.URL(t), tombstore.WithReplicaAcks(1, time.Millisecond)) // there is no replica
 		alice := &browser{TB: t, site: siteOn(t, s, store)}
 		alice.do("add")
 		a := alice.do("login")
@@ -219,7 +195,7 @@ func TestRenewal_Unacknowledged(t *testing.T) {
 		}
 		require.NotNil(t, a.cookie)
 		require.Equal(t, "alice", alice.send("whoami", alice.cookie, "").body)
-		require.Equal(t, 1, alice.site.live())
+		require.Len(t, alice.site.live(), 1)
 	})
 }
 

@@ -1,10 +1,7 @@
 package integration
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -17,61 +14,12 @@ import (
 
 // site is an application on a session store.
 type site struct {
-	url  string
-	race *race
-	// live returns how many sessions are live, and revoke ends them all as an administrator would.
-	live   func() int
+	url string
+	// live returns the data of the live sessions, and revoke ends them all as an administrator would.
+	live   func() []string
 	revoke func()
 	fail   func(err error) // makes all saves fail, until err is nil
 }
-
-// browser keeps the session cookie in the order in which answers arrive.
-type browser struct {
-	testing.TB
-	site   *site
-	cookie string
-}
-
-type answer struct {
-	status int
-	body   string
-	cookie *http.Cookie // that was set, or nil
-}
-
-// send sends a request with this cookie. Nothing is kept until the answer is applied.
-func (b *browser) send(action, cookie, race string) answer {
-	q, err := http.NewRequestWithContext(context.Background(), http.MethodPost, b.site.url+"/"+action, nil)
-	require.NoError(b, err)
-	q.Header.Set(raceHeader, race)
-	if cookie != "" {
-		q.AddCookie(&http.Cookie{Name: cookieName, Value: cookie})
-	}
-	res, err := http.DefaultClient.Do(q)
-	require.NoError(b, err)
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	require.NoError(b, err)
-	a := answer{status: res.StatusCode, body: string(body)}
-	for _, c := range res.Cookies() {
-		if c.Name == cookieName {
-			a.cookie = c
-		}
-	}
-	return a
-}
-
-// apply keeps the cookie of an answer.
-func (b *browser) apply(a answer) answer {
-	if a.cookie != nil {
-		b.cookie = a.cookie.Value
-		if a.cookie.MaxAge < 0 {
-			b.cookie = ""
-		}
-	}
-	return a
-}
-
-func (b *browser) do(action string) answer { return b.apply(b.send(action, b.cookie, "")) }
 
 // What A does to the session that B has loaded, and what B does.
 var (
@@ -110,39 +58,32 @@ func play(t testing.TB, s *site, ending, request string) outcome {
 	require.NotEmpty(t, old, "the browser has a session")
 	act := actions[request]
 
-	end := func(race string) answer {
+	end := func() {
 		if ending == "revocation" {
 			s.revoke()
-			return answer{}
+			return
 		}
-		return alice.send(ending, old, race)
+		alice.apply(alice.send(ending, old, ""))
 	}
 
 	var b answer
 	switch {
 	case request == "starts late":
-		alice.apply(end(""))
+		end()
 		b = alice.apply(alice.send(act, old, ""))
 	case request == "finishes first" && ending == "revocation":
 		b = alice.do(act)
-		end("")
+		end()
+	case request == "finishes first":
+		late, first := alice.prepare(act, old), alice.prepare(ending, old)
+		require.True(t, late.to(loaded) && first.to(answering))
+		b = late.finish()
+		first.finish()
 	default:
-		late := make(chan answer, 1)
-		go func() { late <- alice.send(act, old, "wait") }()
-		<-s.race.loaded
-		if request == "finishes first" {
-			first := make(chan answer, 1)
-			go func() { first <- end("hold") }()
-			<-s.race.answered
-			close(s.race.goOn)
-			b = alice.apply(<-late)
-			close(s.race.arrive)
-			alice.apply(<-first)
-		} else {
-			alice.apply(end(""))
-			close(s.race.goOn)
-			b = alice.apply(<-late)
-		}
+		late := alice.prepare(act, old)
+		require.True(t, late.to(loaded))
+		end()
+		b = late.finish()
 	}
 
 	o := outcome{B: fmt.Sprintf("%d %s", b.status, b.body)}
@@ -156,7 +97,7 @@ func play(t testing.TB, s *site, ending, request string) outcome {
 	default:
 		o.Cookie = "new"
 	}
-	o.Live = s.live()
+	o.Live = len(s.live())
 	o.Next = strings.TrimSpace(alice.send("whoami", alice.cookie, "").body)
 	o.Thief = strings.TrimSpace(alice.send("whoami", old, "").body)
 	return o

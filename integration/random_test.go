@@ -1,27 +1,11 @@
 package integration
 
 import (
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
-
-// rounds returns how many races to play in each cell: ROUNDS, or a few.
-func rounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv("ROUNDS")
-	if text == "" {
-		return 20
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err)
-	return n
-}
 
 // TestRandom plays the races with random timing.
 func TestRandom(t *testing.T) {
@@ -32,7 +16,7 @@ func TestRandom(t *testing.T) {
 				t.Run(s.name+"/"+ending+"/"+request, func(t *testing.T) {
 					t.Parallel()
 					site := ourSite(t, s)
-					for range rounds(t) {
+					for range rounds(t, 5) {
 						chance(t, site, ending, request)
 					}
 				})
@@ -44,7 +28,6 @@ func TestRandom(t *testing.T) {
 // chance plays one race with random timing.
 func chance(t *testing.T, s *site, ending, request string) {
 	t.Helper()
-	s.race.delay = nil
 	alice := &browser{TB: t, site: s}
 	if ending == "login" {
 		alice.do("add")
@@ -52,32 +35,29 @@ func chance(t *testing.T, s *site, ending, request string) {
 		alice.do("login")
 	}
 	old, act := alice.cookie, actions[request]
-	delay := func() { time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) }
-	s.race.delay = delay
 
 	var arrival sync.Mutex
 	var both sync.WaitGroup
 	var b answer
 	both.Go(func() {
-		delay()
-		answer := alice.send(act, old, "")
+		dawdle()
+		answer := alice.send(act, old, random)
 		arrival.Lock()
 		defer arrival.Unlock()
 		b = alice.apply(answer)
 	})
 	both.Go(func() {
-		delay()
+		dawdle()
 		if ending == "revocation" {
 			s.revoke()
 			return
 		}
-		answer := alice.send(ending, old, "")
+		answer := alice.send(ending, old, random)
 		arrival.Lock()
 		defer arrival.Unlock()
 		alice.apply(answer)
 	})
 	both.Wait()
-	s.race.delay = func() {}
 
 	require.Equal(t, 200, b.status)
 	require.Equal(t, bodies[act], b.body)

@@ -35,47 +35,81 @@ var keyPair = []byte("0123456789abcdef0123456789abcdef")
 // setup is a framework with its usual Redis backend, and with tombstore. Both functions return the URL of the site.
 type setup struct {
 	name, backend string
-	usual         func(t testing.TB, url, prefix string, r *race) string
-	ours          func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string
+	halves        bool // a renewal has two, and is one step elsewhere
+	logouts       []logout
+	usual         func(t testing.TB, url, prefix string) string
+	ours          func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string
+}
+
+// logout is a way to log out. Beside the first one, whose action is "logout", they are for TestRenewals.
+type logout struct {
+	name, action string
+	live         int  // sessions that it leaves, without a user
+	leaves       bool // the client does, before the session is ended
+	aborts       bool // there is no answer
 }
 
 var setups = []setup{
-	{"scs", "alexedwards/scs/goredisstore", func(t testing.TB, url, prefix string, r *race) string {
+	{"scs", "alexedwards/scs/goredisstore", true, []logout{
+		{name: "Destroy", action: "logout"},
+		{name: "Destroy, Put", action: "logout/flash", live: 1},
+		{name: "Destroy, RenewToken", action: "logout/renew", live: 1},
+		{name: "writes before Destroy", action: "logout/written"},
+		{name: "103 before Destroy", action: "logout/hints"},
+		{name: "panics after Destroy", action: "logout/panic", aborts: true},
+		{name: "client leaves before Destroy", action: "logout", leaves: true},
+	}, func(t testing.TB, url, prefix string) string {
 		sm := newSCS()
 		sm.Store = goredisstore.NewWithPrefix(goRedis(t, url), prefix)
-		return scsApp(t, sm, sm.LoadAndSave, r)
-	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
+		return scsApp(t, sm, sm.LoadAndSave)
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		sm := newSCS()
-		return scsApp(t, sm, scsstore.Install(sm, store, opts...), r)
+		return scsApp(t, sm, scsstore.Install(sm, store, opts...))
 	}},
-	{"gorilla", "boj/redistore v2", func(t testing.TB, url, prefix string, r *race) string {
-		return gorillaApp(t, boj(t, url, prefix), r)
-	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
-		return gorillaApp(t, gorillastore.New(store, keyPair).With(opts...), r)
+	{"gorilla", "boj/redistore v2", false, []logout{
+		{name: "MaxAge -1", action: "logout"},
+		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
+	}, func(t testing.TB, url, prefix string) string {
+		return gorillaApp(t, boj(t, url, prefix))
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return gorillaApp(t, gorillastore.New(store, keyPair).With(opts...))
 	}},
-	{"gin", "gin-contrib/sessions/redis", func(t testing.TB, url, prefix string, r *race) string {
+	{"gin", "gin-contrib/sessions/redis", false, []logout{
+		{name: "Clear, MaxAge -1", action: "logout"},
+		{name: "Clear", action: "logout/clear"},
+		{name: "Clear, AddFlash", action: "logout/flash", live: 1},
+	}, func(t testing.TB, url, prefix string) string {
 		store, err := ginredis.NewStoreWithPool(pool(t, url), keyPair)
 		require.NoError(t, err)
 		require.NoError(t, ginredis.SetKeyPrefix(store, prefix))
 		store.Options(ginsessions.Options{Path: "/", MaxAge: 3600})
-		return ginApp(t, store, r)
-	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
-		return ginApp(t, ginstore.New(store, keyPair).With(opts...), r)
+		return ginApp(t, store)
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return ginApp(t, ginstore.New(store, keyPair).With(opts...))
 	}},
-	{"echo", "boj/redistore v2", func(t testing.TB, url, prefix string, r *race) string {
-		return echoApp(t, boj(t, url, prefix), r)
-	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
-		return echoApp(t, gorillastore.New(store, keyPair).With(opts...), r)
+	{"echo", "boj/redistore v2", false, []logout{
+		{name: "MaxAge -1", action: "logout"},
+		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
+	}, func(t testing.TB, url, prefix string) string {
+		return echoApp(t, boj(t, url, prefix))
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return echoApp(t, gorillastore.New(store, keyPair).With(opts...))
 	}},
-	{"fiber, middleware", "gofiber/storage/redis v3", func(t testing.TB, url, prefix string, r *race) string {
-		return fiberApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, r)
-	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
-		return fiberApp(t, fiberstore.New(store, opts...), r)
+	{"fiber, middleware", "gofiber/storage/redis v3", true, []logout{
+		{name: "Destroy", action: "logout"},
+		{name: "Reset", action: "logout/reset", live: 1},
+	}, func(t testing.TB, url, prefix string) string {
+		return fiberApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix})
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return fiberApp(t, fiberstore.New(store, opts...))
 	}},
-	{"fiber, store", "gofiber/storage/redis v3", func(t testing.TB, url, prefix string, r *race) string {
-		return fiberStoreApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, r)
-	}, func(t testing.TB, store tombstore.Renewer, r *race, opts ...adapter.Option) string {
-		return fiberStoreApp(t, fiberstore.New(store, opts...), r)
+	{"fiber, store", "gofiber/storage/redis v3", true, []logout{
+		{name: "Destroy", action: "logout"},
+		{name: "Reset", action: "logout/reset", live: 1},
+	}, func(t testing.TB, url, prefix string) string {
+		return fiberStoreApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix})
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return fiberStoreApp(t, fiberstore.New(store, opts...))
 	}},
 }
 
@@ -121,11 +155,17 @@ func (p prefixed) DeleteWithContext(ctx context.Context, key string) error {
 func usualSite(t testing.TB, s setup) *site {
 	client := redistest.Client(t)
 	prefix := redistest.Prefix(t, client)
-	r := newRace()
 	keys := func() []string { return redistest.Keys(t.Context(), client, prefix) }
 	return &site{
-		url: s.usual(t, redistest.URL(t), prefix, r), race: r,
-		live:   func() int { return len(keys()) },
+		url: s.usual(t, redistest.URL(t), prefix),
+		live: func() (data []string) {
+			for _, key := range keys() {
+				value, err := client.Do(t.Context(), client.B().Get().Key(key).Build()).ToString()
+				require.NoError(t, err)
+				data = append(data, value)
+			}
+			return data
+		},
 		revoke: func() { del(t, client, keys()) },
 	}
 }
@@ -196,29 +236,33 @@ func (r *recorder) revoke(t testing.TB) {
 	}
 }
 
-// ourSite starts a framework on tombstore.
+// ourSite starts a framework on tombstore, and on the shared server.
 func ourSite(t testing.TB, s setup, opts ...adapter.Option) *site {
-	return siteOn(t, s, newStore(t), opts...)
+	return ourSiteAt(t, redistest.URL(t), s, opts...)
 }
 
-func newStore(t testing.TB, opts ...tombstore.Option) *tombstore.RedisStore {
-	client := redistest.Client(t)
-	store, err := tombstore.New(client, append(opts, tombstore.WithKeyPrefix(redistest.Prefix(t, client)))...)
+func ourSiteAt(t testing.TB, url string, s setup, opts ...adapter.Option) *site {
+	return siteOn(t, s, newStore(t, url), opts...)
+}
+
+func newStore(t testing.TB, url string, opts ...tombstore.Option) *tombstore.RedisStore {
+	client := newRacedClient(t, redistest.Dial(t, url))
+	opts = append(opts, tombstore.WithKeyPrefix(redistest.Prefix(t, client)), tombstore.WithTimeout(time.Minute)) // the machine may be busy
+	store, err := tombstore.New(client, opts...)
 	require.NoError(t, err)
 	return store
 }
 
 func siteOn(t testing.TB, s setup, redis *tombstore.RedisStore, opts ...adapter.Option) *site {
 	store := &recorder{RedisStore: redis}
-	r := newRace()
 	return &site{
-		url: s.ours(t, store, r, opts...), race: r,
-		live: func() (n int) {
-			for _, err := range store.List(t.Context()) {
+		url: s.ours(t, store, opts...),
+		live: func() (data []string) {
+			for entry, err := range store.List(t.Context()) {
 				require.NoError(t, err)
-				n++
+				data = append(data, string(entry.Data))
 			}
-			return n
+			return data
 		},
 		revoke: func() { store.revoke(t) },
 		fail:   store.fail,

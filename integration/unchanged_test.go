@@ -26,7 +26,7 @@ func TestUnchanged(t *testing.T) {
 				client := redistest.Dial(t, redistest.Start(t).URL, redistest.WithCache)
 				store, err := tombstore.New(client, append(opts, tombstore.WithTimeout(time.Minute))...)
 				require.NoError(t, err)
-				alice := &browser{TB: t, site: &site{url: s.ours(t, store, newRace())}}
+				alice := &browser{TB: t, site: &site{url: s.ours(t, store)}}
 				require.NotNil(t, alice.do("login").cookie)
 
 				action := "read" // scs and fiber save what was loaded

@@ -1,0 +1,96 @@
+package integration
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// schedules returns all orders in which two requests, of which A begins, can go from point to point:
+// each letter lets one of them go on to its next one. A request that has ended has no more.
+func schedules() []string {
+	const steps = 5 // to each of the points, and to the end
+	var all []string
+	var extend func(order string, a, b int)
+	extend = func(order string, a, b int) {
+		if a == 0 && b == 0 {
+			all = append(all, order)
+		}
+		if a > 0 {
+			extend(order+"A", a-1, b)
+		}
+		if b > 0 {
+			extend(order+"B", a, b-1)
+		}
+	}
+	extend("A", steps-1, steps)
+	return all
+}
+
+// doubleLogin lets two logins with one anonymous session go on in an order, or in a random one if that
+// is empty. The browser must be logged in, with whatever cookie it keeps. It returns how many logins
+// have set one.
+func doubleLogin(t testing.TB, s *site, order string) (cookies int) {
+	defer func() {
+		if t.Failed() {
+			t.Logf("the order was %q", order)
+		}
+	}()
+	alice := &browser{TB: t, site: s}
+	alice.do("add")
+	require.NotEmpty(t, alice.cookie)
+	a, b := alice.prepare("login", alice.cookie), alice.prepare("login", alice.cookie)
+	for _, letter := range order {
+		q := map[rune]*request{'A': a, 'B': b}[letter]
+		if !q.ended && q.step() == "" {
+			alice.apply(q.answer)
+		}
+	}
+	if order == "" {
+		var arrival sync.Mutex
+		atOnce(func(q *request) {
+			q.hurry()
+			arrival.Lock()
+			defer arrival.Unlock()
+			alice.apply(q.answer)
+		}, a, b)
+	}
+	for _, q := range []*request{a, b} {
+		require.NoError(t, q.failure)
+		require.Equal(t, "hello", q.answer.body)
+		if q.answer.cookie != nil {
+			cookies++
+		}
+	}
+	require.Equal(t, "alice", alice.send("whoami", alice.cookie, "").body)
+	return cookies
+}
+
+// Two logins at once with one anonymous session, as a double click sends them, leave the browser logged
+// in, and no session that nobody has a cookie of.
+func TestDoubleLogins(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.ClusterURL(t)
+	all := schedules()
+	for _, s := range setups {
+		for _, on := range []struct{ server, url string }{{"server", redistest.URL(t)}, {"cluster", cluster}} {
+			t.Run(s.name+"/"+on.server, func(t *testing.T) {
+				t.Parallel()
+				site := ourSiteAt(t, on.url, s)
+				cookies := 0
+				for i := range rounds(t, 10) {
+					order := all[i*37%len(all)] // 37 and the number of orders have no common divisor
+					cookies += doubleLogin(t, site, order) + doubleLogin(t, site, "")
+				}
+				live := site.live()
+				require.Len(t, live, cookies)
+				for _, data := range live {
+					require.Contains(t, data, "alice")
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,184 @@
+package integration
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// moment is where the renewal B stands when the logout A, of the same session, is answered.
+type moment struct {
+	first bool   // A loads the session before B does, and not at that moment
+	point string // where B stands; "" if it has been answered, or random
+}
+
+func moments() (all []moment) {
+	for _, point := range []string{loaded, acted, writing, answering, ""} {
+		all = append(all, moment{true, point}, moment{false, point})
+	}
+	return append(all, moment{point: random})
+}
+
+func (m moment) String() string {
+	if m.point == random {
+		return random
+	}
+	begins := "then"
+	if m.first {
+		begins = "before B"
+	}
+	return "A begins " + begins + ", B " + map[string]string{
+		loaded: "has loaded", acted: "is between its halves", writing: "is about to write", answering: "has renewed", "": "is answered",
+	}[m.point]
+}
+
+// race lets B renew the session that A logs out of, and returns the cookies that any answer has set.
+func (m moment) race(t testing.TB, s *site, l logout) (cookies []string) {
+	alice := &browser{TB: t, site: s}
+	alice.do("login")
+	require.NotEmpty(t, alice.cookie)
+	cookies = []string{alice.cookie}
+	a, b := alice.prepare(l.action, alice.cookie), alice.prepare("renew", alice.cookie)
+
+	if m.point == random {
+		atOnce((*request).hurry, a, b)
+	} else {
+		if m.first {
+			require.True(t, a.to(loaded))
+		}
+		require.Equal(t, m.point != "", b.to(m.point))
+		if l.leaves {
+			require.True(t, a.stands || a.to(loaded))
+			a.abandon()
+		} else {
+			a.finish()
+		}
+		b.finish()
+	}
+
+	require.NoError(t, b.failure)
+	require.Equal(t, "200 renewed", fmt.Sprint(b.answer.status, " ", b.answer.body))
+	if l.aborts || l.leaves {
+		require.Error(t, a.failure)
+	} else {
+		require.NoError(t, a.failure)
+		require.Equal(t, "200 bye", fmt.Sprint(a.answer.status, " ", a.answer.body))
+	}
+	for _, answer := range []answer{a.answer, b.answer} {
+		if answer.cookie != nil && answer.cookie.MaxAge >= 0 {
+			cookies = append(cookies, answer.cookie.Value)
+		}
+	}
+	return cookies
+}
+
+// count plays a moment n times. It returns how often a cookie opens alice's page afterwards, and how
+// many sessions are stored, those of alice and others.
+func (m moment) count(t testing.TB, s *site, l logout, n int) (loggedIn, alices, others int) {
+	cookies := make([][]string, n)
+	for i := range cookies {
+		cookies[i] = m.race(t, s, l)
+	}
+	for _, data := range s.live() {
+		if strings.Contains(data, "alice") {
+			alices++
+		} else {
+			others++
+		}
+	}
+	for _, round := range cookies {
+		for _, cookie := range round {
+			if who := (&browser{TB: t, site: s}).send("whoami", cookie, ""); who.body == "alice" {
+				loggedIn++
+				break
+			}
+		}
+	}
+	return loggedIn, alices, others
+}
+
+// TestRenewals plays renewals against logouts. Whatever the order, nobody is logged in when the logout
+// has been answered, and of the session nothing is stored. With -v it shows how often it was otherwise,
+// and with the usual backends.
+func TestRenewals(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.ClusterURL(t)
+	table := newTable(t, moments())
+	for _, s := range setups {
+		for _, l := range s.logouts {
+			for _, on := range []struct{ server, url string }{{"server", redistest.URL(t)}, {"cluster", cluster}} {
+				table.row(t, s.name+": "+l.name+", "+on.server, func(t *testing.T, m moment) string {
+					if m.point == acted && !s.halves || m.point == writing && !s.halves && on.url != cluster || m.point == random && l.leaves {
+						return "-"
+					}
+					n := rounds(t, 1)
+					loggedIn, alices, others := m.count(t, ourSiteAt(t, on.url, s), l, n)
+					assert.Zero(t, loggedIn, "cookies open alice's page")
+					assert.Zero(t, alices, "sessions of alice are stored")
+					if m.point != random { // where B may come too late, and get a session of its own
+						assert.Equal(t, n*l.live, others, "other sessions are stored")
+					}
+					return fmt.Sprint(loggedIn)
+				})
+			}
+		}
+		table.row(t, s.name+": "+s.logouts[0].name+", "+s.backend, func(t *testing.T, m moment) string {
+			if m.point == acted && !s.halves || m.point == writing {
+				return "-"
+			}
+			loggedIn, _, _ := m.count(t, usualSite(t, s), s.logouts[0], rounds(t, 1))
+			return fmt.Sprint(loggedIn)
+		})
+	}
+}
+
+// table is what TestRenewals shows.
+type table struct {
+	moments []moment
+	rows    []string
+	cells   map[string][]string
+}
+
+func newTable(t *testing.T, moments []moment) *table {
+	tb := &table{moments: moments, cells: map[string][]string{}}
+	t.Cleanup(func() { t.Log(tb) })
+	return tb
+}
+
+// row fills a row by parallel subtests.
+func (tb *table) row(t *testing.T, name string, cell func(t *testing.T, m moment) string) {
+	cells := make([]string, len(tb.moments))
+	tb.rows = append(tb.rows, name)
+	tb.cells[name] = cells
+	for i, m := range tb.moments {
+		t.Run(name+"/"+m.String(), func(t *testing.T) {
+			t.Parallel()
+			cells[i] = cell(t, m)
+		})
+	}
+}
+
+func (tb *table) String() string {
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	for i, m := range tb.moments {
+		fmt.Fprintf(w, "\n%d\t%s", i+1, m)
+	}
+	fmt.Fprint(w, "\n\n")
+	for i := range tb.moments {
+		fmt.Fprintf(w, "\t%d", i+1)
+	}
+	for _, name := range tb.rows {
+		if cells := strings.Join(tb.cells[name], "\t"); strings.TrimSpace(cells) != "" { // they were run
+			fmt.Fprintf(w, "\n%s\t%s", name, cells)
+		}
+	}
+	w.Flush()
+	return out.String()
+}
