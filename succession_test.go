@@ -777,7 +777,7 @@ func TestInvalidate_HopFails(t *testing.T) {
 		for _, opts := range [][]InvalidateOption{nil, {IfLive()}} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, redistest.URL(t), WithTimeout(200*time.Millisecond))
+				w := newWorld(t, redistest.URL(t), WithTimeout(time.Second))
 				ids := w.moved(3)
 				c.spoil(w, ids[2])
 				before, _ := w.other.dump(ids[2])
