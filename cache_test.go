@@ -192,7 +192,7 @@ func readYourWrites(t *testing.T, b *bed, checks int) (stale, twice int64) {
 				if !assert.NoError(t, err) {
 					return
 				}
-				for range 1 + i%4/3 {
+				for range 1 + 2*(i%4/3) { // the third one may be answered from memory
 					read, err := b.Read(ctx, id)
 					if !assert.NoError(t, err) || read.Version != written.Version || string(read.Data) != string(data) {
 						old.Add(1)

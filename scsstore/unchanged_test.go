@@ -57,6 +57,20 @@ func TestUnchanged_Commands(t *testing.T) {
 	}
 }
 
+// Without an IdleTimeout scs saves only what has changed, so nobody has to know when a session expires.
+func TestUnchanged_NoIdleTimeout(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := redistest.Dial(t, server.URL)
+	store, err := tombstore.New(client, tombstore.WithTimeout(time.Minute))
+	require.NoError(t, err)
+	sm := newManager(0)
+	s := newSite(t, sm, scsstore.Install(sm, store))
+	token := s.get("/login", s.get("/put", "").token()).token()
+	sent := redistest.Commands(t, client, func() { require.Empty(t, s.get("/read", token).cookies) })
+	require.Equal(t, map[string]int{"get": 1}, sent)
+}
+
 func expiry(t *testing.T, store tombstore.Store, token string) time.Time {
 	s, err := store.Read(t.Context(), token, tombstore.WithExpiry(), tombstore.Fresh())
 	require.NoError(t, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	gomaps "maps"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,15 +120,24 @@ func TestSame(t *testing.T) {
 	}
 }
 
+// stream is a map of the type n.
+func stream(n, count uint64, entries []byte) []byte {
+	body := append(AppendUint(nil, 2*n), 0)
+	body = append(AppendUint(body, count), entries...)
+	return AppendString(appendHead(nil, n), body)
+}
+
 // The same map has another number in another program.
 func TestSame_OtherProgram(t *testing.T) {
 	t.Parallel()
-	values := map[any]any{"user": "alice", "n": 1}
-	data, ok := Encode(values)
+	data, ok := Encode(map[any]any{"user": "alice", "n": 1})
 	require.True(t, ok)
-	encode(t, other{})
-	theirs := encode(t, values)
-	require.NotEqual(t, data[:8], theirs[:8])
+	count, entries, ok := takeHead(data)
+	require.True(t, ok)
+	theirs := stream(number+7, count, entries)
+	got, ok := Decode(theirs)
+	require.True(t, ok)
+	require.Equal(t, map[any]any{"user": "alice", "n": 1}, got)
 	same, known := Same(data, theirs)
 	require.True(t, known)
 	require.True(t, same)
@@ -137,9 +147,10 @@ func TestSame_Unknown(t *testing.T) {
 	t.Parallel()
 	gob.Register([]any{})
 	gob.Register(other{})
+	gob.Register(map[any]any{})
 	plain := encode(t, map[any]any{"x": 1})
 	for _, value := range []any{
-		map[any]any{"x": []any{1}}, map[any]any{"x": other{1, 2}}, map[any]any{other{1, 2}: 1}, map[any]any{"x": nil},
+		map[any]any{"x": map[any]any{"y": 1}}, map[any]any{"x": []any{1}}, map[any]any{"x": other{1, 2}}, map[any]any{other{1, 2}: 1}, map[any]any{"x": nil},
 		map[string]any{"x": 1}, "x",
 	} {
 		data := encode(t, value)
@@ -154,6 +165,9 @@ func TestSame_Unknown(t *testing.T) {
 		_, known := Same(plain, plain[:cut])
 		require.False(t, known)
 	}
+	_, entries, _ := takeHead(plain)
+	_, known := Same(plain, stream(number, 1, append(slices.Clone(entries), 0)))
+	require.False(t, known)
 }
 
 // What Same takes for the same map, gob takes for the same one.
