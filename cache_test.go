@@ -359,6 +359,7 @@ func TestCache_Expiry(t *testing.T) {
 	id := NewID()
 	b.write(id, "x", ttl)
 	written := time.Now() // the server has counted from before
+	slowest := time.Millisecond
 	for {
 		begun := time.Now()
 		_, err := b.Read(t.Context(), id)
@@ -366,7 +367,9 @@ func TestCache_Expiry(t *testing.T) {
 			require.ErrorIs(t, err, ErrNotFound)
 			break
 		}
-		require.LessOrEqual(t, begun.Sub(written), ttl+2*time.Millisecond, "served past its expiry")
+		// What is left of a session's time is counted from when the answer has arrived.
+		require.LessOrEqual(t, begun.Sub(written), ttl+slowest+time.Millisecond, "served past its expiry")
+		slowest = max(slowest, time.Since(begun))
 	}
 	require.Positive(t, client.hits.Load())
 }

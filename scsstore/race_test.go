@@ -132,6 +132,10 @@ func (s *site) get(path, token string) response {
 	return res
 }
 
+// httpClient is not http.DefaultClient: the idle connections of that are closed by each httptest.Server
+// that closes, while another test may be about to use them.
+var httpClient = &http.Client{Transport: &http.Transport{}}
+
 // try sends a request that no client sends twice.
 func (s *site) try(ctx context.Context, path, token string) (response, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+path, nil)
@@ -141,7 +145,7 @@ func (s *site) try(ctx context.Context, path, token string) (response, error) {
 	if token != "" {
 		r.AddCookie(&http.Cookie{Name: s.sm.Cookie.Name, Value: token})
 	}
-	res, err := http.DefaultClient.Do(r)
+	res, err := httpClient.Do(r)
 	if err != nil {
 		return response{}, err
 	}

@@ -273,7 +273,7 @@ func TestResponse_ClientLeaves(t *testing.T) {
 				gone := make(chan struct{})
 				go func() {
 					defer close(gone)
-					_, err := http.DefaultClient.Do(r)
+					_, err := httpClient.Do(r)
 					if !errors.Is(err, context.Canceled) {
 						t.Error(err)
 					}

@@ -108,7 +108,7 @@ func TestUnchanged_Response(t *testing.T) {
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
 				require.NoError(t, err)
 				r.AddCookie(&http.Cookie{Name: sm.Cookie.Name, Value: token})
-				res, err := http.DefaultClient.Do(r)
+				res, err := httpClient.Do(r)
 				require.NoError(t, err)
 				require.NoError(t, res.Body.Close())
 				headers[i] = res.Header
