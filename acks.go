@@ -24,7 +24,7 @@ func (s *RedisStore) confirm(ctx context.Context, key string, reason Reason) (re
 			return reply, nil
 		case err == nil:
 			return reply, ErrUnacknowledged
-		case answered && !isNoScript(err) && !isRedirection(err) && !s.again(err): // it does not WAIT
+		case answered && !isNoScript(err) && !isRedirection(err) && !s.again(ctx, err): // it does not WAIT
 			return reply, fmt.Errorf("%w: %w", ErrUnacknowledged, explain(err))
 		}
 		if !sleep(ctx, pause) {

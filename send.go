@@ -177,7 +177,7 @@ func (s *RedisStore) sendTo(
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		res = client.Do(ctx, build())
 		err := res.Error()
-		if !s.again(err) {
+		if !s.again(ctx, err) {
 			return res, lost
 		}
 		if !sleep(ctx, pause) {
@@ -202,7 +202,7 @@ func (s *RedisStore) pipeline(
 		results := client.DoMulti(ctx, build()...)
 		var failure error
 		for _, res := range results {
-			if err := res.Error(); s.again(err) {
+			if err := res.Error(); s.again(ctx, err) {
 				failure = err
 				break
 			}
@@ -237,7 +237,7 @@ func isReply(err error) bool {
 // stays with a server that has become a replica, although its name may lead to another one by then:
 // so a store that owns its connections drops them. With Sentinels, and in a cluster, rueidis finds
 // the primary by itself.
-func (s *RedisStore) again(err error) bool {
+func (s *RedisStore) again(ctx context.Context, err error) bool {
 	switch {
 	case !fromReplica(err):
 		return transient(err)
@@ -247,7 +247,21 @@ func (s *RedisStore) again(err error) bool {
 		return transient(err)
 	}
 	s.conns.Drop()
+	s.settle(ctx)
 	return true
+}
+
+// settle waits until the client has noticed that its connections were dropped. A command that it
+// would still send on one of them would look like one whose reply was lost.
+func (s *RedisStore) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, maxPause) // it may be silent
+	defer cancel()
+	for {
+		err := s.client.Do(ctx, s.client.B().Ping().Build()).Error()
+		if err == nil || isReply(err) || unsent(err) || !sleep(ctx, firstPause) {
+			return
+		}
+	}
 }
 
 // sendable returns why nothing can be sent at all.

@@ -408,6 +408,29 @@ func TestWrongServer_ForGood(t *testing.T) {
 }
 
 // The error says what the server has said, although no answer came to the last attempt.
+// One caller loses no attempt to the connections that the store drops, so it is told that nothing was
+// done, and after a switch what has become of the session.
+func TestWrongServer_NothingIsLost(t *testing.T) {
+	t.Parallel()
+	n := newName(t)
+	n.Lead(n.servers[1].Addr)
+	b := n.open(WithTimeout(2 * client.MinLife))
+	for range 3 {
+		err := b.Invalidate(t.Context(), NewID())
+		require.ErrorIs(t, err, ErrNotInvalidated)
+		require.NotErrorIs(t, err, ErrUnknownOutcome)
+		_, err = b.Write(t.Context(), NewID(), nil, time.Hour)
+		require.ErrorContains(t, err, "server answered READONLY")
+		require.NotErrorIs(t, err, ErrUnknownOutcome)
+	}
+
+	n.Lead(n.servers[0].Addr)
+	b.timeout = 20 * time.Second
+	id := NewID()
+	b.write(id, "x", time.Hour)
+	require.NoError(t, b.Invalidate(t.Context(), id))
+}
+
 func TestWrongServer_FallsSilent(t *testing.T) {
 	t.Parallel()
 	n := newName(t)
