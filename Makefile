@@ -8,8 +8,8 @@ each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || fa
                [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 # The race detector needs cgo, and that a C compiler.
 RACE        := $(shell [ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null && echo -race)
-# Each test must hold in any order and under the race detector.
-TESTFLAGS   ?= $(RACE) -shuffle=on
+# Each test must hold in any order and under the race detector. Most of their time they wait, so more run at once than there are cores.
+TESTFLAGS   ?= $(RACE) -shuffle=on -parallel=8
 # What takes long to build and is not needed is left out: gin's MsgPack, and Docker's client unless the server is a container.
 TAGS         = nomsgpack,$(shell internal/redistest/server)
 ALLTAGS     := container,e2e
