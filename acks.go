@@ -18,13 +18,14 @@ func (s *RedisStore) confirm(ctx context.Context, key string, reason Reason) (re
 		return "", nil
 	}
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		begun := time.Now()
 		reply, acks, err := s.invalidateAndWait(ctx, key, reason)
 		switch _, answered := rueidis.IsRedisErr(err); {
 		case err == nil && acks >= int64(s.acks):
 			return reply, nil
 		case err == nil:
 			return reply, ErrUnacknowledged
-		case answered && !isNoScript(err) && !isRedirection(err) && !s.again(ctx, err): // it does not WAIT
+		case answered && !isNoScript(err) && !isRedirection(err) && !s.again(ctx, err, begun): // it does not WAIT
 			return reply, fmt.Errorf("%w: %w", ErrUnacknowledged, explain(err))
 		}
 		if !sleep(ctx, pause) {

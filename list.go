@@ -18,7 +18,11 @@ const (
 	// listMargin is how long before a walk begins a session may have left its old id and still be
 	// on its way to the new one: the time of a long request, and by how much clocks differ.
 	listMargin = 10 * time.Minute
-	listChunk  = 100 // sessions read in one pipeline
+
+	// takeOverFor is how long a renewal that was given up can be taken over (invalidate.lua has it
+	// too): less than listMargin, so that no list misses one, also if clocks differ.
+	takeOverFor = 5 * time.Minute
+	listChunk   = 100 // sessions read in one pipeline
 )
 
 // List implements [Lister]. It walks twice: through the live sessions, and then through the

@@ -277,8 +277,9 @@ func (m *MemoryStore) beginRenewal(ctx context.Context, id string, v Version) (R
 	now := time.Now()
 	m.dropExpired(now)
 	e, err := m.live(key, now)
-	if t := m.entries[key]; t.givenUp() && now.Before(t.expires.Add(-m.tombstoneTTL)) {
-		e, err = t, nil // for as long as the session would have lived
+	if t := m.entries[key]; t.givenUp() && now.Sub(t.ended.At) < takeOverFor &&
+		now.Before(t.expires.Add(-m.tombstoneTTL)) { // the session would still live
+		e, err = t, nil
 	}
 	if err != nil {
 		return Renewal{}, err

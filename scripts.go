@@ -31,7 +31,7 @@ var (
 	writeScript      = script{writeSource, "9da9e6b2b90fbb13c647814b3ddeeede0d85bba7"}
 	restoreScript    = script{restoreSource, "352f3a4bedd24fe1066fe418e7d8936d0479ccb4"}
 	touchScript      = script{touchSource, "fc49faad078072517e6fdcc593288dd072a13fbc"}
-	invalidateScript = script{invalidateSource, "dd944773fc25046e32d2519fa23af0211412c5c2"}
+	invalidateScript = script{invalidateSource, "4e8a6525b76d9f0acd2f8c27ba773519a2848b83"}
 	rotateScript     = script{rotateSource, "987052ff519a3f00701bc1b1a45b4e530b8394e1"}
 	linkScript       = script{linkSource, "355bc0bd1ab5b95bc3c3bd7c86dfd9af36f4a5cb"}
 )

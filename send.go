@@ -175,9 +175,10 @@ func (s *RedisStore) sendTo(
 	}
 	var refusal error
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		begun := time.Now()
 		res = client.Do(ctx, build())
 		err := res.Error()
-		if !s.again(ctx, err) {
+		if !s.again(ctx, err, begun) {
 			return res, lost
 		}
 		if !sleep(ctx, pause) {
@@ -199,10 +200,11 @@ func (s *RedisStore) pipeline(
 	}
 	var refusal error
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		begun := time.Now()
 		results := client.DoMulti(ctx, build()...)
 		var failure error
 		for _, res := range results {
-			if err := res.Error(); s.again(ctx, err) {
+			if err := res.Error(); s.again(ctx, err, begun) {
 				failure = err
 				break
 			}
@@ -233,11 +235,12 @@ func isReply(err error) bool {
 	return ok
 }
 
-// again reports whether what has failed with err may succeed a moment later. A client of one address
-// stays with a server that has become a replica, although its name may lead to another one by then:
-// so a store that owns its connections drops them. With Sentinels, and in a cluster, rueidis finds
-// the primary by itself.
-func (s *RedisStore) again(ctx context.Context, err error) bool {
+// again reports whether what was begun at a moment and has failed with err may succeed a moment later.
+// A client of one address stays with a server that has become a replica, although its name may lead to
+// another one by then: so a store that owns its connections drops those that were there. It waits for
+// the last of them: what is sent on another one before may be older than what comes of this. With
+// Sentinels, and in a cluster, rueidis finds the primary by itself.
+func (s *RedisStore) again(ctx context.Context, err error, begun time.Time) bool {
 	switch {
 	case !fromReplica(err):
 		return transient(err)
@@ -246,7 +249,9 @@ func (s *RedisStore) again(ctx context.Context, err error) bool {
 	case s.conns == nil:
 		return transient(err)
 	}
-	s.conns.Drop()
+	if wait := s.conns.Drop(begun); wait > 0 && sleep(ctx, wait) {
+		s.conns.Drop(begun)
+	}
 	s.settle(ctx)
 	return true
 }

@@ -527,6 +527,14 @@ func TestRenewal_Claims(t *testing.T) {
 		require.ErrorIs(t, err, ErrInvalidated)
 		require.True(t, w.live(next))
 
+		// Not when it was given up so long ago that a list would miss it.
+		id, _ = giveUp()
+		end := []byte(canaryEnd(Rotated))
+		putMilli48(end[3:], time.Now().Add(-takeOverFor-time.Second).UnixMilli())
+		w.do("HSET", w.keyOf(id), "t", string(end))
+		_, err = w.BeginRenewal(ctx, id, 0)
+		require.ErrorIs(t, err, ErrInvalidated)
+
 		// It needs the version that the session had.
 		id = NewID()
 		first := w.write(id, "1", time.Hour)
@@ -624,6 +632,7 @@ func TestRenewal_Claims(t *testing.T) {
 			"what has moved is taken":      {"invalidate", " and not found[3]", ""},
 			"any version is taken":         {"invalidate", "if #condition == 8 and condition ~= string.sub(found", "if false and (found"},
 			"what has expired is taken":    {"invalidate", "left > tonumber(ARGV[2])", "true"},
+			"what is old is taken":         {"invalidate", "math.abs(clock() - number(met, 5)) < 300000", "true"},
 			"ends leave the header":        {"invalidate", "redis.call('HDEL', KEYS[1], 'c', 'h')", "redis.call('HDEL', KEYS[1], 'c')"},
 			"ends leave the claim":         {"invalidate", "redis.call('HDEL', KEYS[1], 'c', 'h')", ""},
 			"steps clear others' claims":   {"invalidate", "reason ~= 2", "true"},

@@ -2,6 +2,7 @@ package tombstore
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -397,7 +398,8 @@ func TestWrongServer_ForGood(t *testing.T) {
 	}
 	failing.Wait()
 	require.Greater(t, n.Dialled(), int64(1))
-	require.LessOrEqual(t, n.Dialled()-1, int64(time.Since(begun)/client.MinLife))
+	given := int64(2) // dials that rueidis gives up when the time of the calls is up, which is so twice
+	require.LessOrEqual(t, n.Dialled()-1-given, int64(time.Since(begun)/client.MinLife))
 	require.Empty(t, redistest.Keys(t.Context(), n.admins[0], n.prefix))
 
 	n.Lead(n.servers[0].Addr)
@@ -408,6 +410,28 @@ func TestWrongServer_ForGood(t *testing.T) {
 }
 
 // The error says what the server has said, although no answer came to the last attempt.
+// A connection may be too young to be dropped when the store hears of the switch, and then the store
+// only reads. It does not stay.
+func TestWrongServer_YoungConnection(t *testing.T) {
+	t.Parallel()
+	n := newName(t)
+	id := NewID()
+	n.open().write(id, "x", time.Hour)
+	n.awaitRoles()
+	n.do(1, "REPLICAOF", "NO", "ONE")
+	n.do(0, "REPLICAOF", "127.0.0.1", "1") // it has lost touch
+	b := n.open()                          // the name has not followed yet
+	ctx, cancel := context.WithTimeout(t.Context(), client.MinLife/4)
+	defer cancel()
+	require.ErrorContains(t, b.Touch(ctx, id, time.Minute), "READONLY")
+	n.Lead(n.servers[1].Addr)
+	require.NoError(t, n.open().Invalidate(t.Context(), id))
+	redistest.Until(t, "the store reads from the new primary", func() bool {
+		_, err := b.Read(t.Context(), id)
+		return errors.Is(err, ErrInvalidated)
+	})
+}
+
 // One caller loses no attempt to the connections that the store drops, so it is told that nothing was
 // done, and after a switch what has become of the session.
 func TestWrongServer_NothingIsLost(t *testing.T) {

@@ -112,9 +112,16 @@ func WithEqual(equal func(a, b []byte) bool) Option { return func(a *Adapter) { 
 
 // WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL must be
 // off before SaveIfDue touches a session that has not changed. It is best as large as the store's
-// threshold: with a smaller one the store is asked and does nothing. The default is 0.1; with 0 every save
-// is due, and Load does not ask when the session expires, which costs a request a tenth of its time.
-func WithTouchThreshold(part float64) Option { return func(a *Adapter) { a.threshold = part } }
+// threshold: with a smaller one the store is asked and does nothing. The default is 0.1; with 0, and with
+// what is out of range, every save is due, and Load does not ask when the session expires, which costs a
+// request a tenth of its time.
+func WithTouchThreshold(part float64) Option {
+	return func(a *Adapter) {
+		if a.threshold = part; !(part > 0 && part < 1) {
+			a.threshold = 0
+		}
+	}
+}
 
 // Adapter saves the sessions of a session library in a store. It is safe for concurrent use.
 type Adapter struct {
@@ -169,6 +176,7 @@ type Request struct {
 	stored  bool              // the request has saved or touched a session, and may have sent its cookie
 	base    []byte            // the data that the request has changed, when holding or left
 	renewal tombstore.Renewal // when left
+	spared  bool              // nobody may take the renewal over
 	renews  bool              // it wants a new id
 	others  map[string]bool   // further ids that it has loaded live
 
@@ -215,10 +223,13 @@ func (r *Request) ID() string {
 	return r.id
 }
 
-// Left reports whether the request has left its session for an id that it has not saved yet.
-func (r *Request) Left() bool {
+// Spare reports whether the request has left its session for an id that it has not saved yet, for a
+// library that ends all sessions but this one. If the request does not come to save it, the session is
+// ended for good, and no other request can take the renewal over: there it was to be ended, too.
+func (r *Request) Spare() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.spared = r.spared || r.state == left
 	return r.state == left
 }
 
@@ -368,7 +379,12 @@ func (a *Adapter) save(
 	case r.state == left && id == r.id:
 		return "write", of, &tombstore.InvalidatedError{Reason: tombstore.Rotated, At: time.Now()}
 	case r.state == left && gone != nil:
-		err = cmp.Or(a.store.CancelRenewal(ctx, r.renewal), gone)
+		if r.spared {
+			err = ended(a.store.Invalidate(ctx, r.id, tombstore.WithReason(tombstore.Revoked)))
+		} else {
+			err = a.store.CancelRenewal(ctx, r.renewal)
+		}
+		err = cmp.Or(err, gone)
 		r.taint(err)
 		return "create", of, err
 	case r.state == left:

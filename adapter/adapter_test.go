@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"testing"
 	"time"
 
@@ -967,4 +968,12 @@ func TestEnd_AfterLeave_EndedByOthers(t *testing.T) {
 	require.NoError(t, other.Store().Invalidate(t.Context(), other.id))
 	require.NoError(t, other.End(t.Context(), other.b, other.id))
 	require.ErrorIs(t, other.b.Gone(), tombstore.ErrInvalidated, "somebody else has")
+}
+
+// A threshold that is no part of anything must not keep a session from being touched.
+func TestWithTouchThreshold(t *testing.T) {
+	t.Parallel()
+	for part, want := range map[float64]float64{0.5: 0.5, 0: 0, -1: 0, 1: 0, 7: 0, math.NaN(): 0, math.Inf(1): 0} {
+		require.Equal(t, want, New(nil, WithTouchThreshold(part)).threshold)
+	}
 }

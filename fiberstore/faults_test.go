@@ -497,3 +497,53 @@ func TestReset_Unacknowledged(t *testing.T) {
 	require.ErrorIs(t, b.storage.Reset(), tombstore.ErrUnacknowledged)
 	require.Zero(t, b.loggedIn())
 }
+
+// A middleware within the session's gives the handlers a context with a timeout, and cancels it when
+// they are done. Fiber saves after that, for a client that is still there.
+func TestContextOfMiddleware(t *testing.T) {
+	t.Parallel()
+	memory, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	app := fiber.New()
+	app.Use(session.New(session.Config{Storage: New(memory)}))
+	app.Use(func(c fiber.Ctx) error {
+		ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
+		defer cancel()
+		c.SetContext(ctx)
+		return c.Next()
+	})
+	app.Get("/put", func(c fiber.Ctx) error {
+		session.FromContext(c).Set("n", 1)
+		return nil
+	})
+	app.Get("/login", func(c fiber.Ctx) error {
+		s := session.FromContext(c)
+		if err := s.Regenerate(); err != nil {
+			return err
+		}
+		s.Set("user", "alice")
+		return nil
+	})
+	app.Get("/whoami", func(c fiber.Ctx) error {
+		user, _ := session.FromContext(c).Get("user").(string)
+		return c.SendString(user)
+	})
+	cookie, body := "", ""
+	for _, path := range []string{"/put", "/login", "/whoami"} {
+		r, err := http.NewRequest(http.MethodGet, path, nil)
+		require.NoError(t, err)
+		if cookie != "" {
+			r.Header.Set("Cookie", "session_id="+cookie)
+		}
+		res, err := app.Test(r)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, res.StatusCode, path)
+		for _, c := range res.Cookies() {
+			cookie = c.Value
+		}
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		body = string(text)
+	}
+	require.Equal(t, "alice", body)
+}

@@ -213,6 +213,7 @@ func (s *Storage) SetWithContext(
 	}
 	key = strings.Clone(key)
 	h, err := s.session(ctx, r, key, true)
+	ctx = carryOn(ctx, r) // a middleware within fiber's may have cancelled its own context by now
 	if err == nil {
 		var due bool
 		due, err = s.adapter.SaveIfDue(ctx, &h.Request, key, val, exp)

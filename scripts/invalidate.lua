@@ -51,8 +51,9 @@ if type(head) == 'table' then
   local left = redis.call('PTTL', KEYS[1])
   redis.call('PEXPIRE', KEYS[1], math.max(ARGV[2], left))
   -- A header without a claim or a successor is that of a renewal that was given up. As long as the
-  -- session would have lived, its tombstone has more than the tombstone TTL to live.
-  if ARGV[4] and left > tonumber(ARGV[2]) then
+  -- session would have lived, its tombstone has more than the tombstone TTL to live. After five
+  -- minutes no request is left that could take over, and a list of sessions passes over it.
+  if ARGV[4] and left > tonumber(ARGV[2]) and math.abs(clock() - number(met, 5)) < 300000 then
     local found = redis.call('HMGET', KEYS[1], 'h', 'c', 's')
     if found[1] and not found[2] and not found[3] then
       if #condition == 8 and condition ~= string.sub(found[1], 3, 10) then return 'C' end

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
@@ -88,7 +89,9 @@ func (s *Store) protect(next http.Handler) http.Handler {
 		request := s.adapter.FromContext(ctx)
 		request.DeferHooks()
 		defer request.RunHooks(true)
-		outer := &outerWriter{ResponseWriter: w, request: request, cookie: s.sm.Cookie.Name}
+		outer := &outerWriter{
+			ResponseWriter: w, request: request, cookie: s.sm.Cookie.Name, hashes: s.sm.HashTokenInStore,
+		}
 		next.ServeHTTP(outer, r.WithContext(context.WithValue(ctx, outerKey{s}, outer)))
 		outer.begin()
 	})
@@ -168,8 +171,48 @@ type outerWriter struct {
 	http.ResponseWriter
 	request *adapter.Request
 	cookie  string // its name
-	left    int    // how often scs has saved a session that was left as it was
+	hashes  bool   // the store sees hashes of tokens
 	begun   bool
+
+	mu   sync.Mutex     // requests within the request, and TimeoutHandler, run beside it
+	left map[string]int // token to how often scs has saved a session that was left as it was
+}
+
+// leave notes that scs is about to set the cookie of a session that was left as it was.
+func (w *outerWriter) leave(token string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.left == nil {
+		w.left = map[string]int{}
+	}
+	w.left[token]++
+}
+
+// saved notes that the cookie of a session is to go out.
+func (w *outerWriter) saved(token string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.left, token)
+}
+
+// takeBack takes the cookies of sessions that were left as they were out of the response.
+func (w *outerWriter) takeBack() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h := w.Header()
+	for i, line := range slices.Backward(h["Set-Cookie"]) {
+		pair, _, _ := strings.Cut(line, ";")
+		token, ours := strings.CutPrefix(pair, w.cookie+"=")
+		if ours && w.hashes {
+			token = hashed(token)
+		}
+		if !ours || w.left[token] == 0 { // any other is the handler's, or that of a login or a logout
+			continue
+		}
+		w.left[token]--
+		h["Set-Cookie"] = slices.Delete(h["Set-Cookie"], i, i+1)
+		dropLast(h, "Cache-Control", `no-cache="Set-Cookie"`)
+	}
 }
 
 func (w *outerWriter) begin() {
@@ -177,10 +220,7 @@ func (w *outerWriter) begin() {
 		return
 	}
 	w.begun = true
-	for ; w.left > 0; w.left-- {
-		dropLast(w.Header(), "Set-Cookie", w.cookie+"=")
-		dropLast(w.Header(), "Cache-Control", `no-cache="Set-Cookie"`)
-	}
+	w.takeBack()
 	if h := w.Header(); len(h["Set-Cookie"]) > 0 && w.request.Gone() != nil {
 		h["Set-Cookie"] = slices.DeleteFunc(h["Set-Cookie"], func(c string) bool {
 			return strings.HasPrefix(c, w.cookie+"=")
@@ -189,11 +229,10 @@ func (w *outerWriter) begin() {
 	w.request.RunHooks(false)
 }
 
-// dropLast takes the last value with this prefix out of a header. It is the one that scs has just added,
-// and any other is the handler's.
-func dropLast(h http.Header, name, prefix string) {
-	for i, value := range slices.Backward(h[name]) {
-		if strings.HasPrefix(value, prefix) {
+// dropLast takes the last one of equal values out of a header: the one that scs has just added.
+func dropLast(h http.Header, name, value string) {
+	for i, v := range slices.Backward(h[name]) {
+		if v == value {
 			h[name] = slices.Delete(h[name], i, i+1)
 			return
 		}

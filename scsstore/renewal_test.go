@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -617,5 +618,32 @@ func TestRenewal_LostUpdates(t *testing.T) {
 				require.Equal(t, []string{tt.live}, s.live())
 			})
 		}
+	}
+}
+
+// A change of the password ends all sessions but its own, and its client goes away before that has its
+// new token. Another request that came with the old one does not take it over.
+func TestRenewal_LogoutEverywhereIsNotTakenOver(t *testing.T) {
+	t.Parallel()
+	memory, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	sm := newManager(time.Hour)
+	loadAndSave := scsstore.Install(sm, memory)
+	token := serve(sm, loadAndSave, "", put(sm, "user", "alice")).Cookies()[0].Value
+	res := serve(sm, loadAndSave, token, func(_ http.ResponseWriter, r *http.Request) {
+		ctx, leave := context.WithCancel(t.Context())
+		change := httptest.NewRequest(http.MethodPost, "/password", nil).WithContext(ctx)
+		change.AddCookie(&http.Cookie{Name: sm.Cookie.Name, Value: token})
+		loadAndSave(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			require.NoError(t, sm.RenewToken(r.Context()))
+			require.NoError(t, sm.Iterate(r.Context(), sm.Destroy))
+			leave()
+		})).ServeHTTP(httptest.NewRecorder(), change)
+		require.NoError(t, sm.RenewToken(r.Context()))
+	})
+	require.Empty(t, res.Cookies())
+	for _, err := range memory.List(t.Context()) {
+		require.NoError(t, err)
+		require.Fail(t, "a session is live, or may be")
 	}
 }

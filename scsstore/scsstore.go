@@ -106,13 +106,16 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 		return s.adapter.End(ctx, r, token)
 	}
 	due, err := s.adapter.SaveIfDue(ctx, r, token, b, ttl)
-	if !due { // with an IdleTimeout scs saves every session that was loaded
-		outer, _ := ctx.Value(outerKey{s}).(*outerWriter)
-		if outer != nil && caller.Method(setsCookie) != "" {
-			outer.left++
-		} else { // a program that calls sm.Commit, and may hand out the token
-			err = s.adapter.Save(ctx, r, token, b, ttl)
-		}
+	outer, _ := ctx.Value(outerKey{s}).(*outerWriter)
+	switch {
+	case !due && outer != nil && caller.Method(setsCookie) != "": // with an IdleTimeout scs saves whatever was loaded
+		outer.leave(token)
+		return err
+	case !due: // a program that calls sm.Commit, and may hand out the token
+		err = s.adapter.Save(ctx, r, token, b, ttl)
+	}
+	if outer != nil {
+		outer.saved(token)
 	}
 	if errors.Is(err, tombstore.ErrUnacknowledged) {
 		return nil
@@ -218,7 +221,7 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	}
 	id, left := "", false
 	if r := s.adapter.FromContext(ctx); r != nil {
-		id, left = r.ID(), r.Left()
+		id, left = r.ID(), r.Spare()
 	}
 	idRef := tombstore.Ref(id)
 	all := map[string][]byte{}

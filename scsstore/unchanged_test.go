@@ -1,6 +1,7 @@
 package scsstore_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -196,4 +197,57 @@ func TestUnchanged_TwoManagers(t *testing.T) {
 	require.Empty(t, cookies(came, put()))
 	require.Equal(t, map[string]string{"session": tokens["session"]}, cookies(came, put(one)))
 	require.Equal(t, map[string]string{"other": tokens["other"]}, cookies(came, put(two)))
+}
+
+// A part of a request runs as a request of its own, which changes nothing, and whose response is not
+// the browser's. What the request does afterwards reaches the browser.
+func TestUnchanged_RequestWithinRequest(t *testing.T) {
+	t.Parallel()
+	for name, hash := range map[string]bool{"plain": false, "HashTokenInStore": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			memory, err := tombstore.NewMemory()
+			require.NoError(t, err)
+			sm := newManager(time.Hour)
+			sm.HashTokenInStore = hash
+			loadAndSave := scsstore.Install(sm, memory)
+			within := sm.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
+			do := func(token string, then func(ctx context.Context) error) *http.Response {
+				return serve(sm, loadAndSave, token, func(_ http.ResponseWriter, r *http.Request) {
+					within.ServeHTTP(httptest.NewRecorder(), r)
+					require.NoError(t, then(r.Context()))
+				})
+			}
+			token := serve(sm, loadAndSave, "", put(sm, "n", 1)).Cookies()[0].Value
+			require.Empty(t, do(token, func(context.Context) error { return nil }).Cookies())
+
+			login := do(token, sm.RenewToken).Cookies()
+			require.Len(t, login, 1)
+			require.NotEqual(t, token, login[0].Value)
+			logout := do(login[0].Value, sm.Destroy).Cookies()
+			require.Len(t, logout, 1)
+			require.Empty(t, logout[0].Value)
+		})
+	}
+}
+
+// TimeoutHandler answers while the handler goes on, and saves.
+func TestUnchanged_TimeoutHandler(t *testing.T) {
+	t.Parallel()
+	memory, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	sm := newManager(time.Hour)
+	protect := scsstore.Protect(sm, memory)
+	token := serve(sm, func(next http.Handler) http.Handler { return protect(sm.LoadAndSave(next)) }, "", put(sm, "n", 1)).Cookies()[0].Value
+	saved := make(chan struct{})
+	slow := sm.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		w.WriteHeader(http.StatusOK)
+		close(saved)
+	}))
+	res := serve(sm, func(http.Handler) http.Handler {
+		return protect(http.TimeoutHandler(slow, time.Millisecond, "late"))
+	}, token, nil)
+	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+	<-saved
 }

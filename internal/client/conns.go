@@ -56,9 +56,26 @@ func dialer(o *rueidis.ClientOption) func(context.Context, string, *net.Dialer, 
 	}
 }
 
-// Drop closes the connections that have reached MinLife. What was under way on them fails as it does
+// Drop closes the connections that were there at a moment: at once those that have reached MinLife, the
+// others when they do. It returns how long that takes. What is under way on them then fails as it does
 // when the server ends them.
-func (c *Conns) Drop() { c.cut(MinLife) }
+func (c *Conns) Drop(since time.Time) (wait time.Duration) {
+	c.mu.Lock()
+	for young := range c.open {
+		left := time.Until(young.since.Add(MinLife))
+		if left <= 0 || young.since.After(since) {
+			continue
+		}
+		wait = max(wait, left)
+		if !young.doomed {
+			young.doomed = true
+			time.AfterFunc(left, func() { c.cut(func(other *conn) bool { return other == young }) })
+		}
+	}
+	c.mu.Unlock()
+	c.cut(func(old *conn) bool { return !old.since.After(since) && time.Since(old.since) >= MinLife })
+	return wait
+}
 
 // Close closes all connections for good, when the client has been closed: rueidis leaves one open
 // that was being dialled at that moment.
@@ -66,20 +83,21 @@ func (c *Conns) Close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.cut(0)
+	c.cut(func(*conn) bool { return true })
 }
 
-func (c *Conns) cut(age time.Duration) {
-	var old []net.Conn
+// cut closes the connections for which which returns true.
+func (c *Conns) cut(which func(*conn) bool) {
+	var cut []net.Conn
 	c.mu.Lock()
 	for conn := range c.open {
-		if time.Since(conn.since) >= age {
-			old = append(old, conn.Conn)
+		if which(conn) {
+			cut = append(cut, conn.Conn)
 			delete(c.open, conn)
 		}
 	}
 	c.mu.Unlock()
-	for _, conn := range old {
+	for _, conn := range cut {
 		below(conn).Close() // TLS would wait for the other side
 	}
 }
@@ -99,7 +117,7 @@ func (c *Conns) add(dialled net.Conn) (net.Conn, error) {
 		dialled.Close()
 		return nil, net.ErrClosed
 	}
-	added := &conn{dialled, c, time.Now()}
+	added := &conn{Conn: dialled, of: c, since: time.Now()}
 	c.open[added] = struct{}{}
 	return added, nil
 }
@@ -107,8 +125,9 @@ func (c *Conns) add(dialled net.Conn) (net.Conn, error) {
 // conn is a connection that is in the set of the open ones until it is closed.
 type conn struct {
 	net.Conn
-	of    *Conns
-	since time.Time
+	of     *Conns
+	since  time.Time
+	doomed bool // it is closed when it reaches MinLife
 }
 
 func (c *conn) Close() error {

@@ -84,10 +84,16 @@ func TestConns_Drop(t *testing.T) {
 			c, conns := dialled(t, option(t))
 			first := id(t, c)
 			require.Equal(t, first, id(t, c))
-			time.Sleep(MinLife)
-			conns.Drop()
+			begun := time.Now()
+			wait := conns.Drop(begun)
+			require.LessOrEqual(t, wait, MinLife)
+			if wait > 0 {
+				redistest.Until(t, "the connection is old enough", func() bool { return id(t, c) != first })
+			}
 			second := id(t, c)
 			require.NotEqual(t, first, second)
+			require.Zero(t, conns.Drop(begun), "it was dialled later")
+			require.Equal(t, second, id(t, c))
 			require.Equal(t, 1, open(conns))
 			c.Close()
 			require.Zero(t, open(conns))
@@ -147,7 +153,7 @@ func TestConns_Close(t *testing.T) {
 	}
 	c, conns := dialled(t, o)
 	id(t, c)
-	conns.cut(0)
+	conns.cut(func(*conn) bool { return true })
 	failed := make(chan error)
 	go func() {
 		for {

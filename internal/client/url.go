@@ -99,6 +99,9 @@ var parameters = map[string]struct {
 func checkParameters(query url.Values) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		p, known := parameters[name]
+		if !known && query.Has("sentinel_password") { // it may be a piece of it
+			return errors.New("unknown parameter; an & in sentinel_password is written as %26")
+		}
 		if !known {
 			return fmt.Errorf("unknown parameter %q", name)
 		}
