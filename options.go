@@ -69,8 +69,9 @@ func WithKeyPrefix(prefix string) Option { return func(c *config) { c.prefix = p
 // The default is to store a digest.
 func WithPlainIDs() Option { return func(c *config) { c.plainIDs = true } }
 
-// WithTimeout bounds an operation, retries included, whose context has no deadline, and how long Open
-// tries. It must be positive. The default is 2 seconds.
+// WithTimeout bounds an operation, retries included, whose context has no deadline. After d [Open]
+// begins no new attempt, but waits for the one under way. It must be positive. The default is 2
+// seconds.
 func WithTimeout(d time.Duration) Option { return func(c *config) { c.timeout = d } }
 
 // WithTombstoneTTL sets how much longer than the session could have its tombstone lives, at least

@@ -88,9 +88,12 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 // dial_timeout, write_timeout, client_name, protocol, client_cache, max_retries and skip_verify, as
 // rueidis.ParseURL has them. An unknown one is an error. No error quotes what may be a password.
 //
-// Open tries again as operations do, until WithTimeout ends it, and then returns the last cause: so
-// it waits for a server that is loading its data or does not listen yet, but not after a refusal,
-// for example of the password. An attempt that hangs ends when the dialer's timeout does.
+// Open tries again as operations do, and then returns the last cause: so it waits for a server that
+// is loading its data or does not listen yet, but not after a refusal, for example of the password.
+// WithTimeout bounds the retries, and not an attempt that has begun. That one is given up after
+// dial_timeout (5 seconds by default) while it connects, TLS included, and after write_timeout (1.5
+// seconds) when a server that has accepted the connection stays silent. So Open may take longer than
+// WithTimeout, by an attempt.
 //
 // The name of a single server may come to mean another one (DNS, a proxy, a virtual address, a
 // managed service). When the server says that it is a replica, the store drops the connections to it
@@ -108,11 +111,11 @@ func Open(url string, opts ...Option) (*RedisStore, error) {
 }
 
 // OpenOption is Open for what a URL cannot say: certificates, credentials that change
-// (AuthCredentialsFn, which is asked for Sentinels too), a dialer of the program's own. It leaves
-// alone what o sets, and sets the rest as Open does: PipelineMultiplex, MaxFlushDelay,
-// ConnWriteTimeout, Sentinel.TopologyRefreshInterval, Sentinel.Dialer.Timeout, and
-// Dialer.KeepAlive with WithClientCache, whose Staleness follows from KeepAlive and
-// ConnWriteTimeout.
+// (AuthCredentialsFn, which is asked for Sentinels too, and which nothing interrupts), a dialer of
+// the program's own. It leaves alone what o sets, and sets the rest as Open does:
+// PipelineMultiplex, MaxFlushDelay, ConnWriteTimeout, Sentinel.TopologyRefreshInterval,
+// Sentinel.Dialer.Timeout, and Dialer.KeepAlive with WithClientCache, whose Staleness follows from
+// KeepAlive and ConnWriteTimeout.
 //
 // DisableRetry is always set, since the store tries again by itself, and without WithClientCache so
 // is DisableCache. It returns an error that names the field if o sets one with which ended sessions

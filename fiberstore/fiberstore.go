@@ -24,7 +24,7 @@
 //	}
 //
 // A request whose session was ended while it ran is answered with its own status and body, but
-// without a session cookie, and nothing of it is saved. [adapter.WithOnRefused] tells about it. A
+// without a session cookie, and nothing of it is saved. [adapter.WithOnRefused] reports it. A
 // logout ends the session under whatever id it has by then: one that another request is renewing,
 // or has renewed, is out as well.
 //

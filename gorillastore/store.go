@@ -12,9 +12,9 @@
 //
 // A session that a request loaded is saved only if it is still live. If it was ended meanwhile, by
 // a logout, a renewal in another request or an administrator, Save stores nothing, sets no cookie
-// and returns nil, so that the request is answered as if it had been saved. [Store.Refused] tells,
-// and so does adapter.WithOnRefused. A cookie that is malformed, forged, or that names no live
-// session gives a new session and no error, and its id is never used again.
+// and returns nil, so that the request is answered as if it had been saved. [Store.Refused] and
+// adapter.WithOnRefused report the refusal. A cookie that is malformed, forged, or that names no
+// live session gives a new session and no error, and its id is never used again.
 //
 // A Save that has nothing to do sends nothing, and sets no cookie: see [Store.Save].
 //
@@ -81,7 +81,7 @@ type Store struct {
 	//     map in their place, even if there were none, or
 	//   - if none is left but flashes (lists, []any), and it was loaded or last saved with others.
 	//
-	// What was added since is saved as a new session under a new id: a flash that says good bye. A
+	// What was added since is saved as a new session under a new id: a flash that says goodbye. A
 	// session that has shown its last flash is not ended. While this is set, Values of a session
 	// that a cookie named or that was saved have a further entry, which is not stored; its absence
 	// shows that everything was taken away. The default is false.

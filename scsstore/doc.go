@@ -29,7 +29,7 @@
 //
 // When a session is ended while a request holds it, by a logout, a renewal or a revocation, that
 // request saves nothing any more, neither under the old token nor under one that it renews it to. Its
-// response goes out as the handler wrote it, without a session cookie. adapter.WithOnRefused tells of
+// response goes out as the handler wrote it, without a session cookie. adapter.WithOnRefused reports
 // it.
 //
 // A session that RenewToken gives another token is still the same session: a logout with the old token
@@ -46,7 +46,11 @@
 // up. Only RenewToken fails then, since nobody would get the new token, and the request saves nothing
 // after that. Nor does it if the client goes away after RenewToken, before the session is saved. So of
 // two logins by a double click the second goes on when the browser has broken off the first, unless it
-// is answered before that is noticed.
+// is answered before that is noticed: then its user has to log in again.
+//
+// When scs comes to save the session of such a login that was broken off, ErrorFunc gets the error "no
+// new id for a request that is over", which wraps context.Canceled or context.DeadlineExceeded. It is
+// no fault of the server, and worth no alert.
 //
 // Put http.TimeoutHandler around the middleware. Inside of it, scs saves when the time is up, and what
 // the handler changes later is not saved unless it calls sm.Commit.
@@ -60,7 +64,7 @@
 // With an IdleTimeout scs saves every session that it has loaded. If a request has changed nothing, and its
 // session has used up less than a tenth of the idle timeout, nothing is sent to the server, and the response
 // has no session cookie: nobody has asked whether the session was ended or renewed meanwhile, and the cookie
-// would take the place of the one that a login has set. adapter.WithOnRefused does not tell of such a
+// would take the place of the one that a login has set. adapter.WithOnRefused does not report such a
 // request. From the tenth on, session and cookie are refreshed together. So a test that looks for a cookie
 // must change something, and a cookie that persists may expire a tenth early, as the session may.
 // adapter.WithTouchThreshold sets the part. sm.Commit asks the server every time.
@@ -73,7 +77,7 @@
 // requests they run while scs has the session locked, and must not use it.
 //
 // With tombstore.WithReplicaAcks, a login that replicas do not confirm in time is served, with its
-// cookie, since scs would otherwise lose the session: only adapter.WithOnUnacknowledged tells of it.
+// cookie, since scs would otherwise lose the session: only adapter.WithOnUnacknowledged reports it.
 // sm.Destroy returns tombstore.ErrUnacknowledged.
 //
 // # Ending the sessions of a user
@@ -96,6 +100,11 @@
 // adapter.ErrRefused, or with adapter.WithLostUpdates a tombstore.ErrConflict. An ErrConflict that it
 // does not ask for goes to ErrorFunc, as all failures do that are not refusals, and scs then sends the
 // handler's response after what ErrorFunc wrote.
+//
+// A logout that fails because the server is away takes sm.Destroy up to twice tombstore.WithTimeout,
+// since an end whose outcome is unknown is tried once more. If scs then saves, as it always does with
+// an IdleTimeout, and else if the handler has changed the session, ErrorFunc gets the same error again.
+// What it writes, 500 by default, comes before what the handler writes: let it answer 503.
 //
 // In an HTTP request the manager works only within the middleware of Install or Protect: without it
 // every request that has a session or begins one fails, with a reason that goes to ErrorFunc.

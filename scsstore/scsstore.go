@@ -92,7 +92,7 @@ func (s *Store) copies() bool {
 // matters. Data that has not changed costs no write, only a touch, and where the middleware of scs saves
 // it not even that: see Requests that change nothing, above. That the end of the old token of a renewal
 // was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is no error, because scs would send
-// no cookie for the session that was stored: adapter.WithOnUnacknowledged tells of it.
+// no cookie for the session that was stored: adapter.WithOnUnacknowledged reports it.
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
 	if strings.HasPrefix(token, handle) {
 		return errors.New("scsstore: a session that Iterate found cannot be changed, only destroyed")

@@ -35,8 +35,9 @@ func (b *bench) none(name string, count, of int) {
 func figures(all []figure) table {
 	t := table{
 		title: "Figures",
-		note:  "Ratios, bytes and counts, of one run.",
-		head:  []string{"figure", "measured", "wanted", "met"},
+		note: "Ratios, bytes and counts, of one run. What is wanted is an aim of the project, and met says whether " +
+			"this run has reached it. Where nothing is wanted, the figure is for comparison.",
+		head: []string{"figure", "measured", "wanted", "met"},
 	}
 	for _, f := range all {
 		met := "yes"
