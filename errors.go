@@ -79,9 +79,9 @@ func unknown(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
 }
 
-// replyError is an error reply of the server. Its text is the reply's code word, because the rest of
-// a reply may quote the user or the arguments of the command; the whole reply is there for
-// errors.As with a *rueidis.RedisError.
+// replyError is an error reply of the server. Its text is the reply's code word and, of ERR, what is
+// known to quote nothing, because the rest of a reply may quote the user or the arguments of the
+// command; the whole reply is there for errors.As with a *rueidis.RedisError.
 type replyError struct {
 	cause *rueidis.RedisError
 }
@@ -98,15 +98,25 @@ var (
 		"DB index is out of range",
 		"No such master with that name",
 		"SELECT is not allowed in cluster mode",
+		"This instance has cluster support disabled",
 		"max number of clients + cluster connections reached",
 		"max number of clients reached",
+	}
+	replyStarts = []string{ // of ERR, where a script lacks a right; what follows may quote the user
+		"ACL failure in script",
+		"The user executing the script can't run this command or subcommand", // Redis 7.0
 	}
 )
 
 func (e *replyError) Error() string {
 	text := e.cause.Error()
 	code, _, _ := strings.Cut(text, " ")
+	start := slices.IndexFunc(replyStarts, func(start string) bool { return strings.HasPrefix(text, start) })
 	switch {
+	case start >= 0:
+		return "server answered ERR " + replyStarts[start]
+	case strings.HasPrefix(text, "unknown command 'SENTINEL'"):
+		return "server is not a Sentinel"
 	case isUnknownCommand(e.cause):
 		return "server lacks a command; the oldest releases supported are Redis 7.0 and Valkey 7.2"
 	case slices.Contains(replyCodes, code):
