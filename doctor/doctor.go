@@ -202,7 +202,7 @@ func (e *examination) memory() {
 	}
 	if n := e.number("evicted_keys"); n > 0 {
 		e.found("evictions", Warning, "CONFIG SET maxmemory-policy noeviction",
-			"%d keys were evicted since the server started; each may have been a tombstone", n)
+			"keys evicted since the server started: %d; each may have been a tombstone", n)
 	}
 }
 
@@ -272,8 +272,8 @@ func (e *examination) replication() {
 		e.found(name, OK, "", "no replicas: nothing can be promoted with less than this server has")
 		return
 	}
-	e.found(name, Warning, "", "%d replicas, and replication is asynchronous: only WithReplicaAcks(%d, ...) makes "+
-		"an end survive a failover", replicas, replicas)
+	e.found(name, Warning, "", "replicas: %d; replication is asynchronous, so only WithReplicaAcks(%d, ...) makes an "+
+		"end survive a failover", replicas, replicas)
 	if stale, ok := e.config("replica-serve-stale-data"); ok && stale != "no" {
 		e.found("stale replicas", Warning, "CONFIG SET replica-serve-stale-data no",
 			"a primary that comes back as a replica answers from what it has kept until it is in step: "+

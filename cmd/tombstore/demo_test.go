@@ -125,5 +125,6 @@ func TestRun_usage(t *testing.T) {
 		require.Equal(t, want, run(t.Context(), strings.Fields(args), &stdout, &stderr), args)
 		require.NotEmpty(t, stdout.String()+stderr.String(), args)
 		require.NotContains(t, stdout.String()+stderr.String(), "secret")
+		require.Equal(t, args == "unknown", strings.HasPrefix(stderr.String(), "tombstore: unknown command \"unknown\"\n"), args)
 	}
 }

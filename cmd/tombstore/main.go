@@ -53,6 +53,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, usage)
 		return exitOK
 	}
+	if command != "" {
+		fmt.Fprintf(stderr, "tombstore: unknown command %q\n\n", command)
+	}
 	fmt.Fprint(stderr, usage)
 	return exitUsage
 }

@@ -47,8 +47,8 @@ func list(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // inspect shows the state of sessions by their refs, and never their data.
 func inspect(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := newCommand("inspect", "URL REF...",
-		"Shows the state of sessions, without their data. Exits with 1 if an argument is not a ref, or its key cannot be read.",
-		stderr)
+		"Shows the state of sessions, without their data. Exits with 1 if an argument is not a ref, or its\n"+
+			"key cannot be read or holds a foreign value.", stderr)
 	return c.run(args, 1, func(conn rueidis.Client, refs []string) int {
 		status := exitOK
 		for _, ref := range refs {
@@ -59,6 +59,9 @@ func inspect(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				continue
 			}
 			fmt.Fprintf(stdout, "%s  %s\n", ref, text)
+			if text == foreign {
+				status = exitFailed
+			}
 		}
 		return status
 	})

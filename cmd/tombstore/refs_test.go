@@ -99,7 +99,8 @@ func TestInspect_Deadline(t *testing.T) {
 	require.Regexp(t, `expires in (1m0|59)s, at the latest at `+timePattern+`$`, b.state(ref))
 }
 
-// The fields and flags of a later edition are no reason to call a value foreign.
+// A foreign value is an error, as it is to list. The fields and flags of a later edition are no reason
+// to call a value so.
 func TestInspect_ForeignValues(t *testing.T) {
 	b := newBench(t)
 	ref := tombstore.Ref("x")
@@ -116,7 +117,9 @@ func TestInspect_ForeignValues(t *testing.T) {
 	} {
 		b.do("DEL", key)
 		b.do(command...)
-		require.Equal(t, foreign, b.state(ref), "%q", command)
+		status, lines, _ := b.run("inspect", ref)
+		require.Equal(t, []string{ref + "  " + foreign}, lines, "%q", command)
+		require.Equal(t, exitFailed, status, "%q", command)
 	}
 	for _, command := range [][]string{
 		{"SET", key, "\xC1\x7F" + rest + "data"},

@@ -77,8 +77,8 @@ func (c command) isFlag(arg string) bool {
 // examine is the command doctor.
 func examine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := newCommand("doctor", "URL",
-		"Looks at a server's settings for what would bring ended sessions back. Exits with 1 if there is\n"+
-			"something.", stderr)
+		"Looks at a server's settings for what would bring ended sessions back. Exits with 1 if a finding is\n"+
+			"\"fail\", and with 0 if there are only others: ok, unknown (the server does not say), warning.", stderr)
 	asJSON := c.flags.Bool("json", false, "print the findings as JSON")
 	return c.run(args, 0, func(conn rueidis.Client, _ []string) int {
 		ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
