@@ -89,7 +89,8 @@ type Renewer interface {
 	// BeginRenewal ends the live session of id with the reason [Rotated] and puts a claim on it,
 	// which FinishRenewal redeems. If v is not zero it is the version that the session must have.
 	// If CancelRenewal has given up a renewal of id, BeginRenewal takes over where that one has
-	// begun, as long as the session would have lived, and v is the version that it had.
+	// begun: for five minutes from then, as long as the session would have lived, and v is the
+	// version that it had.
 	//
 	// It must return an error wrapping [ErrNotFound] if there is no session, an
 	// [*InvalidatedError] if it was ended, by another renewal too, and [ErrConflict] if its

@@ -206,7 +206,8 @@ func hashed(token string) string {
 // With Install, a session that scs cannot decode is there as one without values, since another version
 // of the program may know it, and so is one that is between two tokens at this moment: who must miss
 // none destroys these too. The one that the request itself is renewing is not there, since it goes on as
-// the request's. With New, the first are there as they are, and the second are missing.
+// the request's; if the request does not come to save it, it is ended. With New, the first are there as
+// they are, and the second are missing.
 func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	lister, err := s.lister()
 	if err != nil {
