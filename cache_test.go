@@ -445,15 +445,17 @@ func TestCache_CancellationIsTheCallersOwn(t *testing.T) {
 		b.write(ids[i], "x", time.Hour)
 	}
 	server.Pause(t)
+	// Another test may change something in the same group of keys: then a Read is a GET.
+	asking := func() int64 { return client.begun.Load() + client.sent.Load() }
 	begin := func(ctx context.Context) chan error {
-		before, result := client.begun.Load(), make(chan error, len(ids))
+		before, result := asking(), make(chan error, len(ids))
 		for _, id := range ids {
 			go func() {
 				_, err := b.Read(ctx, id)
 				result <- err
 			}()
 		}
-		redistest.Until(t, "all wait", func() bool { return client.begun.Load() >= before+int64(len(ids)) })
+		redistest.Until(t, "all wait", func() bool { return asking() >= before+int64(len(ids)) })
 		return result
 	}
 	first := begin(hasty)
@@ -898,6 +900,7 @@ func TestCache_EndExpires(t *testing.T) {
 		require.NoError(t, res.Error())
 	}
 	written := time.Now() // the server has counted from before
+	slowest := time.Millisecond
 	for {
 		begun := time.Now()
 		_, err := b.Read(t.Context(), id)
@@ -905,7 +908,8 @@ func TestCache_EndExpires(t *testing.T) {
 			require.ErrorIs(t, err, ErrNotFound)
 			break
 		}
-		require.LessOrEqual(t, begun.Sub(written), ttl+2*time.Millisecond, "remembered past its expiry")
+		require.LessOrEqual(t, begun.Sub(written), ttl+slowest+time.Millisecond, "remembered past its expiry")
+		slowest = max(slowest, time.Since(begun))
 	}
 	require.Positive(t, client.hits.Load())
 }
