@@ -134,6 +134,7 @@ func (s *RedisStore) readCached(ctx context.Context, key string, slide int64, o 
 		defer late.stop()
 		ctx = late
 	}
+	s.leaveReplica(ctx)
 	proven, now := s.cache.proof.holds(ctx, time.Now(), s.tryMessage)
 	if !proven {
 		return s.readThrough(ctx, key, slide, o.Expiry)

@@ -250,7 +250,7 @@ func (s *RedisStore) again(ctx context.Context, err error, begun time.Time) bool
 		return transient(err)
 	}
 	if wait := s.conns.Drop(begun); wait > 0 && sleep(ctx, wait) {
-		s.conns.Drop(begun)
+		s.conns.DropOverdue()
 	}
 	s.settle(ctx)
 	return true
@@ -269,6 +269,14 @@ func (s *RedisStore) settle(ctx context.Context) {
 	}
 }
 
+// leaveReplica drops the connections to a server that has said it is a replica, if they were too young
+// to be dropped then.
+func (s *RedisStore) leaveReplica(ctx context.Context) {
+	if s.conns != nil && s.conns.DropOverdue() {
+		s.settle(ctx)
+	}
+}
+
 // sendable returns why nothing can be sent at all.
 func (s *RedisStore) sendable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -277,6 +285,7 @@ func (s *RedisStore) sendable(ctx context.Context) error {
 	if s.closed.Load() {
 		return notSent{errClosed}
 	}
+	s.leaveReplica(ctx)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -21,6 +22,7 @@ type Conns struct {
 	mu     sync.Mutex
 	open   map[*conn]struct{}
 	closed bool
+	due    atomic.Int64 // when a doomed connection may be closed, ns since 1970; 0: there is none
 }
 
 // Track returns the connections of the client that is to be made with o, of which it changes how to
@@ -56,25 +58,31 @@ func dialer(o *rueidis.ClientOption) func(context.Context, string, *net.Dialer, 
 	}
 }
 
-// Drop closes the connections that were there at a moment: at once those that have reached MinLife, the
-// others when they do. It returns how long that takes. What is under way on them then fails as it does
-// when the server ends them.
+// Drop closes the connections that were there at a moment and have reached MinLife. The others that
+// were there are overdue when they reach it; wait is how long that takes. What is under way on a
+// connection that is closed fails as it does when the server ends it.
 func (c *Conns) Drop(since time.Time) (wait time.Duration) {
 	c.mu.Lock()
-	for young := range c.open {
-		left := time.Until(young.since.Add(MinLife))
-		if left <= 0 || young.since.After(since) {
-			continue
-		}
-		wait = max(wait, left)
-		if !young.doomed {
-			young.doomed = true
-			time.AfterFunc(left, func() { c.cut(func(other *conn) bool { return other == young }) })
+	for conn := range c.open {
+		if !conn.since.After(since) {
+			conn.doomed = true
+			wait = max(wait, time.Until(conn.since.Add(MinLife)))
 		}
 	}
 	c.mu.Unlock()
-	c.cut(func(old *conn) bool { return !old.since.After(since) && time.Since(old.since) >= MinLife })
+	cut(c.take(false))
 	return wait
+}
+
+// DropOverdue closes the connections that are overdue, and reports whether there were any. No timer
+// does it, since that would hit a command that is under way.
+func (c *Conns) DropOverdue() bool {
+	if due := c.due.Load(); due == 0 || time.Now().UnixNano() < due {
+		return false
+	}
+	overdue := c.take(false)
+	cut(overdue)
+	return len(overdue) > 0
 }
 
 // Close closes all connections for good, when the client has been closed: rueidis leaves one open
@@ -83,21 +91,29 @@ func (c *Conns) Close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.cut(func(*conn) bool { return true })
+	cut(c.take(true))
 }
 
-// cut closes the connections for which which returns true.
-func (c *Conns) cut(which func(*conn) bool) {
-	var cut []net.Conn
+// take takes the connections that are overdue, or all, out of the set.
+func (c *Conns) take(all bool) (taken []net.Conn) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, due := time.Now(), int64(0)
 	for conn := range c.open {
-		if which(conn) {
-			cut = append(cut, conn.Conn)
+		switch end := conn.since.Add(MinLife); {
+		case all || conn.doomed && !now.Before(end):
+			taken = append(taken, conn.Conn)
 			delete(c.open, conn)
+		case conn.doomed && (due == 0 || end.UnixNano() < due):
+			due = end.UnixNano()
 		}
 	}
-	c.mu.Unlock()
-	for _, conn := range cut {
+	c.due.Store(due)
+	return taken
+}
+
+func cut(conns []net.Conn) {
+	for _, conn := range conns {
 		below(conn).Close() // TLS would wait for the other side
 	}
 }
@@ -127,7 +143,7 @@ type conn struct {
 	net.Conn
 	of     *Conns
 	since  time.Time
-	doomed bool // it is closed when it reaches MinLife
+	doomed bool // it is overdue when it reaches MinLife
 }
 
 func (c *conn) Close() error {

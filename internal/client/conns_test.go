@@ -88,7 +88,7 @@ func TestConns_Drop(t *testing.T) {
 			wait := conns.Drop(begun)
 			require.LessOrEqual(t, wait, MinLife)
 			if wait > 0 {
-				redistest.Until(t, "the connection is old enough", func() bool { return id(t, c) != first })
+				redistest.Until(t, "the connection is old enough", conns.DropOverdue)
 			}
 			second := id(t, c)
 			require.NotEqual(t, first, second)
@@ -153,7 +153,7 @@ func TestConns_Close(t *testing.T) {
 	}
 	c, conns := dialled(t, o)
 	id(t, c)
-	conns.cut(func(*conn) bool { return true })
+	cut(conns.take(true))
 	failed := make(chan error)
 	go func() {
 		for {
