@@ -692,7 +692,7 @@ func pendingLeftIn(s whole) tombstore.Store {
 	slow.finish = func(
 		ctx context.Context, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
 	) (tombstore.Session, error) {
-		time.Sleep(time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // longer than a walk takes on a busy machine
 		return s.FinishRenewal(ctx, r, newID, data, ttl)
 	}
 	return slow
