@@ -689,10 +689,15 @@ var listMutants = map[string]mutant{
 // pendingLeftIn lists nobody who is between two ids, and takes its time there.
 func pendingLeftIn(s whole) tombstore.Store {
 	slow := without(func(e tombstore.Entry) bool { return !e.Pending })(s).(*broken)
+	list := slow.list
+	slow.list = func(ctx context.Context) iter.Seq2[tombstore.Entry, error] {
+		time.Sleep(2 * time.Millisecond) // the renewals have begun by then
+		return list(ctx)
+	}
 	slow.finish = func(
 		ctx context.Context, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
 	) (tombstore.Session, error) {
-		time.Sleep(10 * time.Millisecond) // longer than a walk takes on a busy machine
+		time.Sleep(20 * time.Millisecond) // longer than a walk takes on a busy machine
 		return s.FinishRenewal(ctx, r, newID, data, ttl)
 	}
 	return slow

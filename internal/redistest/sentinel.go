@@ -98,7 +98,7 @@ func (s *Sentinels) Await(t testing.TB, replicas int) {
 			}
 			primary := of("MASTERS")
 			return len(primary) == 1 && primary[0]["flags"] == "master" && well == replicas+2
-		}, 3*patience, 20*time.Millisecond, "the Sentinels do not see all")
+		}, 5*patience, 20*time.Millisecond, "the Sentinels do not see all")
 	}
 }
 
