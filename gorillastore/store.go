@@ -239,9 +239,6 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	id, save := session.ID, s.adapter.Save
 	if id == "" { // new, or renewed
 		id, save = tombstore.NewID(), s.adapter.Rotate
-		if err := r.Context().Err(); err != nil && rec.data != nil {
-			return err
-		}
 		if rec.late(w, session.Name()) {
 			rec.refused = true
 			return nil
