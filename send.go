@@ -256,12 +256,10 @@ func (s *RedisStore) again(ctx context.Context, err error, begun time.Time) bool
 	return true
 }
 
-// settle waits until the client has noticed that its connections were dropped. A command that it
-// would still send on one of them would look like one whose reply was lost.
+// settle waits until the client has noticed that its connections were dropped, and has dialled anew. A
+// command that it would still send on one of them would look like one whose reply was lost.
 func (s *RedisStore) settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, maxPause) // it may be silent
-	defer cancel()
-	for {
+	for range 3 {
 		err := s.client.Do(ctx, s.client.B().Ping().Build()).Error()
 		if err == nil || isReply(err) || unsent(err) || !sleep(ctx, firstPause) {
 			return

@@ -477,8 +477,13 @@ func TestWrongServer_FallsSilent(t *testing.T) {
 	redistest.Until(t, "the store has met a replica", func() bool { return n.Dialled() > 1 })
 	n.Isolate()
 	err := <-errs
+	require.ErrorContains(t, err, "server answered READONLY")
+	require.Equal(t, errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrUnknownOutcome), "whether it was sent again")
+
+	replica := n.admins[1]
+	refusal := replica.Do(t.Context(), replica.B().Set().Key(n.prefix).Value("").Build()).Error()
+	err = after(context.DeadlineExceeded, refusal)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorIs(t, err, ErrUnknownOutcome)
 	require.ErrorContains(t, err, "server answered READONLY")
 }
 
