@@ -2,7 +2,6 @@ package scsstore
 
 import (
 	"bytes"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -49,11 +48,17 @@ func (c gobCodec) Encode(deadline time.Time, values map[string]any) ([]byte, err
 		return c.GobCodec.Encode(deadline, values)
 	}
 	types, number := gobHead()
-	body := make([]byte, 0, 512)
-	body = append(body, number...)
+	var few [16]string
+	keys := few[:0]
+	for key := range values {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	var buf [1024]byte
+	body := append(buf[:0], number...)
 	body = append(gobmap.AppendString(body, when), 1)
 	body = gobmap.AppendUint(body, uint64(len(values)))
-	for _, key := range slices.Sorted(maps.Keys(values)) {
+	for _, key := range keys {
 		var known bool
 		if body, known = gobmap.AppendValue(gobmap.AppendString(body, key), values[key]); !known {
 			return c.GobCodec.Encode(deadline, values)
@@ -73,21 +78,22 @@ func (c gobCodec) Decode(b []byte) (time.Time, map[string]any, error) {
 }
 
 func decodePlain(b []byte) (deadline time.Time, values map[string]any, ok bool) {
-	when, n, b, ok := takeHead(b)
+	when, n, entries, ok := takeHead(b)
 	if !ok || deadline.UnmarshalBinary(when) != nil {
 		return deadline, nil, false
 	}
+	rest := string(entries) // once, for all strings
 	values = make(map[string]any, n)
 	for range n {
-		var key []byte
-		if key, b, ok = gobmap.TakeString(b); !ok {
+		var key string
+		if key, rest, ok = gobmap.TakeString(rest); !ok {
 			return
 		}
-		if values[string(key)], b, ok = gobmap.TakeValue(b); !ok {
+		if values[key], rest, ok = gobmap.TakeValue(rest); !ok {
 			return
 		}
 	}
-	return deadline, values, len(b) == 0
+	return deadline, values, rest == ""
 }
 
 // takeHead takes a session apart: its deadline as it is written, and its n values with their keys.

@@ -64,25 +64,26 @@ func Encode(values map[any]any) ([]byte, bool) {
 
 // Decode returns the map that gob or Encode has encoded. It reports false if it does not know how.
 func Decode(b []byte) (values map[any]any, ok bool) {
-	n, b, ok := takeHead(b)
+	n, entries, ok := takeHead(b)
 	if !ok {
 		return nil, false
 	}
+	rest := string(entries) // once, for all strings
 	values = make(map[any]any, n)
 	for range n {
 		var key, value any
-		if key, b, ok = TakeValue(b); !ok {
+		if key, rest, ok = TakeValue(rest); !ok {
 			return nil, false
 		}
 		if _, ok = key.(string); !ok {
 			return nil, false
 		}
-		if value, b, ok = TakeValue(b); !ok {
+		if value, rest, ok = TakeValue(rest); !ok {
 			return nil, false
 		}
 		values[key] = value
 	}
-	return values, len(b) == 0
+	return values, rest == ""
 }
 
 // takeHead reads what is in front of the n entries of a map.
@@ -129,15 +130,17 @@ func Same(a, b []byte) (same, known bool) {
 // SameEntries is Same for the n entries of a and of b, whose keys skipKey skips. A value of a type
 // that gob knows without a definition is written in one way, so it is the same if the bytes are.
 func SameEntries(a, b []byte, n uint64, skipKey func(b []byte) (rest []byte, ok bool)) (same, known bool) {
-	x, ok := sorted(a, n, skipKey)
-	y, ok2 := sorted(b, n, skipKey)
+	var few [2][16][]byte
+	x, ok := sorted(few[0][:0], a, n, skipKey)
+	y, ok2 := sorted(few[1][:0], b, n, skipKey)
 	return slices.EqualFunc(x, y, bytes.Equal), ok && ok2
 }
 
-// sorted returns n entries in the order of their bytes.
-func sorted(b []byte, n uint64, skipKey func(b []byte) (rest []byte, ok bool)) (entries [][]byte, ok bool) {
-	entries = make([][]byte, n)
-	for i := range entries {
+// sorted appends n entries to entries, which is empty, in the order of their bytes.
+func sorted(
+	entries [][]byte, b []byte, n uint64, skipKey func(b []byte) (rest []byte, ok bool),
+) (_ [][]byte, ok bool) {
+	for range n {
 		rest, ok := skipKey(b)
 		if ok {
 			rest, ok = skipValue(rest)
@@ -145,7 +148,7 @@ func sorted(b []byte, n uint64, skipKey func(b []byte) (rest []byte, ok bool)) (
 		if !ok {
 			return nil, false
 		}
-		entries[i], b = b[:len(b)-len(rest)], rest
+		entries, b = append(entries, b[:len(b)-len(rest)]), rest
 	}
 	slices.SortFunc(entries, bytes.Compare)
 	return entries, len(b) == 0
@@ -220,39 +223,39 @@ func appendNumber(b []byte, name string, typ byte, n uint64) []byte {
 	return AppendUint(b, n)
 }
 
-// TakeValue reads what AppendValue has appended.
-func TakeValue(b []byte) (value any, rest []byte, ok bool) {
+// TakeValue reads what AppendValue has appended. A string is a part of b.
+func TakeValue(b string) (value any, rest string, ok bool) {
 	name, b, ok := TakeString(b)
-	if !ok || len(b) == 0 {
-		return nil, nil, false
+	if !ok || b == "" {
+		return nil, "", false
 	}
 	typ := b[0]
 	v, rest, ok := TakeString(b[1:])
-	if !ok || len(v) == 0 || v[0] != 0 {
-		return nil, nil, false
+	if !ok || v == "" || v[0] != 0 {
+		return nil, "", false
 	}
 	n, tail, ok := TakeUint(v[1:])
 	if !ok {
-		return nil, nil, false
+		return nil, "", false
 	}
-	plain := len(tail) == 0
+	plain := tail == ""
 	long := uint64(len(tail)) == n
 	signed := int64(n>>1) ^ -int64(n&1)
 	switch {
-	case typ == gobString && string(name) == "string" && long:
-		return string(tail), rest, true
-	case typ == gobBytes && string(name) == "[]uint8" && long:
-		return append([]byte(nil), tail...), rest, true
-	case typ == gobBool && string(name) == "bool" && plain && n <= 1:
+	case typ == gobString && name == "string" && long:
+		return tail, rest, true
+	case typ == gobBytes && name == "[]uint8" && long:
+		return append([]byte(nil), tail...), rest, true // none is nil, as gob reads it
+	case typ == gobBool && name == "bool" && plain && n <= 1:
 		return n == 1, rest, true
-	case typ == gobInt && string(name) == "int64" && plain:
+	case typ == gobInt && name == "int64" && plain:
 		return signed, rest, true
-	case typ == gobInt && string(name) == "int" && plain && int64(int(signed)) == signed:
+	case typ == gobInt && name == "int" && plain && int64(int(signed)) == signed:
 		return int(signed), rest, true
-	case typ == gobFloat && string(name) == "float64" && plain:
+	case typ == gobFloat && name == "float64" && plain:
 		return math.Float64frombits(bits.ReverseBytes64(n)), rest, true
 	}
-	return nil, nil, false
+	return nil, "", false
 }
 
 func zigzag(x int64) uint64 { return uint64(x<<1) ^ uint64(x>>63) }
@@ -280,9 +283,9 @@ func AppendUint(b []byte, x uint64) []byte {
 }
 
 // TakeUint reads what AppendUint has appended.
-func TakeUint(b []byte) (x uint64, rest []byte, ok bool) {
+func TakeUint[B string | []byte](b B) (x uint64, rest B, ok bool) {
 	if len(b) == 0 {
-		return 0, nil, false
+		return 0, b, false
 	}
 	first, b := b[0], b[1:]
 	if first < 128 {
@@ -290,10 +293,10 @@ func TakeUint(b []byte) (x uint64, rest []byte, ok bool) {
 	}
 	n := -int(int8(first))
 	if n > 8 || n > len(b) {
-		return 0, nil, false
+		return 0, b, false
 	}
-	for _, d := range b[:n] {
-		x = x<<8 | uint64(d)
+	for i := range n {
+		x = x<<8 | uint64(b[i])
 	}
 	return x, b[n:], true
 }
@@ -304,10 +307,10 @@ func AppendString[S string | []byte](b []byte, s S) []byte {
 }
 
 // TakeString reads what AppendString has appended. It is a part of b.
-func TakeString(b []byte) (s, rest []byte, ok bool) {
+func TakeString[B string | []byte](b B) (s, rest B, ok bool) {
 	n, b, ok := TakeUint(b)
 	if !ok || n > uint64(len(b)) {
-		return nil, nil, false
+		return b, b, false
 	}
 	return b[:n], b[n:], true
 }
