@@ -6,7 +6,6 @@ import (
 	"errors"
 	"hash/maphash"
 	"math"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -227,33 +226,4 @@ func endOf(res rueidis.RedisResult) error {
 		return err
 	}
 	return parseEnd(t)
-}
-
-// lateDeadline gives a context the deadline that it lacks, but starts no timer until somebody
-// waits: a read that memory answers does not.
-type lateDeadline struct {
-	context.Context
-	at     time.Time
-	once   sync.Once
-	timed  context.Context
-	cancel context.CancelFunc
-}
-
-func (c *lateDeadline) started() context.Context {
-	c.once.Do(func() { c.timed, c.cancel = context.WithDeadline(c.Context, c.at) })
-	if c.timed == nil { // stopped before it was started
-		return c.Context
-	}
-	return c.timed
-}
-
-func (c *lateDeadline) Deadline() (time.Time, bool) { return c.at, true }
-func (c *lateDeadline) Done() <-chan struct{}       { return c.started().Done() }
-func (c *lateDeadline) Err() error                  { return c.started().Err() }
-
-func (c *lateDeadline) stop() {
-	c.once.Do(func() {})
-	if c.cancel != nil {
-		c.cancel()
-	}
 }

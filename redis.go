@@ -28,6 +28,7 @@ type RedisStore struct {
 	owned  bool          // Close closes client
 	conns  *client.Conns // of a client that is owned
 	closed atomic.Bool
+	timers timers
 
 	// Arguments of scripts that are the same in every call.
 	argAbsolute, argTombstoneTTL, argThreshold string

@@ -20,14 +20,6 @@ var (
 	errClosed     = fmt.Errorf("store is closed: %w", rueidis.ErrClosing)
 )
 
-// bounded gives ctx a deadline if it has none: rueidis would try for ever.
-func (s *RedisStore) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, max(s.timeout, s.timeout+s.acksTimeout)) // the sum may overflow
-}
-
 // query runs a command that only reads and answers with a string. It is built without the read-only
 // flag that the typed commands carry, so that a client with SendToReplicas does not read a session
 // from a replica that has not heard of its end.
