@@ -30,6 +30,8 @@ type RedisStore struct {
 	closed atomic.Bool
 	timers timers
 
+	unsettled atomic.Bool // the client may still send on connections that were dropped
+
 	// Arguments of scripts that are the same in every call.
 	argAbsolute, argTombstoneTTL, argThreshold string
 

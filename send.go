@@ -249,11 +249,17 @@ func (s *RedisStore) again(ctx context.Context, err error, begun time.Time) bool
 }
 
 // settle waits until the client has noticed that its connections were dropped, and has dialled anew. A
-// command that it would still send on one of them would look like one whose reply was lost.
+// command that it would still send on one of them would look like one whose reply was lost. If there is
+// no time for that, it is left to the next operation.
 func (s *RedisStore) settle(ctx context.Context) {
+	s.unsettled.Store(true)
 	for range 3 {
 		err := s.client.Do(ctx, s.client.B().Ping().Build()).Error()
-		if err == nil || isReply(err) || unsent(err) || !sleep(ctx, firstPause) {
+		if err == nil || isReply(err) || unsent(err) && ctx.Err() == nil {
+			s.unsettled.Store(false)
+			return
+		}
+		if !sleep(ctx, firstPause) {
 			return
 		}
 	}
@@ -262,7 +268,7 @@ func (s *RedisStore) settle(ctx context.Context) {
 // leaveReplica drops the connections to a server that has said it is a replica, if they were too young
 // to be dropped then.
 func (s *RedisStore) leaveReplica(ctx context.Context) {
-	if s.conns != nil && s.conns.DropOverdue() {
+	if s.conns != nil && (s.conns.DropOverdue() || s.unsettled.Load()) {
 		s.settle(ctx)
 	}
 }

@@ -440,10 +440,10 @@ func TestWrongServer_NothingIsLost(t *testing.T) {
 	n.Lead(n.servers[1].Addr)
 	b := n.open(WithTimeout(5 * client.MinLife / 2))
 	refused := func(err error) (told bool) {
-		require.ErrorContains(t, err, "server answered READONLY")
 		if errors.Is(err, context.DeadlineExceeded) { // the last attempt had no time to be answered
 			return false
 		}
+		require.ErrorContains(t, err, "server answered READONLY")
 		require.NotErrorIs(t, err, ErrUnknownOutcome)
 		return true
 	}
@@ -460,6 +460,29 @@ func TestWrongServer_NothingIsLost(t *testing.T) {
 	id := NewID()
 	b.write(id, "x", time.Hour)
 	require.NoError(t, b.Invalidate(t.Context(), id))
+}
+
+// An operation whose time is up when it drops the connections leaves it to the next one to see to it
+// that the client has noticed.
+func TestWrongServer_DroppedTooLate(t *testing.T) {
+	t.Parallel()
+	n := newName(t)
+	n.Lead(n.servers[1].Addr)
+	b := n.open(WithTimeout(20 * time.Second))
+	_, err := b.Read(t.Context(), NewID())
+	require.ErrorIs(t, err, ErrNotFound)
+	redistest.Until(t, "the connection is old enough, and dropped", func() bool {
+		return b.conns.Drop(time.Now()) == 0
+	})
+	replica := n.admins[1]
+	refusal := replica.Do(t.Context(), replica.B().Set().Key(n.prefix).Value("").Build()).Error()
+	over, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	n.Lead(n.servers[0].Addr)
+	require.True(t, b.again(over, refusal, time.Now()))
+	_, lost, err := b.ask(t.Context(), &touchScript, []string{b.keyOf(NewID())}, "1000", "0")
+	require.NoError(t, err)
+	require.False(t, lost)
 }
 
 func TestWrongServer_FallsSilent(t *testing.T) {
