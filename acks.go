@@ -14,12 +14,21 @@ import (
 // lost meanwhile, and the session has moved, that reply alone names the successor. It is "" without
 // WithReplicaAcks, and if there was no reply.
 func (s *RedisStore) confirm(ctx context.Context, key string, reason Reason) (reply string, err error) {
+	return s.acknowledged(ctx, &invalidateScript, key, func() []string { return s.endArgs(ctx, reason, "") })
+}
+
+// acknowledged runs a script again that has run before, and waits until enough replicas have what it
+// has written. It returns the reply, or "" without WithReplicaAcks and if there was none. A script
+// that answers codeDone must write, or the wait means nothing.
+func (s *RedisStore) acknowledged(
+	ctx context.Context, sc *script, key string, args func() []string,
+) (reply string, err error) {
 	if s.acks == 0 {
 		return "", nil
 	}
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		begun := time.Now()
-		reply, acks, err := s.invalidateAndWait(ctx, key, reason)
+		reply, acks, err := s.runAndWait(ctx, sc, key, args())
 		switch _, answered := rueidis.IsRedisErr(err); {
 		case err == nil && acks >= int64(s.acks):
 			return reply, nil
@@ -32,7 +41,7 @@ func (s *RedisStore) confirm(ctx context.Context, key string, reason Reason) (re
 			return reply, fmt.Errorf("%w: %w", ErrUnacknowledged, explain(err))
 		}
 		// That connection follows no redirections and loads no scripts. The usual way does both.
-		_, _, _ = s.ask(ctx, &invalidateScript, []string{key}, s.endArgs(ctx, reason, "")...)
+		_, _, _ = s.ask(ctx, sc, []string{key}, args()...)
 	}
 }
 
@@ -44,14 +53,14 @@ func isRedirection(err error) bool {
 	return strings.HasPrefix(reply.Error(), "MOVED") || strings.HasPrefix(reply.Error(), "ASK")
 }
 
-// invalidateAndWait writes the tombstone again and counts the replicas that have it. Script and
-// WAIT travel on one connection of their own, because WAIT answers for the writes of its connection
-// and blocks it.
-func (s *RedisStore) invalidateAndWait(
-	ctx context.Context, key string, reason Reason,
+// runAndWait runs a script and counts the replicas that have what it has written. Script and WAIT
+// travel on one connection of their own, because WAIT answers for the writes of its connection and
+// blocks it.
+func (s *RedisStore) runAndWait(
+	ctx context.Context, sc *script, key string, args []string,
 ) (reply string, acks int64, err error) {
 	b := s.client.B()
-	end := b.Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(key).Arg(s.endArgs(ctx, reason, "")...).Build()
+	run := b.Evalsha().Sha1(sc.sha1).Numkeys(1).Key(key).Arg(args...).Build()
 	patience := s.acksTimeout
 	if deadline, ok := ctx.Deadline(); ok { // the number is of use only if it comes before that
 		// In this order it cannot overflow.
@@ -62,20 +71,20 @@ func (s *RedisStore) invalidateAndWait(
 	var results []rueidis.RedisResult
 	if s.clustered() { // it would follow a redirection with the script alone
 		err := s.client.Dedicated(func(c rueidis.DedicatedClient) error {
-			results = c.DoMulti(ctx, end, wait.SetSlot(key))
+			results = c.DoMulti(ctx, run, wait.SetSlot(key))
 			return nil
 		})
 		if err != nil {
 			return "", 0, err
 		}
 	} else {
-		results = s.client.DoMulti(ctx, end, wait)
+		results = s.client.DoMulti(ctx, run, wait)
 	}
 	first, err := bytesOf(results[0])
 	if err != nil {
 		return "", 0, err
 	}
-	if len(first) == 0 || !strings.ContainsRune("DAE", rune(first[0])) || first[0] == codeEnded && len(first) <= endSize {
+	if len(first) == 0 || !strings.ContainsRune("DAESNL", rune(first[0])) || first[0] == codeEnded && len(first) <= endSize {
 		return "", 0, errUnexpected
 	}
 	acks, err = intOf(results[1])

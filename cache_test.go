@@ -304,7 +304,7 @@ func TestCache_EndIsSeenAfterTheWait(t *testing.T) {
 	id := NewID()
 	require.NoError(t, b.Invalidate(t.Context(), id))
 	before := b.epoch(id)
-	_, _, err := b.invalidateAndWait(t.Context(), b.keyOf(id), Logout)
+	_, _, err := b.runAndWait(t.Context(), &invalidateScript, b.keyOf(id), b.endArgs(t.Context(), Logout, ""))
 	require.NoError(t, err)
 	require.NotEqual(t, before, b.epoch(id))
 }

@@ -26,12 +26,14 @@ var (
 	// or not, or may yet be. The cause is wrapped too, unless it is that a repeated attempt got a
 	// reply that does not tell whether the first one was applied.
 	ErrUnknownOutcome = errors.New("outcome unknown")
-	// ErrInvalidID says that an id is empty or longer than 1024 bytes, that a session would move to
-	// the id that it has, or that a ref is none. Nothing was sent.
+	// ErrInvalidID says that an id, or an owner, is empty or longer than 1024 bytes, that a session
+	// would move to the id that it has, that a ref is none, that a Binding is for another id, or,
+	// with WithPlainIDs, that an id begins like the key of an owner. Nothing was sent.
 	ErrInvalidID = errors.New("invalid session id")
 	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")
-	// ErrTooLarge says that the data is larger than WithMaxDataSize allows. Nothing was sent.
+	// ErrTooLarge says that the data is larger than WithMaxDataSize allows, or a label than 1024
+	// bytes. Nothing was sent.
 	ErrTooLarge = errors.New("session data too large")
 	// ErrCorrupt says that the key holds something that this package did not write. It is left as
 	// it is, or put back if a Write with Replacing has met it.
@@ -41,8 +43,18 @@ var (
 	ErrNotInvalidated = errors.New("session was NOT ended")
 	// ErrUnacknowledged says that a session was ended on the primary, but that fewer replicas than
 	// WithReplicaAcks asks for have confirmed it in time: a failover may bring the session back.
-	// Calling Invalidate again asks again.
+	// Calling Invalidate again asks again. Of Reserve it says that the id is reserved, but not
+	// confirmed.
 	ErrUnacknowledged = errors.New("ended, but not confirmed by enough replicas")
+	// ErrStaleLogin says that a login has come too late: the owner's sessions have been ended since
+	// it began, or more than an hour has passed, or too long since Reserve. The user has to log in
+	// again.
+	ErrStaleLogin = errors.New("login is stale")
+	// ErrTooManySessions says that an owner has as many sessions as WithMaxSessions allows, and that
+	// none was to be ended for another one.
+	ErrTooManySessions = errors.New("owner has too many sessions")
+	// ErrNoDeadline says that a session of an owner would have no deadline, or one that has passed.
+	ErrNoDeadline = errors.New("session of an owner needs a deadline to come")
 )
 
 // InvalidatedError is the ErrInvalidated of one session.

@@ -180,3 +180,90 @@ func ExampleMemoryStore_Exists() {
 	// <nil>
 	// false <nil>
 }
+
+// A login begins before the password is looked at, so that a logout everywhere that comes meanwhile,
+// because that password has been changed, keeps it out.
+func ExampleMemoryStore_InvalidateOwner() {
+	ctx, store := context.Background(), newMemory()
+	logIn := func(oldID, device string, passwordIsRight func() bool) (string, error) {
+		login, err := store.BeginLogin(ctx, "alice")
+		if err != nil {
+			return "", err
+		}
+		if !passwordIsRight() {
+			return "", errors.New("wrong password")
+		}
+		newID, tomorrow := tombstore.NewID(), time.Now().Add(24*time.Hour)
+		b, err := store.Reserve(ctx, newID, login, tombstore.Until(tomorrow), tombstore.Label(device))
+		if err != nil {
+			return "", err
+		}
+		_, err = store.Rotate(ctx, oldID, newID, tombstore.WithBinding(b), tombstore.WithData([]byte("alice"), time.Hour))
+		if err != nil {
+			return "", errors.Join(err, store.Release(ctx, b))
+		}
+		return newID, nil
+	}
+	anonymous := func() string {
+		id := tombstore.NewID()
+		if _, err := store.Write(ctx, id, nil, time.Hour, tombstore.IfAbsent()); err != nil {
+			log.Fatal(err)
+		}
+		return id
+	}
+	right := func() bool { return true }
+	phone, err := logIn(anonymous(), "phone", right)
+	fmt.Println(err)
+	laptop, err := logIn(anonymous(), "laptop", right)
+	fmt.Println(err)
+	devices, err := store.Sessions(ctx, "alice")
+	fmt.Println(len(devices), err)
+
+	// Alice logs out everywhere but on the phone, while somebody logs in.
+	_, err = logIn(anonymous(), "somebody's", func() bool {
+		n, err := store.InvalidateOwner(ctx, "alice", tombstore.Except(phone))
+		fmt.Println(n, err)
+		return true
+	})
+	fmt.Println(errors.Is(err, tombstore.ErrStaleLogin), err)
+	_, err = store.Read(ctx, laptop)
+	fmt.Println(err)
+	_, err = store.Read(ctx, phone)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// <nil>
+	// 2 <nil>
+	// 1 <nil>
+	// true tombstore: reserve: login is stale
+	// tombstore: read: session was ended: revoked
+	// <nil>
+}
+
+// A login in two steps keeps what it knows of the first one on the server, for example in the
+// anonymous session, and never in a cookie.
+func ExampleLogin() {
+	ctx, store := context.Background(), newMemory()
+	login, err := store.BeginLogin(ctx, "alice") // then the password is compared
+	if err != nil {
+		log.Fatal(err)
+	}
+	text, err := login.MarshalText()
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// The next request, which proves the second factor.
+	var kept tombstore.Login
+	if err := kept.UnmarshalText(text); err != nil {
+		log.Fatal(err)
+	}
+	id, evening := tombstore.NewID(), time.Now().Add(8*time.Hour)
+	b, err := store.Reserve(ctx, id, kept, tombstore.Until(evening))
+	fmt.Println(err)
+	_, err = store.Write(ctx, id, []byte("alice"), time.Hour, tombstore.Bound(b))
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// <nil>
+}

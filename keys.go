@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"strings"
 	"time"
 )
 
@@ -37,6 +38,9 @@ func (c *config) appendKey(buf []byte, id string) ([]byte, error) {
 	}
 	buf = append(buf, c.prefix...)
 	if c.plainIDs {
+		if strings.HasPrefix(id, ownerMark) {
+			return nil, ErrInvalidID
+		}
 		return append(buf, id...), nil
 	}
 	var plain [maxIDLength]byte
@@ -53,7 +57,7 @@ func Ref(id string) string {
 
 // refKey returns the key of the session with this ref.
 func (c *config) refKey(ref string) (string, error) {
-	valid := ref != "" && len(ref) <= maxIDLength
+	valid := ref != "" && len(ref) <= maxIDLength && !strings.HasPrefix(ref, ownerMark)
 	if !c.plainIDs { // one spelling only, because the text becomes the key
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(ref)
 		valid = err == nil && len(raw) == refEntropy && len(ref) == base64.RawURLEncoding.EncodedLen(refEntropy)
@@ -63,6 +67,9 @@ func (c *config) refKey(ref string) (string, error) {
 	}
 	return c.prefix + ref, nil
 }
+
+// ref returns what follows the prefix in a key.
+func (c *config) ref(key string) string { return strings.TrimPrefix(key, c.prefix) }
 
 // keyPair returns the keys of the two ids of a Rotate.
 func (c *config) keyPair(oldID, newID string) (oldKey, newKey string, err error) {

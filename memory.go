@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"strings"
 	"sync"
 	"time"
 )
@@ -24,6 +23,7 @@ type MemoryStore struct {
 	config
 	mu      sync.Mutex
 	entries map[string]*entry // by key
+	owners  map[string]*owned // by digest
 }
 
 // entry is a live session or, if ended is set, a tombstone.
@@ -39,6 +39,7 @@ type entry struct {
 var (
 	_ Renewer = (*MemoryStore)(nil)
 	_ Lister  = (*MemoryStore)(nil)
+	_ Binder  = (*MemoryStore)(nil)
 )
 
 // NewMemory returns an empty store. It checks the options, and ignores those that only a server can
@@ -48,7 +49,7 @@ func NewMemory(opts ...Option) (*MemoryStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &MemoryStore{config: c, entries: map[string]*entry{}}, nil
+	return &MemoryStore{config: c, entries: map[string]*entry{}, owners: map[string]*owned{}}, nil
 }
 
 // Read implements [Store].
@@ -100,6 +101,10 @@ func (m *MemoryStore) write(
 	if err == nil {
 		_, err = m.check(data, ttl)
 	}
+	if err == nil && o.Binding != nil {
+		err = o.Binding.usable(m.ref(key))
+		o = WriteOptions{Absent: true, Binding: o.Binding}
+	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return Session{}, err
 	}
@@ -112,6 +117,9 @@ func (m *MemoryStore) write(
 	switch {
 	case errors.Is(err, ErrNotFound) && !o.Present && !o.Match:
 		header = m.firstHeader(now)
+		if o.Binding != nil {
+			header = o.Binding.header()
+		}
 	case err != nil:
 		return Session{}, err
 	case o.Absent, o.Match && o.Version != e.session().Version, e.begunSince(o.Replaced):
@@ -182,6 +190,9 @@ func (m *MemoryStore) rotate(
 	if err == nil && o.Replace {
 		_, err = m.check(o.Data, o.TTL)
 	}
+	if err == nil && o.Binding != nil {
+		err = o.Binding.usable(m.ref(newKey))
+	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return Session{}, err
 	}
@@ -202,7 +213,7 @@ func (m *MemoryStore) rotate(
 		data, ttl = o.Data, o.TTL
 	}
 	m.end(oldKey, Rotated, now).successor = newKey
-	return m.store(newKey, before.header, data, ttl, now), nil
+	return m.store(newKey, m.rebind(before.header, oldKey, newKey, o.Binding, now), data, ttl, now), nil
 }
 
 // Invalidate implements [Store].
@@ -226,27 +237,41 @@ func (m *MemoryStore) InvalidateRef(
 }
 
 func (m *MemoryStore) invalidate(key string, o InvalidateOptions) error {
-	reason := cmp.Or(o.Reason, Logout)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.dropExpired(now)
+	_, err := m.endLive(key, o, now)
+	return err
+}
+
+// endLive ends the session at key, and follows it. It reports whether it has met a live one.
+func (m *MemoryStore) endLive(key string, o InvalidateOptions, now time.Time) (live bool, err error) {
+	reason := cmp.Or(o.Reason, Logout)
 	for hop := range maxHops {
-		_, met := m.live(key, now)
+		if hop > 0 && o.spares != nil {
+			if spared, err := o.spares(key); spared || err != nil {
+				return false, err
+			}
+		}
+		e, met := m.live(key, now)
 		if hop == 0 && o.Live && errors.Is(met, ErrNotFound) {
-			return met
+			return false, met
+		}
+		if met == nil && reason != Rotated {
+			m.unlist(ownerIn(headerOf(e.record)), key)
 		}
 		next := m.end(key, reason, now).successor
 		switch {
 		case next != "" && reason != Rotated && !o.Alone:
 			key = next
 		case o.Live:
-			return met
+			return met == nil, met
 		default:
-			return nil
+			return met == nil, nil
 		}
 	}
-	return errTooManyHops
+	return false, errTooManyHops
 }
 
 // Exists implements [Store].
@@ -312,6 +337,9 @@ func (m *MemoryStore) finishRenewal(
 	if err == nil {
 		_, err = m.check(data, ttl)
 	}
+	if err == nil && r.Binding != nil {
+		err = r.Binding.usable(m.ref(newKey))
+	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return Session{}, err
 	}
@@ -332,7 +360,7 @@ func (m *MemoryStore) finishRenewal(
 		return Session{}, ErrNotFound
 	}
 	t.record, t.claim, t.successor = nil, 0, newKey
-	return m.store(newKey, before.header, data, ttl, now), nil
+	return m.store(newKey, m.rebind(before.header, oldKey, newKey, r.Binding, now), data, ttl, now), nil
 }
 
 // CancelRenewal implements [Renewer].
@@ -394,8 +422,6 @@ func (m *MemoryStore) snapshot(now time.Time) (all []Entry) {
 	}
 	return all
 }
-
-func (m *MemoryStore) ref(key string) string { return strings.TrimPrefix(key, m.prefix) }
 
 // live returns the live session at key, ErrNotFound, or an *InvalidatedError that is the caller's.
 func (m *MemoryStore) live(key string, now time.Time) (*entry, error) {

@@ -23,6 +23,8 @@ type config struct {
 	acksTimeout    time.Duration
 	maxAge         time.Duration
 	strict         bool
+	maxSessions    int
+	whenFull       WhenFull
 }
 
 func newConfig(opts []Option) (config, error) {
@@ -52,6 +54,8 @@ func newConfig(opts []Option) (config, error) {
 	must(c.acks == 0 || c.acksTimeout >= time.Millisecond, "timeout of replica acknowledgements %v is below one millisecond",
 		c.acksTimeout)
 	must(c.maxAge == 0 || c.maxAge >= time.Millisecond, "maximum age of cached sessions %v is below one millisecond", c.maxAge)
+	must(c.maxSessions >= 0, "maximum number of sessions %d is negative", c.maxSessions)
+	must(c.maxSessions == 0 || c.whenFull == Refuse || c.whenFull == EvictOldest, "what to do with too many sessions is not said")
 	must(c.maxAge == 0 || !c.strict, "a cache and strict reads exclude each other")
 	if len(faults) > 0 {
 		return config{}, errors.New("tombstore: new: " + strings.Join(faults, "; "))
@@ -99,7 +103,8 @@ func WithMaxDataSize(bytes int) Option { return func(c *config) { c.maxData = by
 func WithTouchThreshold(part float64) Option { return func(c *config) { c.touchThreshold = part } }
 
 // WithReplicaAcks makes Invalidate, Rotate and both halves of a renewal wait until n replicas have
-// the tombstone, for at most timeout each time, and return ErrUnacknowledged otherwise. Only with n
+// the tombstone, and Reserve and InvalidateOwner what they have entered and closed, for at most timeout
+// each time, and return ErrUnacknowledged otherwise. Only with n
 // as large as the number of replicas that could be promoted does an ended session survive the loss
 // of the primary (Redis documentation, WAIT). It takes a connection for itself while
 // it waits. If that breaks, or while a slot of a cluster is between two nodes, it waits again,
@@ -132,6 +137,27 @@ func WithClientCache(maxAge time.Duration) Option { return func(c *config) { c.m
 // by GET.
 func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
+// WithMaxSessions sets how many sessions an owner may have, ids that are reserved and sessions that are
+// between two ids among them, and what Reserve does with one more. There is no moment at which an
+// owner has more, but after the limit was lowered. All processes must have the same. A session that
+// logs in again counts for itself until it has moved: it may be the one that is ended, and Rotate then
+// fails with ErrInvalidated; Write stores the new session all the same. The default is 0, any number.
+func WithMaxSessions(n int, whenFull WhenFull) Option {
+	return func(c *config) { c.maxSessions, c.whenFull = n, whenFull }
+}
+
+// WhenFull says what Reserve does for an owner who has as many sessions as may be.
+type WhenFull byte
+
+const (
+	// Refuse makes Reserve fail with ErrTooManySessions.
+	Refuse WhenFull = iota + 1
+	// EvictOldest ends the session whose login is the longest ago, with the reason Revoked. It spares
+	// what is reserved or between two ids; if there is nothing else, Reserve fails with
+	// ErrTooManySessions.
+	EvictOldest
+)
+
 // ReadOption is an option of Read: Slide, WithExpiry, Fresh or Shared.
 type ReadOption func(*ReadOptions)
 
@@ -163,8 +189,8 @@ func Fresh() ReadOption { return func(o *ReadOptions) { o.Fresh = true } }
 // not change it, nor append to it.
 func Shared() ReadOption { return func(o *ReadOptions) { o.Shared = true } }
 
-// WriteOption is a condition of Write: IfAbsent, IfPresent, IfVersion or Replacing. Of several the
-// last one counts. For a session that was ended Write fails with ErrInvalidated, whatever its
+// WriteOption is a condition of Write, IfAbsent, IfPresent, IfVersion or Replacing, or Bound. Of
+// several conditions the last one counts. For a session that was ended Write fails with ErrInvalidated, whatever its
 // condition.
 type WriteOption func(*WriteOptions)
 
@@ -176,20 +202,26 @@ type WriteOptions struct {
 	Match    bool
 	Version  Version // to be stored, if Match is set
 	Replaced Session // of Replacing, if Present is set; zero without
+
+	Binding *Binding // of Bound, which is IfAbsent whatever the condition says; or nil
 }
 
 // IfAbsent makes Write fail with ErrConflict if the session is live: for a session that is new.
-func IfAbsent() WriteOption { return func(o *WriteOptions) { *o = WriteOptions{Absent: true} } }
+func IfAbsent() WriteOption {
+	return func(o *WriteOptions) { *o = WriteOptions{Absent: true, Binding: o.Binding} }
+}
 
 // IfPresent makes Write fail with ErrNotFound unless the session is live: for a session that was
 // read before. It keeps an ended session from coming back even when the tombstone is lost.
-func IfPresent() WriteOption { return func(o *WriteOptions) { *o = WriteOptions{Present: true} } }
+func IfPresent() WriteOption {
+	return func(o *WriteOptions) { *o = WriteOptions{Present: true, Binding: o.Binding} }
+}
 
 // IfVersion makes Write fail with ErrNotFound unless the session is live, and with ErrConflict
 // unless its version is v: for a session that was read before and must not have changed since. The
 // zero Version is never stored, and so never met.
 func IfVersion(v Version) WriteOption {
-	return func(o *WriteOptions) { *o = WriteOptions{Match: true, Version: v} }
+	return func(o *WriteOptions) { *o = WriteOptions{Match: true, Version: v, Binding: o.Binding} }
 }
 
 // Replacing is IfPresent for a caller who has the session as Read, Write, Rotate or FinishRenewal
@@ -197,10 +229,10 @@ func IfVersion(v Version) WriteOption {
 // who save the same session the later one wins. If another session has begun under the id since,
 // Write fails with ErrConflict. With a Session that did not come from a store it is IfPresent.
 func Replacing(s Session) WriteOption {
-	return func(o *WriteOptions) { *o = WriteOptions{Present: true, Replaced: s} }
+	return func(o *WriteOptions) { *o = WriteOptions{Present: true, Replaced: s, Binding: o.Binding} }
 }
 
-// RotateOption is an option of Rotate: WithData or IfUnchanged.
+// RotateOption is an option of Rotate: WithData, IfUnchanged or WithBinding.
 type RotateOption func(*RotateOptions)
 
 // RotateOptions is what the options of one Rotate add up to.
@@ -209,6 +241,7 @@ type RotateOptions struct {
 	Data    []byte        // if Replace is set
 	TTL     time.Duration // if Replace is set
 	Version Version       // that the old id must have; 0 for any
+	Binding *Binding      // of WithBinding, or nil
 }
 
 // WithData makes Rotate store data under the new id with the idle timeout ttl, instead of the data
@@ -221,7 +254,8 @@ func WithData(data []byte, ttl time.Duration) RotateOption {
 // session is v. The zero Version is any.
 func IfUnchanged(v Version) RotateOption { return func(o *RotateOptions) { o.Version = v } }
 
-// InvalidateOption is an option of Invalidate: WithReason, IfLive or Alone.
+// InvalidateOption is an option of Invalidate: WithReason, IfLive or Alone; or of InvalidateOwner:
+// WithReason or Except.
 type InvalidateOption func(*InvalidateOptions)
 
 // InvalidateOptions is what the options of one Invalidate add up to.
@@ -229,6 +263,9 @@ type InvalidateOptions struct {
 	Reason Reason // zero: Logout
 	Live   bool   // fail unless a live session was ended
 	Alone  bool   // do not follow the session to another id
+	Except string // id of the session that InvalidateOwner lets live, or ""
+
+	spares func(key string) (bool, error) // whether an end does not follow to a key; or nil
 }
 
 // WithReason sets the reason that the tombstone keeps. The default is Logout. Rotated is for a step

@@ -44,6 +44,7 @@ var (
 	_ Store   = (*RedisStore)(nil)
 	_ Renewer = (*RedisStore)(nil)
 	_ Lister  = (*RedisStore)(nil)
+	_ Binder  = (*RedisStore)(nil)
 )
 
 // New returns a store on client. It checks the options and does no I/O, and the store never closes
@@ -401,6 +402,11 @@ func (s *RedisStore) write(
 	defer cancel()
 	w := writing{key: key, version: newVersion(), data: data, ttl: ms, begins: s.argAbsolute}
 	switch {
+	case o.Binding != nil:
+		if err := o.Binding.usable(s.ref(key)); err != nil {
+			return Session{}, err
+		}
+		w.condition, w.begins = "absent", string(o.Binding.header())
 	case o.Present && o.Replaced.header != nil:
 		return s.replace(ctx, w, &o.Replaced)
 	case o.Absent:

@@ -607,6 +607,26 @@ func everyVerb(t *testing.T, b *bed) (ids []string) {
 	}
 	for range b.List(ctx) { // what it sends matters
 	}
+	owner := NewID()
+	reserve := func(id string) Binding {
+		binding, err := b.Reserve(ctx, id, b.login(owner), until())
+		require.NoError(t, err)
+		return binding
+	}
+	first, second, third, fourth := id(), id(), id(), id()
+	_ = b.write(first, "x", time.Hour, Bound(reserve(first)))
+	_, _ = b.Rotate(ctx, first, second)
+	_, _ = b.Rotate(ctx, second, third, WithBinding(reserve(third)))
+	r, _ := b.BeginRenewal(ctx, third, 0)
+	binding := reserve(fourth)
+	r.Binding = &binding
+	_, _ = b.FinishRenewal(ctx, r, fourth, nil, time.Hour)
+	_, _ = b.InvalidateOwner(ctx, owner, Except(third))
+	_, _ = b.Sessions(ctx, owner)
+	_ = b.InvalidateOwned(ctx, owner, Ref(third))
+	_ = b.Release(ctx, reserve(id()))
+	reserve(id())
+	_, _ = b.InvalidateOwner(ctx, owner)
 	return ids
 }
 

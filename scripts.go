@@ -26,14 +26,23 @@ var (
 	rotateSource string
 	//go:embed scripts/link.lua
 	linkSource string
+	//go:embed scripts/login.lua
+	loginSource string
+	//go:embed scripts/bind.lua
+	bindSource string
+	//go:embed scripts/revoke.lua
+	revokeSource string
 
 	readScript       = script{readSource, "0a0b4866eabc1514598863fe01fbe98a173377c5"}
 	writeScript      = script{writeSource, "9da9e6b2b90fbb13c647814b3ddeeede0d85bba7"}
 	restoreScript    = script{restoreSource, "352f3a4bedd24fe1066fe418e7d8936d0479ccb4"}
 	touchScript      = script{touchSource, "fc49faad078072517e6fdcc593288dd072a13fbc"}
-	invalidateScript = script{invalidateSource, "4e8a6525b76d9f0acd2f8c27ba773519a2848b83"}
-	rotateScript     = script{rotateSource, "987052ff519a3f00701bc1b1a45b4e530b8394e1"}
+	invalidateScript = script{invalidateSource, "42c7c6166d0545aa248916902654b635a5e49d31"}
+	rotateScript     = script{rotateSource, "61b0d04df6bcc26d21e1bd9c7c37c1e2916b5b50"}
 	linkScript       = script{linkSource, "355bc0bd1ab5b95bc3c3bd7c86dfd9af36f4a5cb"}
+	loginScript      = script{loginSource, "db8245bce8e496d74336d977f32ff67227517d73"}
+	bindScript       = script{bindSource, "bce268a3d7b33d365340e6f2e29705f793a04fa9"}
+	revokeScript     = script{revokeSource, "9eac738367a9fc5cc6387adfc8504cac6c467319"}
 )
 
 // A script's reply is one string: a code, then what the code's meaning in the script's header says.
@@ -45,4 +54,9 @@ const (
 	codeEnded    = 'E'
 	codeConflict = 'C'
 	codeForeign  = 'F'
+
+	codeOwned      = 'O'
+	codeStale      = 'S'
+	codeNoDeadline = 'N'
+	codeLimit      = 'L'
 )

@@ -18,6 +18,7 @@ import (
 var scripts = map[string]script{
 	"read": readScript, "write": writeScript, "restore": restoreScript, "touch": touchScript,
 	"invalidate": invalidateScript, "rotate": rotateScript, "link": linkScript,
+	"login": loginScript, "bind": bindScript, "revoke": revokeScript,
 }
 
 func TestScripts_SHA1(t *testing.T) {
@@ -95,7 +96,7 @@ func TestScripts_Fragments(t *testing.T) {
 	}
 	fragments, faults := fragmentsOf(sources)
 	require.Empty(t, faults)
-	for _, name := range []string{"clock", "number", "bytes", "wrongtype", "refusal", "header"} {
+	for _, name := range []string{"clock", "number", "bytes", "wrongtype", "refusal", "header", "drop"} {
 		require.Greater(t, fragments[name], 1, name)
 	}
 

@@ -44,8 +44,8 @@ type Store interface {
 	// Rotate moves a live session to newID, which must be unused, and ends oldID with the reason
 	// [Rotated]: for a login or another change of privilege (OWASP Session Management Cheat Sheet,
 	// "Renew the Session ID After Any Privilege Level Change"). Data, creation time, deadline and
-	// remaining TTL go along unless [WithData] is given. Once it returns, oldID is ended, and an
-	// Invalidate of oldID ends newID.
+	// remaining TTL go along unless [WithData] is given; a login begins a new life instead
+	// ([WithBinding]). Once it returns, oldID is ended, and an Invalidate of oldID ends newID.
 	//
 	// It must return an error wrapping [ErrNotFound] if oldID has no session, an
 	// [*InvalidatedError] if it was ended, [ErrConflict] if newID is in use or was ended or if
@@ -98,8 +98,9 @@ type Renewer interface {
 	BeginRenewal(ctx context.Context, id string, v Version) (Renewal, error)
 
 	// FinishRenewal stores data under newID, which must be unused, as the session that r stands
-	// for: creation time and absolute deadline are those of the old id. It expires ttl after it
-	// was last written or touched. From then on an Invalidate of the old id ends newID.
+	// for: creation time and absolute deadline are those of the old id, or those of r.Binding. It
+	// expires ttl after it was last written or touched. From then on an Invalidate of the old id
+	// ends newID.
 	//
 	// It must return an [*InvalidatedError] if the session has been ended since r began, an error
 	// wrapping [ErrNotFound] if it has expired or if nothing is known of r any more,
@@ -118,8 +119,9 @@ type Renewer interface {
 
 // Renewal is a renewal that has begun and is not finished. It is for the process that began it.
 type Renewal struct {
-	Ref   string // of the id that was left, as in Entry; of no use as a cookie
-	Claim uint64 // random
+	Ref     string   // of the id that was left, as in Entry; of no use as a cookie
+	Claim   uint64   // random
+	Binding *Binding // set it before FinishRenewal to log the session in: see Binder
 }
 
 // Lister is a Store that can show what it holds, for pages that list sessions and for logging a

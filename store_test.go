@@ -741,16 +741,18 @@ func (c *tap) Nodes() map[string]rueidis.Client {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for name, opt := range map[string]Option{
-		"key prefix":        WithKeyPrefix(""),
-		"timeout":           WithTimeout(0),
-		"tombstone TTL":     WithTombstoneTTL(time.Millisecond),
-		"absolute timeout":  WithAbsoluteTimeout(-1),
-		"maximum data size": WithMaxDataSize(0),
-		"touch threshold":   WithTouchThreshold(1),
-		"number of replica": WithReplicaAcks(-1, time.Second),
-		"timeout of":        WithReplicaAcks(1, 0),
-		"maximum age":       WithClientCache(-1),
-		"exclude each":      func(c *config) { WithClientCache(time.Second)(c); WithStrictReads()(c) },
+		"key prefix":         WithKeyPrefix(""),
+		"timeout":            WithTimeout(0),
+		"tombstone TTL":      WithTombstoneTTL(time.Millisecond),
+		"absolute timeout":   WithAbsoluteTimeout(-1),
+		"maximum data size":  WithMaxDataSize(0),
+		"touch threshold":    WithTouchThreshold(1),
+		"number of replica":  WithReplicaAcks(-1, time.Second),
+		"timeout of":         WithReplicaAcks(1, 0),
+		"maximum age":        WithClientCache(-1),
+		"number of sessions": WithMaxSessions(-1, Refuse),
+		"too many sessions":  WithMaxSessions(1, 0),
+		"exclude each":       func(c *config) { WithClientCache(time.Second)(c); WithStrictReads()(c) },
 	} {
 		_, err := New(untouchable{}, opt)
 		require.ErrorContains(t, err, name)

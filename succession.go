@@ -47,6 +47,14 @@ func (s *RedisStore) InvalidateRef(ctx context.Context, ref string, opts ...Inva
 // end ends the session at key as o says, and follows it. It waits for the replicas of each key that
 // it passes, but does not stop for them: what can be ended is ended.
 func (s *RedisStore) end(ctx context.Context, key string, o InvalidateOptions) error {
+	_, err := s.endLive(ctx, key, o)
+	return err
+}
+
+// endLive is end, and reports whether it has met a live session.
+func (s *RedisStore) endLive(
+	ctx context.Context, key string, o InvalidateOptions,
+) (live bool, err error) {
 	if o.Reason == 0 {
 		o.Reason = Logout
 	}
@@ -54,6 +62,11 @@ func (s *RedisStore) end(ctx context.Context, key string, o InvalidateOptions) e
 	defer cancel()
 	var late error
 	for hop := range maxHops {
+		if hop > 0 && o.spares != nil {
+			if spared, err := o.spares(key); spared || err != nil {
+				return false, cmp.Or(err, late)
+			}
+		}
 		condition := ""
 		if o.Live && hop == 0 { // a successor that is absent may yet be written
 			condition = "live"
@@ -64,28 +77,32 @@ func (s *RedisStore) end(ctx context.Context, key string, o InvalidateOptions) e
 			if hop > 0 && !errors.Is(err, ErrNotInvalidated) && !errors.Is(err, ErrUnknownOutcome) {
 				err = unknown(err) // the ids before this one have been ended
 			}
-			return err
+			return false, err
 		}
+		live = reply[0] == codeDone
 		if reply[0] != codeAbsent || condition == "" {
 			again, err := s.confirm(ctx, key, o.Reason)
 			late = cmp.Or(err, late)
 			successor = cmp.Or(successorIn(again), successorIn(reply))
+			if live && err == nil && o.Reason != Rotated {
+				s.unlist(ctx, reply[1:], key)
+			}
 		}
 		if successor == "" || o.Alone || o.Reason == Rotated {
-			if !o.Live || reply[0] == codeDone {
-				return late
+			if !o.Live || live {
+				return live, late
 			}
 			met := outcome(reply, lost)
 			if lost && errors.Is(met, ErrInvalidated) { // perhaps by the attempt whose reply was lost
 				met = unknown(nil)
 			}
-			return met
+			return false, met
 		}
 		if key, err = s.refKey(successor); err != nil {
-			return unknown(ErrCorrupt)
+			return false, unknown(ErrCorrupt)
 		}
 	}
-	return errTooManyHops
+	return false, errTooManyHops
 }
 
 // successorIn returns the successor that a reply of invalidate.lua names, or "".
@@ -161,6 +178,11 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 			return Session{}, err
 		}
 	}
+	if o.Binding != nil {
+		if err := o.Binding.usable(s.ref(newKey)); err != nil {
+			return Session{}, err
+		}
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	version := newVersion()
@@ -177,10 +199,13 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 	if o.Replace {
 		args = append(args, decimal(ms), string(o.Data))
 	}
-	if s.clustered() {
-		return s.moveInSteps(ctx, oldKey, newKey, args, version, o)
+	if !s.clustered() && o.Binding == nil {
+		session, err := s.moveAtOnce(ctx, oldKey, newKey, args, o)
+		if !errors.Is(err, errOwned) {
+			return session, err
+		}
 	}
-	return s.moveAtOnce(ctx, oldKey, newKey, args, o)
+	return s.moveInSteps(ctx, oldKey, newKey, args, version, o)
 }
 
 // moveAtOnce runs rotate.lua with both keys. The data does not pass through the script, so it is
@@ -212,8 +237,8 @@ func (s *RedisStore) moveAtOnce(
 	return session, cmp.Or(err, late)
 }
 
-// moveInSteps ends the old id by rotate.lua and then creates the new one. An end that comes in
-// between follows the old id's tombstone, and leaves one under the new id, which refuses the second
+// moveInSteps ends the old id by rotate.lua, enters the new one in the key of the session's owner if
+// it has one, and then creates it. An end that comes in between follows the old id's tombstone, and leaves one under the new id, which refuses the second
 // step. The replicas must have the tombstone before that step: if they lost it while the new id is
 // live, an end by the old id would not find that.
 func (s *RedisStore) moveInSteps(
@@ -243,10 +268,18 @@ func (s *RedisStore) moveInSteps(
 	if err != nil {
 		return Session{}, err
 	}
-	session, err := s.create(ctx, writing{
+	w := writing{
 		key: newKey, version: version, data: moved.Data, ttl: milli48(reply), begins: string(moved.header),
-	})
-	return session, cmp.Or(err, late)
+	}
+	if o.Binding != nil && o.Replace { // what was left of the old life does not bound the new one
+		w.ttl, _ = millis(o.TTL)
+	}
+	late2, err := s.rebind(ctx, oldKey, &w, o.Binding)
+	if err != nil {
+		return Session{}, err
+	}
+	session, err := s.create(ctx, w)
+	return session, cmp.Or(err, late, late2)
 }
 
 // confirmMove is confirm for the old id of a session that moves. The replicas confirm whatever the
@@ -273,11 +306,18 @@ func (s *RedisStore) create(ctx context.Context, w writing) (Session, error) {
 
 // leave runs rotate.lua.
 func (s *RedisStore) leave(ctx context.Context, keys, args []string) (string, error) {
-	record, lost, err := s.change(ctx, &rotateScript, keys, args...)
+	reply, lost, err := s.ask(ctx, &rotateScript, keys, args...)
+	if err != nil {
+		return "", err
+	}
+	if reply[0] == codeOwned {
+		return "", errOwned
+	}
+	err = outcome(reply, lost)
 	if lost && errors.Is(err, ErrInvalidated) { // the attempt whose reply was lost may have ended it
 		return "", unknown(nil)
 	}
-	return record, err
+	return reply[1:], err
 }
 
 // unused looks whether a new id is taken, before the old one is ended. What it finds can change at
@@ -350,6 +390,11 @@ func (s *RedisStore) finishRenewal(
 	if err != nil {
 		return Session{}, err
 	}
+	if r.Binding != nil {
+		if err := r.Binding.usable(s.ref(newKey)); err != nil {
+			return Session{}, err
+		}
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	if err := s.unused(ctx, newKey); err != nil {
@@ -367,10 +412,13 @@ func (s *RedisStore) finishRenewal(
 	if err != nil {
 		return Session{}, err
 	}
-	session, err := s.create(ctx, writing{
-		key: newKey, version: newVersion(), data: data, ttl: ms, begins: header,
-	})
-	return session, cmp.Or(err, late)
+	w := writing{key: newKey, version: newVersion(), data: data, ttl: ms, begins: header}
+	late2, err := s.rebind(ctx, oldKey, &w, r.Binding)
+	if err != nil {
+		return Session{}, err
+	}
+	session, err := s.create(ctx, w)
+	return session, cmp.Or(err, late, late2)
 }
 
 // CancelRenewal implements [Renewer].

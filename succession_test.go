@@ -486,9 +486,9 @@ func TestRenewal_Claims(t *testing.T) {
 		_, err := w.BeginRenewal(ctx, id, 0)
 		require.ErrorIs(t, err, ErrInvalidated)
 		require.NoError(t, w.Invalidate(ctx, id, WithReason(Rotated)), "a step of another renewal")
-		_, err = finish(Renewal{r.Ref, r.Claim + 1})
+		_, err = finish(Renewal{Ref: r.Ref, Claim: r.Claim + 1})
 		require.ErrorIs(t, err, ErrInvalidated)
-		require.NoError(t, w.CancelRenewal(ctx, Renewal{r.Ref, r.Claim + 1}), "of another one")
+		require.NoError(t, w.CancelRenewal(ctx, Renewal{Ref: r.Ref, Claim: r.Claim + 1}), "of another one")
 		next, err := finish(r)
 		require.NoError(t, err)
 		_, err = finish(r)
@@ -608,7 +608,7 @@ func TestRenewal_Claims(t *testing.T) {
 			want error
 		}{
 			"no renewal": {Renewal{}, NewID(), nil, time.Hour, ErrInvalidID},
-			"a bad ref":  {Renewal{"../x", 1}, NewID(), nil, time.Hour, ErrInvalidID},
+			"a bad ref":  {Renewal{Ref: "../x", Claim: 1}, NewID(), nil, time.Hour, ErrInvalidID},
 			"no id":      {r, "", nil, time.Hour, ErrInvalidID},
 			"no time":    {r, NewID(), nil, 0, ErrInvalidTTL},
 			"too much":   {r, NewID(), make([]byte, 2<<20), time.Hour, ErrTooLarge},

@@ -152,7 +152,7 @@ func useAll(t *testing.T, client, admin rueidis.Client) {
 		tombstore.WithClientCache(time.Minute),
 		tombstore.WithStrictReads(),
 	} {
-		s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix), opt)
+		s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix), opt, tombstore.WithMaxSessions(3, tombstore.Refuse))
 		require.NoError(t, err)
 		report, err := s.Check(ctx)
 		require.NoError(t, err)
@@ -215,6 +215,28 @@ func useVerbs(t *testing.T, s *tombstore.RedisStore) {
 	}
 	_, err = s.Write(ctx, ids[3], nil, time.Minute, tombstore.Replacing(session))
 	require.ErrorIs(t, err, tombstore.ErrInvalidated)
+	useOwners(t, s)
+}
+
+// useOwners has a session of an owner move, and ends it with all others.
+func useOwners(t *testing.T, s *tombstore.RedisStore) {
+	t.Helper()
+	ctx, owner, id, next := t.Context(), tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
+	login, err := s.BeginLogin(ctx, owner)
+	require.NoError(t, err)
+	b, err := s.Reserve(ctx, id, login, tombstore.Until(time.Now().Add(time.Hour)))
+	require.NoError(t, err)
+	_, err = s.Write(ctx, id, nil, time.Minute, tombstore.Bound(b))
+	require.NoError(t, err)
+	_, err = s.Rotate(ctx, id, next)
+	require.NoError(t, err)
+	all, err := s.Sessions(ctx, owner)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	n, err := s.InvalidateOwner(ctx, owner)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.ErrorIs(t, s.InvalidateOwned(ctx, owner, all[0].Ref), tombstore.ErrNotFound)
 }
 
 // putBack has a save replace another session, which has a deadline, so that it is put back.

@@ -423,6 +423,16 @@ func (e *examination) rights() {
 	try("WithStrictReads", "GETEX", key)
 	try("List", "SCAN", "0", "MATCH", key, "COUNT", "1")
 	try("WithReplicaAcks", "WAIT", "0", "1")
+	for _, command := range [][]string{
+		{"ZADD", key, "XX", "0", "x"},
+		{"ZREM", key, "x"},
+		{"ZRANGE", key, "0", "0"},
+		{"ZSCORE", key, "x"},
+		{"ZMSCORE", key, "x"},
+		{"ZCOUNT", key, "0", "0"},
+	} {
+		try("owners", command...)
+	}
 	try("telling a server that is too old", "EVAL_RO", "return 1", "1", key)
 	if e.isCluster() {
 		topology := "" // without it the client takes a node for a single server

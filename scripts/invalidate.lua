@@ -9,7 +9,8 @@
 -- ARGV[4]  claim of a renewal, 8 bytes; left out for none. It also takes over from a renewal that was
 --          given up
 --
--- Returns  D                ended, or taken over, now or by an earlier run with this claim
+-- Returns  D header         ended, or taken over, now or by an earlier run with this claim; the header of a
+--                           session that is ended now, if that has items, or nothing
 --          A                absent; with no condition it has a tombstone, too
 --          E end successor  ended before; the successor's key without its prefix, or nothing
 --          C                another version is stored
@@ -104,4 +105,4 @@ else
   redis.call('PEXPIRE', KEYS[1], keep)
 end
 if ARGV[4] then redis.call('HSET', KEYS[1], 'c', ARGV[4], 'h', record) end
-return live and 'D' or 'A'
+return live and 'D' .. (#record > 22 and record or '') or 'A'

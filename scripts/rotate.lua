@@ -16,6 +16,8 @@
 --          A             the old id is absent
 --          E end         the old id was ended
 --          C             the new id is in use, or was, or the version is another one
+--          O             with KEYS[2]: the session has an owner, whose key must know of the move; nothing was
+--                        changed
 --          F             a key holds something else
 local floor = math.floor
 local function clock() -- ms since 1970
@@ -45,6 +47,14 @@ local function header(head) -- all before the data of the record that begins wit
   local all = low and redis.call('GETRANGE', KEYS[1], '0', 23 + high * 256 + low)
   return all and #all == 24 + high * 256 + low and all or nil
 end
+local function owned(record) -- whether the items of a header name an owner
+  local at = 25
+  while at + 2 <= #record do
+    local kind, high, low = string.byte(record, at, at + 2)
+    if kind == 1 then return true end
+    at = at + 3 + high * 256 + low
+  end
+end
 
 local new, head = KEYS[2], redis.pcall('GETRANGE', KEYS[1], '0', '23')
 if type(head) == 'table' then
@@ -56,6 +66,7 @@ end
 if head == '' then return 'A' end
 local record = header(head)
 if not record then return 'F' end
+if new and owned(record) then return 'O' end
 if new and redis.call('EXISTS', new) == 1 then return 'C' end
 if ARGV[4] ~= '' and ARGV[4] ~= string.sub(head, 3, 10) then return 'C' end
 

@@ -18,7 +18,7 @@ import (
 )
 
 // Run runs every rule of the contract as a parallel subtest on a store of its own. Those of
-// tombstore.Renewer and tombstore.Lister are run if the store implements them. newStore may return
+// tombstore.Renewer, tombstore.Lister and tombstore.Binder are run if the store implements them. newStore may return
 // the same store each time, since the tests use ids that nobody else has; it ends what it starts
 // with t.Cleanup. The store's tombstone TTL must be at least a minute, and its absolute timeout, if
 // it has one, an hour.
@@ -43,6 +43,7 @@ func rulesFor(s tombstore.Store) []rule {
 	all := slices.Concat(rules, refusals(), races)
 	_, renews := s.(tombstore.Renewer)
 	_, lists := s.(tombstore.Lister)
+	_, binds := s.(tombstore.Binder)
 	if renews {
 		all = slices.Concat(all, renewals, renewalEnds(false), lateSaves())
 	}
@@ -51,6 +52,12 @@ func rulesFor(s tombstore.Store) []rule {
 	}
 	if renews && lists {
 		all = slices.Concat(all, renewalsInLists, renewalEnds(true))
+	}
+	if binds {
+		all = slices.Concat(all, owners)
+	}
+	if binds && renews {
+		all = slices.Concat(all, ownersAndRenewals)
 	}
 	return all
 }
@@ -63,12 +70,14 @@ type check struct {
 	store   tombstore.Store
 	renewer tombstore.Renewer // store, or nil
 	lister  tombstore.Lister  // store, or nil
+	binder  tombstore.Binder  // store, or nil
 }
 
 func newCheck(t require.TestingT, ctx context.Context, s tombstore.Store) *check {
 	renewer, _ := s.(tombstore.Renewer)
 	lister, _ := s.(tombstore.Lister)
-	return &check{TestingT: t, Context: ctx, store: s, renewer: renewer, lister: lister}
+	binder, _ := s.(tombstore.Binder)
+	return &check{TestingT: t, Context: ctx, store: s, renewer: renewer, lister: lister, binder: binder}
 }
 
 const (

@@ -44,8 +44,9 @@ func TestRun_OptionalInterfaces(t *testing.T) {
 	}
 	renewals := []string{"Renewal/", "BeginRenewal/", "FinishRenewal/", "CancelRenewal"}
 	listings := []string{"List/", "InvalidateRef"}
+	owners := []string{"Owner/", "BeginLogin/", "Reserve/", "Release/", "Sessions/", "InvalidateOwned/", "InvalidateOwner/"}
 	none := struct{ tombstore.Store }{whole}
-	require.Zero(t, of(none, slices.Concat(renewals, listings)...))
+	require.Zero(t, of(none, slices.Concat(renewals, listings, owners)...))
 	require.NotZero(t, of(none, "Write/"))
 	renewer := struct{ tombstore.Renewer }{whole}
 	require.NotZero(t, of(renewer, renewals...))
@@ -54,6 +55,10 @@ func TestRun_OptionalInterfaces(t *testing.T) {
 	require.NotZero(t, of(lister, listings...))
 	require.Zero(t, of(lister, renewals...))
 	require.Greater(t, of(whole, renewals...), of(renewer, renewals...))
+	binder := struct{ tombstore.Binder }{whole}
+	require.NotZero(t, of(binder, owners...))
+	require.Zero(t, of(binder, slices.Concat(renewals, listings)...))
+	require.Greater(t, of(whole, owners...), of(binder, owners...))
 }
 
 // How much is too much is a store's own affair, so no rule can tell.
@@ -133,7 +138,7 @@ type mutant struct {
 
 // TestRun_BrokenStores breaks one promise at a time and names the rule that must notice.
 func TestRun_BrokenStores(t *testing.T) {
-	for _, table := range []map[string]mutant{mutants, moveMutants, renewalMutants, listMutants} {
+	for _, table := range []map[string]mutant{mutants, moveMutants, renewalMutants, listMutants, ownerMutants} {
 		for name, m := range table {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -179,6 +184,7 @@ func (f *failure) FailNow() {
 type whole interface {
 	tombstore.Renewer
 	tombstore.Lister
+	tombstore.Binder
 }
 
 // broken is a store with some methods replaced.

@@ -1,0 +1,108 @@
+package tombstore
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// errFull says that an owner has as many sessions as may be, as far as entries tell.
+var errFull = errors.New("owner's key is full")
+
+// makeRoom takes out entries of what is no session any more, and ends sessions of an owner as far as
+// that is asked for, until there is room for one more. An entry goes when there is a tombstone under
+// its id, and not before; so however many make room at the same time, an owner never has more
+// sessions than entries, nor more entries than sessions are allowed.
+func (s *RedisStore) makeRoom(ctx context.Context, key string) error {
+	generation, now, err := s.generation(ctx, key)
+	if err != nil {
+		return err
+	}
+	if _, err := s.endOlder(ctx, key, generation, Revoked); err != nil {
+		return err
+	}
+	var live []OwnedSession
+	var dead []string
+	moving := 0
+	err = s.eachEntry(ctx, key, generation, func(refs []string) error {
+		found, err := s.look(ctx, refs)
+		if err != nil {
+			return err
+		}
+		for _, l := range found {
+			if l.state == stateLive {
+				live = append(live, l.OwnedSession)
+				continue
+			}
+			underWay, err := s.underWay(ctx, key, l, now)
+			if err != nil {
+				return err
+			}
+			if underWay {
+				moving++
+			} else {
+				dead = append(dead, l.Ref)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	excess, err := excess(live, moving, s.maxSessions, s.whenFull)
+	if err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(append(dead, excess...), entryBatch) {
+		_, ended, err := s.endAll(ctx, key, chunk, Revoked)
+		if len(ended) > 0 {
+			if err := s.dropEntries(ctx, key, ended...); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// excess returns the refs of the sessions that are to be ended so that there is room for one more.
+func excess(live []OwnedSession, moving, limit int, whenFull WhenFull) (refs []string, err error) {
+	n := len(live) + moving + 1 - limit
+	if n <= 0 {
+		return nil, nil
+	}
+	if whenFull != EvictOldest || n > len(live) {
+		return nil, ErrTooManySessions
+	}
+	slices.SortFunc(live, func(a, b OwnedSession) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	for _, s := range live[:n] {
+		refs = append(refs, s.Ref)
+	}
+	return refs, nil
+}
+
+// underWay reports whether a session may be about to be written whose entry was found with nothing
+// live under its ref: the ref was entered lately, or the session has just left it for another id.
+// now is the time of the owner's server.
+func (s *RedisStore) underWay(ctx context.Context, key string, l looked, now int64) (bool, error) {
+	if l.state == stateAbsent {
+		at, marked, err := s.score(ctx, key, "w"+l.Ref)
+		return marked && time.Duration(now+at*1000)*time.Millisecond < reservedFor, err
+	}
+	res, _ := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Arbitrary("HMGET").Keys(s.prefix+l.Ref).Args("t", "s", "c").Build()
+	})
+	end, successor, claimed, err := tombstoneOf(res)
+	return end.underWay(successor != "" || claimed), explain(err)
+}
+
+// underWay reports whether a session that has left an id by e may be about to be written under
+// another one. leads says that the tombstone has a successor or a claim.
+func (e *InvalidatedError) underWay(leads bool) bool {
+	return e != nil && e.Reason == Rotated && leads && time.Since(e.At).Abs() < reservedFor
+}

@@ -1,0 +1,326 @@
+package tombstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// onAllStores runs a test with a store of each kind.
+func onAllStores(t *testing.T, test func(t *testing.T, newStore func(opts ...Option) everything)) {
+	cluster := redistest.StartCluster(t).URL
+	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
+		test(t, func(opts ...Option) everything {
+			s, err := NewMemory(opts...)
+			require.NoError(t, err)
+			return s
+		})
+	})
+	for name, url := range map[string]string{"standalone": redistest.URL(t), "cluster": cluster} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, func(opts ...Option) everything { return bedOn(t, redistest.Dial(t, url), opts...).RedisStore })
+		})
+	}
+}
+
+// everything is what both stores implement.
+type everything interface {
+	Renewer
+	Lister
+	Binder
+}
+
+// enter logs an owner in.
+func enter(ctx context.Context, s everything, owner string, opts ...ReserveOption) (id string, b Binding, err error) {
+	id = NewID()
+	login, err := s.BeginLogin(ctx, owner)
+	if err == nil {
+		b, err = s.Reserve(ctx, id, login, append([]ReserveOption{until()}, opts...)...)
+	}
+	if err == nil {
+		_, err = s.Write(ctx, id, nil, time.Hour, Bound(b))
+	}
+	return id, b, err
+}
+
+func TestMaxSessions_Refuse(t *testing.T) {
+	t.Parallel()
+	onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {
+		s := newStore(WithMaxSessions(2, Refuse))
+		ctx, owner := t.Context(), NewID()
+		full := func() {
+			t.Helper()
+			_, _, err := enter(ctx, s, owner)
+			require.ErrorIs(t, err, ErrTooManySessions)
+		}
+		in := func() string {
+			t.Helper()
+			id, _, err := enter(ctx, s, owner)
+			require.NoError(t, err)
+			return id
+		}
+		first, second := in(), in()
+		full()
+		_, _, err := enter(ctx, s, NewID())
+		require.NoError(t, err, "another owner")
+
+		// Whatever a session moves to, it is one.
+		next := NewID()
+		_, err = s.Rotate(ctx, first, next)
+		require.NoError(t, err)
+		full()
+		r, err := s.BeginRenewal(ctx, next, 0)
+		require.NoError(t, err)
+		full()
+		last := NewID()
+		_, err = s.FinishRenewal(ctx, r, last, nil, time.Hour)
+		require.NoError(t, err)
+		full()
+
+		// A logout makes room, as do an expiry and a renewal that is given up and ended.
+		require.NoError(t, s.Invalidate(ctx, second))
+		second = in()
+		full()
+		_, err = s.Write(ctx, second, nil, time.Millisecond)
+		require.NoError(t, err)
+		redistest.Until(t, "expiry", func() bool { live, err := s.Exists(ctx, second); return err == nil && !live })
+		_, err = s.Rotate(ctx, last, NewID())
+		require.NoError(t, err)
+
+		// What is reserved counts, until it is released.
+		other := NewID()
+		in2, _, err := enter(ctx, s, other)
+		require.NoError(t, err)
+		login, err := s.BeginLogin(ctx, other)
+		require.NoError(t, err)
+		id := NewID()
+		b, err := s.Reserve(ctx, id, login, until())
+		require.NoError(t, err)
+		_, err = s.Reserve(ctx, id, login, until())
+		require.NoError(t, err, "the same once more")
+		_, _, err = enter(ctx, s, other)
+		require.ErrorIs(t, err, ErrTooManySessions)
+		require.NoError(t, s.Release(ctx, b))
+		_, _, err = enter(ctx, s, other)
+		require.NoError(t, err)
+
+		// A logout everywhere makes room at once.
+		_, err = s.InvalidateOwner(ctx, other)
+		require.NoError(t, err)
+		for range 2 {
+			_, _, err = enter(ctx, s, other)
+			require.NoError(t, err)
+		}
+		live, err := s.Exists(ctx, in2)
+		require.NoError(t, err)
+		require.False(t, live)
+	})
+}
+
+func TestMaxSessions_EvictOldest(t *testing.T) {
+	t.Parallel()
+	onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {
+		s := newStore(WithMaxSessions(3, EvictOldest))
+		ctx, owner := t.Context(), NewID()
+		var ids []string
+		for i := range 3 { // the oldest has the latest deadline
+			id, b, err := enter(ctx, s, owner, Until(time.Now().Add(time.Duration(10-i)*time.Hour)))
+			require.NoError(t, err)
+			ids = append(ids, id)
+			for time.Now().UnixMilli() <= b.CreatedAt.UnixMilli() {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		next := NewID()
+		_, err := s.Rotate(ctx, ids[0], next) // it is still the oldest login
+		require.NoError(t, err)
+		ids = append([]string{next}, ids[1:]...)
+		for i := range 3 {
+			id, b, err := enter(ctx, s, owner)
+			require.NoError(t, err)
+			ids = append(ids, id)
+			_, err = s.Read(ctx, ids[i])
+			var ended *InvalidatedError
+			require.ErrorAs(t, err, &ended)
+			require.Equal(t, Revoked, ended.Reason)
+			all, err := s.Sessions(ctx, owner)
+			require.NoError(t, err)
+			require.Len(t, all, 3)
+			for time.Now().UnixMilli() <= b.CreatedAt.UnixMilli() {
+				time.Sleep(time.Millisecond)
+			}
+		}
+
+		// What is reserved or between two ids is spared.
+		r, err := s.BeginRenewal(ctx, ids[3], 0)
+		require.NoError(t, err)
+		var reserved []Binding
+		for range 2 {
+			login, err := s.BeginLogin(ctx, owner)
+			require.NoError(t, err)
+			b, err := s.Reserve(ctx, NewID(), login, until())
+			require.NoError(t, err)
+			reserved = append(reserved, b)
+		}
+		_, _, err = enter(ctx, s, owner)
+		require.ErrorIs(t, err, ErrTooManySessions)
+		_, err = s.FinishRenewal(ctx, r, NewID(), nil, time.Hour)
+		require.NoError(t, err)
+		require.NoError(t, s.Release(ctx, reserved[0]))
+	})
+}
+
+// A limit that was lowered, to where many have to go.
+func TestMaxSessions_Lowered(t *testing.T) {
+	t.Parallel()
+	client := newTap(redistest.Client(t))
+	b := bedOn(t, client)
+	ctx, owner, ids := t.Context(), NewID(), []string{}
+	for range 600 {
+		ids = append(ids, b.bound(owner))
+	}
+	lower := bedOn(t, client, WithKeyPrefix(b.prefix), WithMaxSessions(2, EvictOldest), WithTimeout(time.Minute))
+	id := ""
+	trips := strings.Fields(client.tripsOf(func() { id = lower.bound(owner) }))
+	require.Less(t, len(trips), 50)
+	all, err := b.Sessions(ctx, owner)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	require.True(t, b.live(id))
+	require.Len(t, b.members(owner), 1+2+1, "with a mark for the one that has just logged in")
+	require.False(t, b.live(ids[0]))
+}
+
+// However many log in at the same time, there is no moment with one session too many, and there are
+// as many as may be at the end.
+func TestMaxSessions_Race(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1, 3} {
+		for name, whenFull := range map[string]WhenFull{"refuse": Refuse, "evict": EvictOldest} {
+			t.Run(fmt.Sprint(name, limit), func(t *testing.T) {
+				t.Parallel()
+				b := newBed(t, WithMaxSessions(limit, whenFull), WithTimeout(time.Minute))
+				ctx := t.Context()
+				for range 10 {
+					owner, ids, keys := NewID(), make([]string, 16), make([]string, 16)
+					logins := make([]Login, len(ids))
+					for i := range ids {
+						ids[i] = NewID()
+						keys[i] = b.keyOf(ids[i])
+						logins[i] = b.login(owner)
+					}
+					// How many are live, in one step.
+					count := func() int64 {
+						n, err := b.client.Do(ctx, b.client.B().Eval().Script(`
+							local n = 0
+							for _, key in ipairs(KEYS) do
+								if redis.call('TYPE', key).ok == 'string' then n = n + 1 end
+							end
+							return n`).Numkeys(int64(len(keys))).Key(keys...).Build()).AsInt64()
+						if err != nil {
+							return -1
+						}
+						return n
+					}
+					var all, sampler sync.WaitGroup
+					var over atomic.Bool
+					var most atomic.Int64
+					sampler.Go(func() {
+						for !over.Load() {
+							most.Store(max(most.Load(), count()))
+						}
+					})
+					for i := range ids {
+						all.Go(func() {
+							binding, err := b.Reserve(ctx, ids[i], logins[i], until())
+							if err == nil {
+								_, err = b.Write(ctx, ids[i], nil, time.Hour, Bound(binding))
+							}
+							if err != nil && !errors.Is(err, ErrTooManySessions) && !errors.Is(err, ErrInvalidated) {
+								t.Error(err)
+							}
+						})
+					}
+					all.Wait()
+					over.Store(true)
+					sampler.Wait()
+					require.LessOrEqual(t, most.Load(), int64(limit))
+					require.EqualValues(t, limit, count())
+				}
+			})
+		}
+	}
+}
+
+// Two who log in, or move, interrupted at any two moments: there is no moment with one session too
+// many, and at the end there are as many as may be.
+func TestMaxSessions_Interleaved(t *testing.T) {
+	t.Parallel()
+	check := func(act act, bound bool, whenFull WhenFull) func(t require.TestingT, st *stage) {
+		return func(t require.TestingT, st *stage) {
+			ctx := st.t.Context()
+			for _, a := range []*actor{st.revoker, st.mover} {
+				a.maxSessions, a.whenFull = 1, whenFull
+			}
+			for i, more := 0, true; more; i++ {
+				for j, further := 0, true; further; j++ {
+					for _, order := range [][]*actor{{st.revoker, st.mover}, {st.mover, st.revoker}} {
+						login, from, to := st.prepare(bound)
+						ids, other := []string{to}, NewID()
+						if ids = append(ids, other); bound {
+							ids = append(ids, from)
+						}
+						st.revoker.begin(func(s *RedisStore) error { return logins["Write"](ctx, s, login, "", other) })
+						st.mover.begin(func(s *RedisStore) error { return act(ctx, s, login, from, to) })
+						more = st.revoker.advance(i)
+						further = st.mover.advance(j)
+						for _, a := range order {
+							for !a.over {
+								a.advance(1)
+								live := 0
+								for _, id := range ids {
+									if st.other.live(id) {
+										live++
+									}
+								}
+								require.LessOrEqual(t, live, 1, "%d, %d", i, j)
+							}
+							if a.err != nil && !errors.Is(a.err, ErrTooManySessions) {
+								require.ErrorIs(t, a.err, ErrInvalidated, "%d, %d", i, j)
+							}
+						}
+						all, err := st.other.Sessions(ctx, st.owner)
+						require.NoError(t, err)
+						require.Len(t, all, 1, "%d, %d", i, j)
+					}
+				}
+			}
+		}
+	}
+	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
+		for name, a := range acts() {
+			for policy, whenFull := range map[string]WhenFull{"refuse": Refuse, "evict": EvictOldest} {
+				if strings.HasPrefix(name, "login again") { // the session may make room for itself
+					continue
+				}
+				t.Run(name+", "+policy, func(t *testing.T) {
+					check(a.act, a.bound, whenFull)(t, newStage(t))
+					caughtOn(t, newStage, check(a.act, a.bound, whenFull), map[string]mutant{
+						"one too many": {"bind", ">= tonumber(ARGV[8])", "> tonumber(ARGV[8])"},
+					})
+				})
+			}
+		}
+	})
+}

@@ -1,0 +1,317 @@
+package tombstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"strconv"
+	"time"
+)
+
+// owned is what is known of an owner. One mutex guards the store, so a revoke ends all in one step
+// and there is nothing of former generations.
+type owned struct {
+	generation int64
+	revoked    bool
+	sessions   map[string]entered // by key
+	expires    time.Time
+}
+
+// entered is a session of an owner, or an id that is reserved for one.
+type entered struct {
+	at, deadline time.Time
+}
+
+// owner returns what is known of an owner, and begins with it if that is nothing.
+func (m *MemoryStore) owner(digest string, now time.Time) *owned {
+	o := m.knownOwner(digest, now)
+	if o == nil {
+		generation, _ := strconv.ParseInt(newGeneration(), 10, 64)
+		o = &owned{generation: generation, sessions: map[string]entered{}}
+		m.owners[digest] = o
+	}
+	o.keep(now.Add(ownerLife + m.tombstoneTTL))
+	return o
+}
+
+func (o *owned) keep(until time.Time) {
+	if until.After(o.expires) {
+		o.expires = until
+	}
+}
+
+func (m *MemoryStore) knownOwner(digest string, now time.Time) *owned {
+	left := sweep // ranging over a map begins anywhere
+	for other, o := range m.owners {
+		if !now.Before(o.expires) {
+			delete(m.owners, other)
+		}
+		if left--; left == 0 {
+			break
+		}
+	}
+	o := m.owners[digest]
+	if o == nil || !now.Before(o.expires) {
+		delete(m.owners, digest)
+		return nil
+	}
+	for key, e := range o.sessions {
+		if !now.Before(e.deadline) {
+			delete(o.sessions, key)
+		}
+		if left++; left == 2*sweep {
+			break
+		}
+	}
+	return o
+}
+
+// enter enters key among an owner's sessions.
+func (o *owned) enter(key string, deadline, now time.Time) {
+	o.sessions[key] = entered{at: now, deadline: deadline}
+	o.keep(deadline.Add(ownerLife))
+}
+
+// unlist takes key out of an owner's sessions.
+func (m *MemoryStore) unlist(digest, key string) {
+	if o := m.owners[digest]; o != nil {
+		delete(o.sessions, key)
+	}
+}
+
+// rebind lets the entry of a session follow it, or drops it if the session begins a new life with b.
+// It returns the header under the new id.
+func (m *MemoryStore) rebind(header []byte, oldKey, newKey string, b *Binding, now time.Time) []byte {
+	digest := ownerIn(header)
+	m.unlist(digest, oldKey)
+	if b != nil {
+		return b.header()
+	}
+	if digest != "" {
+		m.owner(digest, now).enter(newKey, time.UnixMilli(milli48(header[offsetDeadline:])), now)
+	}
+	return header
+}
+
+// BeginLogin implements [Binder].
+func (m *MemoryStore) BeginLogin(ctx context.Context, owner string) (Login, error) {
+	digest, err := ownerOf(owner)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Login{}, wrap("begin login", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	l := Login{Owner: digest, Generation: -1, At: now.Truncate(time.Millisecond)}
+	if o := m.knownOwner(digest, now); o != nil {
+		l.Generation = o.generation
+	}
+	return l, nil
+}
+
+// Reserve implements [Binder].
+func (m *MemoryStore) Reserve(
+	ctx context.Context, id string, login Login, opts ...ReserveOption,
+) (Binding, error) {
+	b, err := m.reserve(ctx, id, login, collect(opts))
+	return b, wrap("reserve", err)
+}
+
+func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o ReserveOptions) (Binding, error) {
+	key, err := m.key(id)
+	if err != nil {
+		return Binding{}, err
+	}
+	now := time.Now()
+	b, err := m.bind(m.ref(key), login, o, now)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Binding{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := m.knownOwner(b.Owner, now)
+	stale := known != nil && known.revoked
+	if login.Generation >= 0 {
+		stale = known == nil || known.generation != login.Generation
+	}
+	if stale || now.Sub(login.At).Abs() > loginLife {
+		return Binding{}, ErrStaleLogin
+	}
+	if _, again := m.owner(b.Owner, now).sessions[key]; m.maxSessions > 0 && !again {
+		if err := m.makeRoom(m.owners[b.Owner], now); err != nil {
+			return Binding{}, err
+		}
+	}
+	m.owners[b.Owner].enter(key, b.Deadline, now)
+	b.CreatedAt = now.Truncate(time.Millisecond)
+	return b, nil
+}
+
+// makeRoom sees to it that an owner may have one more session.
+func (m *MemoryStore) makeRoom(o *owned, now time.Time) error {
+	var live []OwnedSession
+	moving := 0
+	end := func(key string) error {
+		_, err := m.endLive(key, InvalidateOptions{Reason: Revoked, spares: func(key string) (bool, error) {
+			_, entered := o.sessions[key]
+			return entered, nil
+		}}, now)
+		if err == nil {
+			delete(o.sessions, key)
+		}
+		return err
+	}
+	for key, in := range o.sessions {
+		e, err := m.live(key, now)
+		left := m.entries[key]
+		switch {
+		case err == nil:
+			s := e.session()
+			live = append(live, s.owned(m.ref(key)))
+		case errors.Is(err, ErrNotFound) && now.Sub(in.at) < reservedFor,
+			errors.Is(err, ErrInvalidated) && left.ended.underWay(left.successor != "" || left.claim != 0):
+			moving++
+		default:
+			if err := end(key); err != nil {
+				return err
+			}
+		}
+	}
+	refs, err := excess(live, moving, m.maxSessions, m.whenFull)
+	for _, ref := range refs {
+		if err == nil {
+			err = end(m.prefix + ref)
+		}
+	}
+	return err
+}
+
+// Release implements [Binder].
+func (m *MemoryStore) Release(ctx context.Context, b Binding) error {
+	key, err := m.refKey(b.Ref)
+	if err == nil && digestOf(b.Owner) == nil {
+		err = ErrInvalidID
+	}
+	if err = cmp.Or(err, ctx.Err()); err == nil {
+		err = m.invalidate(key, InvalidateOptions{})
+	}
+	if err != nil {
+		return wrap("release", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unlist(b.Owner, key)
+	return nil
+}
+
+// Sessions implements [Binder].
+func (m *MemoryStore) Sessions(ctx context.Context, owner string) ([]OwnedSession, error) {
+	digest, err := ownerOf(owner)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return nil, wrap("sessions", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	o := m.knownOwner(digest, now)
+	if o == nil {
+		return nil, nil
+	}
+	var all []OwnedSession
+	for key := range o.sessions {
+		if e, err := m.live(key, now); err == nil {
+			s := e.session()
+			s.ExpiresAt = e.expires
+			all = append(all, s.owned(m.ref(key)))
+		}
+	}
+	return all, nil
+}
+
+// InvalidateOwned implements [Binder].
+func (m *MemoryStore) InvalidateOwned(
+	ctx context.Context, owner, ref string, opts ...InvalidateOption,
+) error {
+	digest, err := ownerOf(owner)
+	key, err2 := m.refKey(ref)
+	if err := cmp.Or(err, err2, ctx.Err()); err != nil {
+		return wrap("invalidate owned", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	key, err = m.member(digest, key, now)
+	if err == nil {
+		_, err = m.endLive(key, revocation(collect(opts)), now)
+	}
+	if err == nil {
+		m.unlist(digest, key)
+	}
+	return wrap("invalidate owned", err)
+}
+
+// member returns key, or that of the id to which its session has moved, if it is among an owner's
+// sessions, or ErrNotFound.
+func (m *MemoryStore) member(digest, key string, now time.Time) (string, error) {
+	o := m.knownOwner(digest, now)
+	for range maxHops {
+		if o == nil {
+			return "", ErrNotFound
+		}
+		if _, ok := o.sessions[key]; ok {
+			return key, nil
+		}
+		e := m.entries[key]
+		if e == nil || !now.Before(e.expires) || e.successor == "" {
+			return "", ErrNotFound
+		}
+		key = e.successor
+	}
+	return "", errTooManyHops
+}
+
+// InvalidateOwner implements [Binder].
+func (m *MemoryStore) InvalidateOwner(
+	ctx context.Context, owner string, opts ...InvalidateOption,
+) (int, error) {
+	n, err := m.invalidateOwner(ctx, owner, revocation(collect(opts)))
+	return n, wrap("invalidate owner", err)
+}
+
+func (m *MemoryStore) invalidateOwner(ctx context.Context, owner string, o InvalidateOptions) (n int, err error) {
+	digest, err := ownerOf(owner)
+	except := ""
+	if err == nil && o.Except != "" {
+		except, err = m.key(o.Except)
+	}
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if except != "" {
+		if except, err = m.member(digest, except, now); err != nil {
+			return 0, err
+		}
+	}
+	known := m.owner(digest, now)
+	known.generation++
+	known.revoked = true
+	for key := range known.sessions {
+		if key == except {
+			continue
+		}
+		live, err := m.endLive(key, InvalidateOptions{Reason: o.Reason, spares: func(key string) (bool, error) {
+			return key == except, nil
+		}}, now)
+		if err != nil {
+			return n, err
+		}
+		if live {
+			n++
+		}
+		delete(known.sessions, key)
+	}
+	return n, nil
+}

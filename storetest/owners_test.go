@@ -1,0 +1,326 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/tombstore/tombstore"
+)
+
+// binds is a store with some methods of a Binder replaced, and those that have to do with a Binding.
+type binds struct {
+	whole
+	beginLogin func(ctx context.Context, owner string) (tombstore.Login, error)
+	reserve    func(
+		ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+	) (tombstore.Binding, error)
+	release         func(ctx context.Context, b tombstore.Binding) error
+	sessions        func(ctx context.Context, owner string) ([]tombstore.OwnedSession, error)
+	invalidateOwned func(ctx context.Context, owner, ref string, opts ...tombstore.InvalidateOption) error
+	invalidateOwner func(ctx context.Context, owner string, opts ...tombstore.InvalidateOption) (int, error)
+}
+
+func (b *binds) BeginLogin(ctx context.Context, owner string) (tombstore.Login, error) {
+	if b.beginLogin != nil {
+		return b.beginLogin(ctx, owner)
+	}
+	return b.whole.BeginLogin(ctx, owner)
+}
+
+func (b *binds) Reserve(
+	ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+) (tombstore.Binding, error) {
+	if b.reserve != nil {
+		return b.reserve(ctx, id, login, opts...)
+	}
+	return b.whole.Reserve(ctx, id, login, opts...)
+}
+
+func (b *binds) Release(ctx context.Context, binding tombstore.Binding) error {
+	if b.release != nil {
+		return b.release(ctx, binding)
+	}
+	return b.whole.Release(ctx, binding)
+}
+
+func (b *binds) Sessions(ctx context.Context, owner string) ([]tombstore.OwnedSession, error) {
+	if b.sessions != nil {
+		return b.sessions(ctx, owner)
+	}
+	return b.whole.Sessions(ctx, owner)
+}
+
+func (b *binds) InvalidateOwned(
+	ctx context.Context, owner, ref string, opts ...tombstore.InvalidateOption,
+) error {
+	if b.invalidateOwned != nil {
+		return b.invalidateOwned(ctx, owner, ref, opts...)
+	}
+	return b.whole.InvalidateOwned(ctx, owner, ref, opts...)
+}
+
+func (b *binds) InvalidateOwner(
+	ctx context.Context, owner string, opts ...tombstore.InvalidateOption,
+) (int, error) {
+	if b.invalidateOwner != nil {
+		return b.invalidateOwner(ctx, owner, opts...)
+	}
+	return b.whole.InvalidateOwner(ctx, owner, opts...)
+}
+
+// onReserve replaces what is reserved.
+func onReserve(
+	reserve func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Binding, error),
+) func(whole) tombstore.Store {
+	return func(s whole) tombstore.Store {
+		return &binds{whole: s, reserve: func(
+			ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+		) (tombstore.Binding, error) {
+			return reserve(ctx, s, id, login, opts)
+		}}
+	}
+}
+
+// onOwnerEnd replaces InvalidateOwner.
+func onOwnerEnd(
+	end func(ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions) (int, error),
+) func(whole) tombstore.Store {
+	return func(s whole) tombstore.Store {
+		return &binds{whole: s, invalidateOwner: func(
+			ctx context.Context, owner string, opts ...tombstore.InvalidateOption,
+		) (int, error) {
+			return end(ctx, s, owner, collect(opts))
+		}}
+	}
+}
+
+// endListed ends what Sessions lists, but for one session.
+func endListed(ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions) (n int, err error) {
+	all, err := s.Sessions(ctx, owner)
+	for _, found := range all {
+		if o.Except != "" && found.Ref == tombstore.Ref(o.Except) {
+			continue
+		}
+		if err := s.InvalidateOwned(ctx, owner, found.Ref, reasonOf(o)...); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, err
+}
+
+// reasonOf returns the reason of an end as options.
+func reasonOf(o tombstore.InvalidateOptions) []tombstore.InvalidateOption {
+	return []tombstore.InvalidateOption{tombstore.WithReason(o.Reason)}
+}
+
+// unbinding writes and moves sessions in a way that forgets the binding.
+func unbinding(s whole) tombstore.Store {
+	return &broken{whole: s, write: func(
+		ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
+	) (tombstore.Session, error) {
+		if o := collect(opts); o.Binding != nil {
+			return s.Write(ctx, id, data, ttl, tombstore.IfAbsent())
+		}
+		return s.Write(ctx, id, data, ttl, opts...)
+	}}
+}
+
+// onBinding replaces a Rotate that logs in.
+func onBinding(
+	change func(ctx context.Context, s whole, oldID, newID string, o tombstore.RotateOptions) (tombstore.Session, error),
+) func(whole) tombstore.Store {
+	return func(s whole) tombstore.Store {
+		return &broken{whole: s, rotate: func(
+			ctx context.Context, oldID, newID string, opts ...tombstore.RotateOption,
+		) (tombstore.Session, error) {
+			if o := collect(opts); o.Binding != nil {
+				return change(ctx, s, oldID, newID, o)
+			}
+			return s.Rotate(ctx, oldID, newID, opts...)
+		}}
+	}
+}
+
+// fresh begins a login anew if it is stale.
+func fresh(
+	ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption, owners *sync.Map,
+) (tombstore.Binding, error) {
+	b, err := s.Reserve(ctx, id, login, opts...)
+	owner, known := owners.Load(login.Owner)
+	if errors.Is(err, tombstore.ErrStaleLogin) && known {
+		if login, err = s.BeginLogin(ctx, owner.(string)); err == nil {
+			b, err = s.Reserve(ctx, id, login, opts...)
+		}
+	}
+	return b, err
+}
+
+// neverStale lets every login in whose owner it has seen, after a while.
+func neverStale(s whole) tombstore.Store {
+	var owners sync.Map
+	return &binds{
+		whole: s,
+		beginLogin: func(ctx context.Context, owner string) (tombstore.Login, error) {
+			login, err := s.BeginLogin(ctx, owner)
+			owners.Store(login.Owner, owner)
+			return login, err
+		},
+		reserve: func(
+			ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+		) (tombstore.Binding, error) {
+			time.Sleep(time.Millisecond)
+			return fresh(ctx, s, id, login, opts, &owners)
+		},
+	}
+}
+
+var ownerMutants = map[string]mutant{
+	"the binding is forgotten": {"Owner/a session is bound", unbinding},
+	"a bound write takes what it finds": {"Owner/Bound is IfAbsent", func(s whole) tombstore.Store {
+		return &broken{whole: s, write: func(
+			ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
+		) (tombstore.Session, error) {
+			session, err := s.Write(ctx, id, data, ttl, opts...)
+			if o := collect(opts); o.Binding != nil && errors.Is(err, tombstore.ErrConflict) {
+				return s.Write(ctx, id, data, ttl)
+			}
+			return session, err
+		}}
+	}},
+	"a binding is for any id": {"Owner/a binding is for one id", func(s whole) tombstore.Store {
+		return &broken{whole: s, write: func(
+			ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
+		) (tombstore.Session, error) {
+			if o := collect(opts); o.Binding != nil {
+				b := *o.Binding
+				b.Ref = tombstore.Ref(id)
+				opts = append(opts, tombstore.Bound(b))
+			}
+			return s.Write(ctx, id, data, ttl, opts...)
+		}}
+	}},
+	"logging in goes on with the old life": {"Owner/a login by Rotate begins a new life", onBinding(func(
+		ctx context.Context, s whole, oldID, newID string, o tombstore.RotateOptions,
+	) (tombstore.Session, error) {
+		return s.Rotate(ctx, oldID, newID, tombstore.WithData(o.Data, o.TTL))
+	})},
+	"logging in drops the data": {"Owner/a login by Rotate keeps the data", onBinding(func(
+		ctx context.Context, s whole, oldID, newID string, o tombstore.RotateOptions,
+	) (tombstore.Session, error) {
+		return s.Rotate(ctx, oldID, newID, tombstore.WithBinding(*o.Binding), tombstore.WithData(nil, hour))
+	})},
+	"a move loses the owner": {"Owner/Rotate keeps", unlinked},
+	"a renewal loses the owner": {"Owner/a renewal keeps", func(s whole) tombstore.Store {
+		return onFinish(func(
+			ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+		) (tombstore.Session, error) {
+			return linkNowhere(ctx, s, r, newID, data, ttl)
+		})(s)
+	}},
+	"the first owner keeps the session": {"Owner/another user logs in with the session", onBinding(func(
+		ctx context.Context, s whole, oldID, newID string, o tombstore.RotateOptions,
+	) (tombstore.Session, error) {
+		return s.Rotate(ctx, oldID, newID)
+	})},
+	"a renewal forgets the binding": {"Owner/a login by renewal begins", onFinish(func(
+		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+	) (tombstore.Session, error) {
+		r.Binding = nil
+		return s.FinishRenewal(ctx, r, newID, data, ttl)
+	})},
+	"a login has no time": {"Reserve/a login is good for an hour", onReserve(func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Binding, error) {
+		login.At = time.Now()
+		return s.Reserve(ctx, id, login, opts...)
+	})},
+	"any deadline is one": {"Reserve/errors", onReserve(func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Binding, error) {
+		b, err := s.Reserve(ctx, id, login, opts...)
+		if errors.Is(err, tombstore.ErrNoDeadline) {
+			return s.Reserve(ctx, id, login, tombstore.Until(time.Now().Add(hour)))
+		}
+		return b, err
+	})},
+	"a login is let in that began before":       {"InvalidateOwner/a login that has begun", neverStale},
+	"a login is let in that began before, once": {"Race/logins that have begun against InvalidateOwner", neverStale},
+	"giving up forgets to end": {"Release/", func(s whole) tombstore.Store {
+		return &binds{whole: s, release: func(context.Context, tombstore.Binding) error { return nil }}
+	}},
+	"anybody's session is the owner's": {"InvalidateOwned/only", func(s whole) tombstore.Store {
+		return &binds{whole: s, invalidateOwned: func(
+			ctx context.Context, _, ref string, opts ...tombstore.InvalidateOption,
+		) error {
+			return s.InvalidateRef(ctx, ref, opts...)
+		}}
+	}},
+	"an owned session is not followed": {"InvalidateOwned/follows", func(s whole) tombstore.Store {
+		return &binds{whole: s, invalidateOwned: func(
+			ctx context.Context, owner, ref string, opts ...tombstore.InvalidateOption,
+		) error {
+			all, err := s.Sessions(ctx, owner)
+			for _, found := range all {
+				if found.Ref == ref {
+					return s.InvalidateRef(ctx, ref, opts...)
+				}
+			}
+			return errors.Join(err, tombstore.ErrNotFound)
+		}}
+	}},
+	"ended sessions are listed": {"Sessions/what is live", func(s whole) tombstore.Store {
+		var seen sync.Map
+		return &binds{whole: s, sessions: func(ctx context.Context, owner string) ([]tombstore.OwnedSession, error) {
+			all, err := s.Sessions(ctx, owner)
+			if before, ok := seen.LoadOrStore(owner, all); ok && len(all) < len(before.([]tombstore.OwnedSession)) {
+				return before.([]tombstore.OwnedSession), err
+			}
+			return all, err
+		}}
+	}},
+	"logging out everywhere is a walk": {"InvalidateOwner/what is reserved", onOwnerEnd(endListed)},
+	"logging out everywhere is a walk, with renewals": {
+		"InvalidateOwner/between the halves of a renewal", onOwnerEnd(endListed)},
+	"the walk is behind": {"Race/all are renewed against InvalidateOwner: all are out", func(s whole) tombstore.Store {
+		slow := &broken{whole: s, begin: func(
+			ctx context.Context, id string, v tombstore.Version,
+		) (tombstore.Renewal, error) {
+			r, err := s.BeginRenewal(ctx, id, v)
+			time.Sleep(time.Millisecond) // most are between two ids when they are listed
+			return r, err
+		}}
+		return onOwnerEnd(endListed)(slow)
+	}},
+	"the reason is not heard": {"InvalidateOwner/reasons", onOwnerEnd(func(
+		ctx context.Context, s whole, owner string, _ tombstore.InvalidateOptions,
+	) (int, error) {
+		return s.InvalidateOwner(ctx, owner)
+	})},
+	"Except is not heard": {"InvalidateOwner/Except", onOwnerEnd(func(
+		ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
+	) (int, error) {
+		return s.InvalidateOwner(ctx, owner, reasonOf(o)...)
+	})},
+	"Except takes anybody's": {"InvalidateOwner/Except must be", onOwnerEnd(func(
+		ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
+	) (int, error) {
+		n, err := s.InvalidateOwner(ctx, owner, append(reasonOf(o), tombstore.Except(o.Except))...)
+		if errors.Is(err, tombstore.ErrNotFound) {
+			return s.InvalidateOwner(ctx, owner, reasonOf(o)...)
+		}
+		return n, err
+	})},
+	"Except knows the first id only": {"Race/all move against InvalidateOwner Except", onOwnerEnd(func(
+		ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
+	) (int, error) {
+		if o.Except == "" {
+			return s.InvalidateOwner(ctx, owner, reasonOf(o)...)
+		}
+		return endListed(ctx, s, owner, o)
+	})},
+}
