@@ -3,6 +3,7 @@ package tombstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -21,13 +22,13 @@ func (s *RedisStore) makeRoom(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.endOlder(ctx, key, generation, Revoked); err != nil {
-		return err
+	if _, err := s.endOlder(ctx, key, generation, Revoked); err != nil && !errors.Is(err, ErrCorrupt) {
+		return roomless(err)
 	}
 	var live []OwnedSession
-	var dead []string
+	var dead, foreign []string
 	moving := 0
-	err = s.eachEntry(ctx, key, generation, func(refs []string) error {
+	err = s.eachEntry(ctx, key, 1, func(refs []string) error {
 		found, err := s.look(ctx, refs)
 		if err != nil {
 			return err
@@ -38,12 +39,14 @@ func (s *RedisStore) makeRoom(ctx context.Context, key string) error {
 				continue
 			}
 			underWay, err := s.underWay(ctx, key, l, now)
-			if err != nil {
+			switch {
+			case errors.Is(err, ErrCorrupt) || err == nil && !underWay && l.state == stateForeign:
+				foreign = append(foreign, l.Ref)
+			case err != nil:
 				return err
-			}
-			if underWay {
+			case underWay:
 				moving++
-			} else {
+			default:
 				dead = append(dead, l.Ref)
 			}
 		}
@@ -51,6 +54,11 @@ func (s *RedisStore) makeRoom(ctx context.Context, key string) error {
 	})
 	if err != nil {
 		return err
+	}
+	if len(foreign) > 0 { // nobody may write a session there by now, and what is there is not touched
+		if err := s.dropEntries(ctx, key, foreign...); err != nil {
+			return err
+		}
 	}
 	excess, err := excess(live, moving, s.maxSessions, s.whenFull)
 	if err != nil {
@@ -64,10 +72,19 @@ func (s *RedisStore) makeRoom(ctx context.Context, key string) error {
 			}
 		}
 		if err != nil {
-			return err
+			return roomless(err)
 		}
 	}
 	return nil
+}
+
+// roomless is the error of a Reserve that could not make room. ErrUnacknowledged would say that the id
+// is reserved.
+func roomless(err error) error {
+	if errors.Is(err, ErrUnacknowledged) {
+		return fmt.Errorf("%w: replicas have not confirmed that another one was ended", ErrTooManySessions)
+	}
+	return err
 }
 
 // excess returns the refs of the sessions that are to be ended so that there is room for one more.
@@ -86,23 +103,31 @@ func excess(live []OwnedSession, moving, limit int, whenFull WhenFull) (refs []s
 	return refs, nil
 }
 
-// underWay reports whether a session may be about to be written whose entry was found with nothing
-// live under its ref: the ref was entered lately, or the session has just left it for another id.
-// now is the time of the owner's server.
+// underWay reports whether there may be a session, or one may be about to be written, whose entry was
+// found with nothing under its ref that is known to be live: the ref was entered lately, or the session
+// has just left it for another id, or a later version has written it. now is the time of the owner's
+// server. It returns ErrCorrupt for a foreign value that is not a string.
 func (s *RedisStore) underWay(ctx context.Context, key string, l looked, now int64) (bool, error) {
-	if l.state == stateAbsent {
+	switch l.state {
+	case stateFuture:
+		return true, nil
+	case stateAbsent, stateForeign:
 		at, marked, err := s.score(ctx, key, "w"+l.Ref)
 		return marked && time.Duration(now+at*1000)*time.Millisecond < reservedFor, err
 	}
 	res, _ := s.send(ctx, func() rueidis.Completed {
-		return s.client.B().Arbitrary("HMGET").Keys(s.prefix+l.Ref).Args("t", "s", "c").Build()
+		return s.client.B().Arbitrary("HMGET").Keys(s.prefix+l.Ref).Args("t", "s", "h").Build()
 	})
-	end, successor, claimed, err := tombstoneOf(res)
-	return end.underWay(successor != "" || claimed), explain(err)
+	end, successor, renewable, err := tombstoneOf(res)
+	if err == nil && end == nil { // a hash that is no tombstone; or one that has expired, with all that it refused
+		err = ErrCorrupt
+	}
+	return end.underWay(successor != "" || renewable), explain(err)
 }
 
 // underWay reports whether a session that has left an id by e may be about to be written under
-// another one. leads says that the tombstone has a successor or a claim.
+// another one. leads says that the tombstone has a successor, or the header of a renewal: one that was
+// given up may be taken over, so it keeps its place.
 func (e *InvalidatedError) underWay(leads bool) bool {
 	return e != nil && e.Reason == Rotated && leads && time.Since(e.At).Abs() < reservedFor
 }

@@ -181,6 +181,118 @@ func TestMaxSessions_EvictOldest(t *testing.T) {
 	})
 }
 
+// A renewal that was given up may be taken over, and keeps its place as long.
+func TestMaxSessions_GivenUp(t *testing.T) {
+	t.Parallel()
+	for name, whenFull := range map[string]WhenFull{"refuse": Refuse, "evict": EvictOldest} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {
+				s := newStore(WithMaxSessions(1, whenFull))
+				ctx, owner, next := t.Context(), NewID(), NewID()
+				id, _, err := enter(ctx, s, owner)
+				require.NoError(t, err)
+				r, err := s.BeginRenewal(ctx, id, 0)
+				require.NoError(t, err)
+				require.NoError(t, s.CancelRenewal(ctx, r))
+				_, _, err = enter(ctx, s, owner)
+				require.ErrorIs(t, err, ErrTooManySessions)
+				r, err = s.BeginRenewal(ctx, id, 0)
+				require.NoError(t, err)
+				_, _, err = enter(ctx, s, owner)
+				require.ErrorIs(t, err, ErrTooManySessions)
+				_, err = s.FinishRenewal(ctx, r, next, nil, time.Hour)
+				require.NoError(t, err)
+
+				r, err = s.BeginRenewal(ctx, next, 0)
+				require.NoError(t, err)
+				require.NoError(t, s.CancelRenewal(ctx, r))
+				switch s := s.(type) { // nobody came
+				case *RedisStore:
+					end := dumpOf(Rotated, time.Now().Add(-reservedFor))[dumpHead : dumpHead+endSize]
+					hset := s.client.B().Hset().Key(s.prefix+Ref(next)).FieldValue().FieldValue("t", end).Build()
+					require.NoError(t, s.client.Do(ctx, hset).Error())
+				case *MemoryStore:
+					s.entries[s.prefix+Ref(next)].ended.At = time.Now().Add(-reservedFor)
+				}
+				_, _, err = enter(ctx, s, owner)
+				require.NoError(t, err)
+				_, err = s.BeginRenewal(ctx, next, 0)
+				require.ErrorIs(t, err, ErrInvalidated)
+			})
+		})
+	}
+}
+
+// What is under the id of an entry and is no session takes no place for long, and is left as it is. What
+// a later version may take for a session does, until its deadline.
+func TestMaxSessions_Foreign(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	record := func(flags byte) string {
+		header := newHeader(7, now.UnixMilli(), now.Add(12*time.Hour).UnixMilli())
+		header[1] = flags
+		return string(header) + "data"
+	}
+	strict := []byte(dumpOf(Logout, now)[dumpHead : dumpHead+endSize])
+	strict[1] |= flagStrict
+	for name, c := range map[string]struct {
+		command []string
+		counts  bool
+	}{
+		"string":               {[]string{"SET", "", "foreign"}, false},
+		"short record":         {[]string{"SET", "", record(0)[:headerSize-1]}, false},
+		"broken items":         {[]string{"SET", "", record(flagItems)[:headerSize] + "\xff\xff"}, false},
+		"list":                 {[]string{"RPUSH", "", "x"}, false},
+		"hash":                 {[]string{"HSET", "", "x", "y"}, false},
+		"tombstone to be":      {[]string{"HSET", "", "t", string(strict)}, false},
+		"record of the future": {[]string{"SET", "", record(flagStrict)}, true},
+	} {
+		for _, closed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", closed ", closed), func(t *testing.T) {
+				t.Parallel()
+				b := newBed(t, WithMaxSessions(1, EvictOldest))
+				ctx, owner := t.Context(), NewID()
+				id := b.bound(owner)
+				key, entry := b.ownerKey(Ref(owner)), "l"+Ref(id)
+				b.do("DEL", b.keyOf(id))
+				b.do(append([]string{c.command[0], b.keyOf(id)}, c.command[2:]...)...)
+				before, err := b.do("DUMP", b.keyOf(id)).ToString()
+				require.NoError(t, err)
+				if closed {
+					_, err := b.InvalidateOwner(ctx, owner)
+					require.ErrorIs(t, err, ErrCorrupt)
+				}
+				if !closed && c.command[0] == "SET" { // it was reserved a moment ago
+					_, _, err = enter(ctx, b.RedisStore, owner)
+					require.ErrorIs(t, err, ErrTooManySessions)
+				}
+				b.do("ZADD", key, decimal(-now.Add(-reservedFor).Unix()), "w"+Ref(id))
+				if c.counts {
+					_, _, err = enter(ctx, b.RedisStore, owner)
+					require.ErrorIs(t, err, ErrTooManySessions)
+					score := b.members(owner)[entry]
+					b.do("ZADD", key, decimal(score&^(1<<32-1)+now.Unix()-1), entry)
+					require.Eventually(t, func() bool { // one in sixteen prunes
+						_, _, err = enter(ctx, b.RedisStore, owner)
+						return err == nil
+					}, time.Minute, time.Millisecond)
+				} else {
+					_, _, err = enter(ctx, b.RedisStore, owner)
+					require.NoError(t, err)
+				}
+				require.NotContains(t, b.members(owner), entry)
+				after, err := b.do("DUMP", b.keyOf(id)).ToString()
+				require.NoError(t, err)
+				require.Equal(t, before, after)
+				all, err := b.Sessions(ctx, owner)
+				require.NoError(t, err)
+				require.Len(t, all, 1)
+			})
+		}
+	}
+}
+
 // A limit that was lowered, to where many have to go.
 func TestMaxSessions_Lowered(t *testing.T) {
 	t.Parallel()
@@ -198,7 +310,7 @@ func TestMaxSessions_Lowered(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, all, 2)
 	require.True(t, b.live(id))
-	require.Len(t, b.members(owner), 1+2+1, "with a mark for the one that has just logged in")
+	require.Len(t, b.members(owner), 1+2+601, "with a mark for each that was entered in the last hour")
 	require.False(t, b.live(ids[0]))
 }
 
@@ -317,7 +429,7 @@ func TestMaxSessions_Interleaved(t *testing.T) {
 				t.Run(name+", "+policy, func(t *testing.T) {
 					check(a.act, a.bound, whenFull)(t, newStage(t))
 					caughtOn(t, newStage, check(a.act, a.bound, whenFull), map[string]mutant{
-						"one too many": {"bind", ">= tonumber(ARGV[8])", "> tonumber(ARGV[8])"},
+						"one too many": {"bind", ">= tonumber(ARGV[9])", "> tonumber(ARGV[9])"},
 					})
 				})
 			}

@@ -66,8 +66,11 @@ func (m *MemoryStore) knownOwner(digest string, now time.Time) *owned {
 	return o
 }
 
-// enter enters key among an owner's sessions.
+// enter enters key among an owner's sessions. It brings no deadline forward.
 func (o *owned) enter(key string, deadline, now time.Time) {
+	if before := o.sessions[key].deadline; before.After(deadline) {
+		deadline = before
+	}
 	o.sessions[key] = entered{at: now, deadline: deadline}
 	o.keep(deadline.Add(ownerLife))
 }
@@ -122,29 +125,51 @@ func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o Res
 	if err != nil {
 		return Binding{}, err
 	}
-	now := time.Now()
-	b, err := m.bind(m.ref(key), login, o, now)
+	begun := time.Now()
+	b, err := m.bind(m.ref(key), login, o, begun)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return Binding{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	known := m.knownOwner(b.Owner, now)
+	now := time.Now()
+	deadline := untilMillis(o.Until)
+	if absolute := now.Add(m.absolute).UnixMilli(); m.absolute > 0 && (deadline == 0 || absolute < deadline) {
+		deadline = absolute
+	}
+	if err := m.enterLogin(key, login, deadline, now); err != nil {
+		return Binding{}, err
+	}
+	m.complete(&b, now.UnixMilli(), deadline, begun)
+	return b, nil
+}
+
+// enterLogin enters key for a login, and makes room if that is needed.
+func (m *MemoryStore) enterLogin(key string, login Login, deadline int64, now time.Time) error {
+	known := m.knownOwner(login.Owner, now)
 	stale := known != nil && known.revoked
 	if login.Generation >= 0 {
 		stale = known == nil || known.generation != login.Generation
 	}
 	if stale || now.Sub(login.At).Abs() > loginLife {
-		return Binding{}, ErrStaleLogin
+		return ErrStaleLogin
 	}
-	if _, again := m.owner(b.Owner, now).sessions[key]; m.maxSessions > 0 && !again {
-		if err := m.makeRoom(m.owners[b.Owner], now); err != nil {
-			return Binding{}, err
+	if deadline <= now.UnixMilli() {
+		return ErrNoDeadline
+	}
+	known = m.owner(login.Owner, now)
+	if _, again := known.sessions[key]; !again {
+		if _, err := m.live(key, now); errors.Is(err, ErrInvalidated) {
+			return ErrConflict
+		}
+		if m.maxSessions > 0 {
+			if err := m.makeRoom(known, now); err != nil {
+				return err
+			}
 		}
 	}
-	m.owners[b.Owner].enter(key, b.Deadline, now)
-	b.CreatedAt = now.Truncate(time.Millisecond)
-	return b, nil
+	known.enter(key, time.UnixMilli(deadline), now)
+	return nil
 }
 
 // makeRoom sees to it that an owner may have one more session.
@@ -169,7 +194,7 @@ func (m *MemoryStore) makeRoom(o *owned, now time.Time) error {
 			s := e.session()
 			live = append(live, s.owned(m.ref(key)))
 		case errors.Is(err, ErrNotFound) && now.Sub(in.at) < reservedFor,
-			errors.Is(err, ErrInvalidated) && left.ended.underWay(left.successor != "" || left.claim != 0):
+			errors.Is(err, ErrInvalidated) && left.ended.underWay(left.successor != "" || left.record != nil):
 			moving++
 		default:
 			if err := end(key); err != nil {

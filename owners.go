@@ -43,9 +43,10 @@ type Binder interface {
 	//
 	// It must return an error wrapping [ErrStaleLogin] if InvalidateOwner has come since the login
 	// began, or if that is more than an hour ago, [ErrNoDeadline] if there is no deadline or it has
-	// passed, [ErrTooManySessions] if the owner has as many sessions as WithMaxSessions allows, and
-	// [ErrTooLarge] if the label is longer than 1024 bytes. With [ErrUnacknowledged] the Binding is
-	// valid.
+	// passed, [ErrTooManySessions] if the owner has as many sessions as WithMaxSessions allows,
+	// [ErrConflict] if id was reserved before and its session has ended or moved, and [ErrTooLarge]
+	// if the label is longer than 1024 bytes. With [ErrUnacknowledged] the Binding is valid. With
+	// [ErrUnknownOutcome] it is good for Release, and for nothing else.
 	Reserve(ctx context.Context, id string, login Login, opts ...ReserveOption) (Binding, error)
 
 	// Release gives up what Reserve has entered: for a login that fails after it. It ends the
@@ -53,7 +54,8 @@ type Binder interface {
 	Release(ctx context.Context, b Binding) error
 
 	// Sessions returns the live sessions of an owner, in no order. One that is between two ids may
-	// be missing. If an InvalidateOwner was broken off, Sessions goes on with it first.
+	// be missing. If an InvalidateOwner was broken off, Sessions goes on with it first. With
+	// [ErrCorrupt] it returns those that it can read.
 	Sessions(ctx context.Context, owner string) ([]OwnedSession, error)
 
 	// InvalidateOwned is Invalidate for the session that Sessions returned with ref, with the reason
@@ -103,7 +105,7 @@ func (l *Login) UnmarshalText(text []byte) error {
 func (l *Login) valid() bool { return digestOf(l.Owner) != nil && l.Generation >= -1 }
 
 // Binding is an id that is reserved for a session of an owner. It is for the process that reserved
-// it, and good for ten minutes, or WithTombstoneTTL if that is shorter.
+// it, and good for ten minutes, or half of WithTombstoneTTL if that is shorter.
 type Binding struct {
 	Ref       string // of the id
 	Owner     string // digest of the owner, as Ref gives it
@@ -134,7 +136,8 @@ type ReserveOptions struct {
 	Label string
 }
 
-// Until sets the deadline of a session, after which it is no longer live, however often it is used.
+// Until sets the deadline of a session, after which it is no longer live, however often it is used. t
+// is the caller's; a deadline that follows from WithAbsoluteTimeout is on the server's clock.
 func Until(t time.Time) ReserveOption { return func(o *ReserveOptions) { o.Until = t } }
 
 // Label sets what Sessions shows of a session, to tell devices apart: at most 1024 bytes. It stays
@@ -194,24 +197,33 @@ func digestOf(text string) []byte {
 
 func (c *config) ownerKey(digest string) string { return c.prefix + ownerMark + digest }
 
-// bind returns the binding of a login, which the store's clock completes.
+// bind returns what is known of a Binding before it is reserved: complete adds the rest.
 func (c *config) bind(ref string, login Login, o ReserveOptions, now time.Time) (Binding, error) {
-	b := Binding{Ref: ref, Owner: login.Owner, Label: o.Label, Deadline: o.Until}
 	if !login.valid() {
 		return Binding{}, ErrStaleLogin
 	}
 	if len(o.Label) > maxLabel {
 		return Binding{}, fmt.Errorf("%w: label of %d bytes, at most %d", ErrTooLarge, len(o.Label), maxLabel)
 	}
-	if absolute := now.Add(c.absolute); c.absolute > 0 && (b.Deadline.IsZero() || absolute.Before(b.Deadline)) {
-		b.Deadline = absolute
-	}
-	if !b.Deadline.After(now) {
+	if o.Until.IsZero() && c.absolute == 0 || !o.Until.IsZero() && !o.Until.After(now) {
 		return Binding{}, ErrNoDeadline
 	}
-	b.Deadline = time.UnixMilli(min(b.Deadline.UnixMilli(), maxMilli48))
-	b.until = now.Add(min(reservedFor, c.tombstoneTTL/2))
-	return b, nil
+	return Binding{Ref: ref, Owner: login.Owner, Label: o.Label}, nil
+}
+
+// complete makes a Binding valid that was asked for at the moment begun. Both times are the server's,
+// in ms since 1970.
+func (c *config) complete(b *Binding, at, deadline int64, begun time.Time) {
+	b.CreatedAt, b.Deadline = time.UnixMilli(at), time.UnixMilli(deadline)
+	b.until = begun.Add(min(reservedFor, c.tombstoneTTL/2))
+}
+
+// untilMillis returns a deadline as bind.lua takes it.
+func untilMillis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return min(t.UnixMilli(), maxMilli48)
 }
 
 // usable returns why a session may not be written under ref with b.
@@ -282,9 +294,9 @@ func newGeneration() string { return decimal(1 + rand.Int64N(1<<20-1)) }
 //
 //	g      the generation that is open, as -2*generation, and one less once there was a revoke
 //	l+ref  a session: generation * 2^32 + its deadline in seconds + 1 h, for clocks differ
-//	w+ref  with WithMaxSessions: an id that was entered lately and may not be written yet: minus the
-//	       time, in seconds
-//	x+...  a revoke that was carried out: minus the time
+//	w+ref  an id that was entered in the last hour, so that it is not entered again by an attempt
+//	       that comes late, and that may not be written yet: minus the time, in seconds
+//	x+...  a revoke that was carried out in the last hour: minus the time
 //
 // A revoke opens the next generation, in one step, and what has a lower one is being ended. An entry
 // is taken out only when there is a tombstone under its id, or when its deadline has passed, so at
@@ -313,17 +325,53 @@ func (s *RedisStore) beginLogin(ctx context.Context, owner string) (Login, error
 func (s *RedisStore) generation(ctx context.Context, key string) (generation, at int64, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	detail, _, err := s.change(ctx, &loginScript, []string{key})
+	for range 2 { // a key that expires between the first two commands is not foreign
+		results, err := s.pipeline(ctx, s.client, func() []rueidis.Completed {
+			return []rueidis.Completed{
+				s.client.B().Arbitrary("EXISTS").Keys(key).Build(),
+				s.client.B().Arbitrary("ZSCORE").Keys(key).Args("g").Build(),
+				s.client.B().Arbitrary("TIME").Build().SetSlot(key),
+			}
+		})
+		if err != nil {
+			return 0, 0, explain(err)
+		}
+		exists, err := intOf(results[0])
+		mark, marked, err2 := scoreOf(results[1])
+		at, err3 := millisOf(results[2])
+		switch err := cmp.Or(err, err2, err3); {
+		case err != nil:
+			return 0, 0, explain(err)
+		case marked && mark >= 0:
+			return 0, 0, ErrCorrupt
+		case marked:
+			return -mark / 2, at, nil
+		case exists == 0:
+			return -1, at, nil
+		}
+	}
+	return 0, 0, ErrCorrupt
+}
+
+// millisOf returns what TIME says, in ms since 1970.
+func millisOf(res rueidis.RedisResult) (int64, error) {
+	m, err := res.ToMessage()
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	if len(detail) < 6 {
-		return 0, 0, errUnexpected
+	if !m.IsArray() {
+		return 0, errUnexpected
 	}
-	if generation = -1; len(detail) > 6 {
-		generation, err = generationOf(detail[6:])
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 2 || !parts[0].IsString() || !parts[1].IsString() {
+		return 0, errUnexpected
 	}
-	return generation, milli48(detail), err
+	seconds, err := parts[0].AsInt64()
+	micros, err2 := parts[1].AsInt64()
+	if err != nil || err2 != nil {
+		return 0, errUnexpected
+	}
+	return seconds*1000 + micros/1000, nil
 }
 
 func generationOf(text string) (int64, error) {
@@ -347,36 +395,60 @@ func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o Rese
 	if err != nil {
 		return Binding{}, err
 	}
-	b, err := s.bind(s.ref(key), login, o, time.Now())
+	begun := time.Now()
+	b, err := s.bind(s.ref(key), login, o, begun)
 	if err != nil {
 		return Binding{}, err
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	generation := ""
-	if login.Generation >= 0 {
-		generation = decimal(login.Generation)
+	at, deadline, late, err := s.enterLogin(ctx, b.Ref, login, untilMillis(o.Until), s.argAbsolute)
+	switch {
+	case errors.Is(err, ErrUnknownOutcome):
+		return b, err
+	case err != nil:
+		return Binding{}, err
 	}
+	s.complete(&b, at, deadline, begun)
+	return b, late
+}
+
+// enterLogin enters ref for a login, and makes room if that is needed. Without an absolute timeout or
+// a deadline the other is "0" or 0.
+func (s *RedisStore) enterLogin(
+	ctx context.Context, ref string, login Login, until int64, absolute string,
+) (at, deadline int64, late, err error) {
 	args := []string{
-		b.Ref,
-		decimal(b.Deadline.UnixMilli()),
+		ref,
+		decimal(until),
 		s.ownerTTL(),
 		newGeneration(),
 		"",
-		generation,
+		"",
 		decimal(login.At.UnixMilli()),
+		absolute,
 	}
-	at, late, err := s.enter(ctx, b.Owner, args...)
-	for errors.Is(err, errFull) {
-		if err = s.makeRoom(ctx, s.ownerKey(b.Owner)); err == nil {
-			at, late, err = s.enter(ctx, b.Owner, args...)
+	if login.Generation >= 0 {
+		args[5] = decimal(login.Generation)
+	}
+	if s.maxSessions > 0 {
+		args = append(args, strconv.Itoa(s.maxSessions))
+	}
+	lost := false
+	for {
+		at, deadline, late, err = s.enter(ctx, login.Owner, args...)
+		if !errors.Is(err, errFull) {
+			break
+		}
+		lost = lost || errors.Is(err, ErrUnknownOutcome)
+		if err = s.makeRoom(ctx, s.ownerKey(login.Owner)); err != nil {
+			break
 		}
 	}
-	if err != nil {
-		return Binding{}, err
+	if err != nil && lost { // an attempt whose reply was lost may yet enter it
+		err = unknown(nil)
 	}
-	b.CreatedAt = time.UnixMilli(at)
-	return b, late
+	return at, deadline, late, err
 }
 
 // ownerTTL returns how long an owner's key lives at least. No login from before a revoke is accepted
@@ -385,15 +457,15 @@ func (s *RedisStore) ownerTTL() string {
 	return decimal(ownerLife.Milliseconds() + s.tombstoneTTL.Milliseconds())
 }
 
-// enter runs bind.lua, and returns the server's time.
-func (s *RedisStore) enter(ctx context.Context, owner string, args ...string) (at int64, late, err error) {
+// enter runs bind.lua, and returns the server's time and the deadline, in ms since 1970. late is
+// ErrUnacknowledged or nil. An errFull wraps ErrUnknownOutcome if an attempt was lost.
+func (s *RedisStore) enter(
+	ctx context.Context, owner string, args ...string,
+) (at, deadline int64, late, err error) {
 	key := s.ownerKey(owner)
-	if s.maxSessions > 0 {
-		args = append(args, strconv.Itoa(s.maxSessions))
-	}
 	reply, lost, err := s.ask(ctx, &bindScript, []string{key}, args...)
 	if err != nil {
-		return 0, nil, err
+		return 0, 0, nil, err
 	}
 	if reply[0] == codeDone {
 		var again string
@@ -402,19 +474,22 @@ func (s *RedisStore) enter(ctx context.Context, owner string, args ...string) (a
 	}
 	switch reply[0] {
 	case codeStale:
-		return 0, nil, ErrStaleLogin
+		return 0, 0, nil, ErrStaleLogin
 	case codeNoDeadline:
-		return 0, nil, ErrNoDeadline
+		return 0, 0, nil, ErrNoDeadline
 	case codeLimit:
-		return 0, nil, errFull
+		if lost {
+			return 0, 0, nil, unknown(errFull)
+		}
+		return 0, 0, nil, errFull
 	}
 	if err := outcome(reply, lost); err != nil {
-		return 0, nil, err
+		return 0, 0, nil, err
 	}
-	if len(reply) != 1+6 {
-		return 0, nil, errUnexpected
+	if len(reply) != 1+6+6 {
+		return 0, 0, nil, errUnexpected
 	}
-	return milli48(reply[1:]), late, nil
+	return milli48(reply[1:]), milli48(reply[1+6:]), late, nil
 }
 
 // rebind tells the key of a session's owner that the session, whose header w has, leaves oldKey for
@@ -432,17 +507,18 @@ func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *B
 		}
 		w.begins = string(b.header())
 	case owner != "":
-		_, late, err = s.enter(ctx, owner,
+		_, _, late, err = s.enter(ctx, owner,
 			s.ref(w.key),
 			decimal(deadlineIn(w.begins)),
 			s.ownerTTL(),
 			newGeneration(),
 			s.ref(oldKey),
-			"",
-			"",
 		)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrStaleLogin): // the old id has been ended, and nothing leads to the new one
+		return nil, &InvalidatedError{Reason: Revoked, At: time.Now().Truncate(time.Millisecond)}
+	case err != nil:
 		return nil, unknown(err)
 	}
 	return late, nil
@@ -466,9 +542,9 @@ func (s *RedisStore) dropEntries(ctx context.Context, key string, refs ...string
 }
 
 func (s *RedisStore) removal(key string, refs ...string) rueidis.Completed {
-	members := make([]string, 0, 2*len(refs))
-	for _, ref := range refs {
-		members = append(members, "l"+ref, "w"+ref)
+	members := make([]string, len(refs)) // what says that they were entered stays
+	for i, ref := range refs {
+		members[i] = "l" + ref
 	}
 	return s.client.B().Zrem().Key(key).Member(members...).Build()
 }
@@ -589,19 +665,29 @@ func (s *RedisStore) successor(ctx context.Context, key string) (string, error) 
 
 // endOlder ends the sessions of the generations before this one, and returns how many live ones it
 // has ended. It is what an InvalidateOwner does, and what is left to do of one that was broken off.
-// What can be ended is ended; of several failures it returns the worst.
+// What can be ended is ended, and what cannot stays entered until its deadline has passed; of several
+// failures it returns the worst.
 func (s *RedisStore) endOlder(
 	ctx context.Context, key string, generation int64, reason Reason,
 ) (n int, first error) {
 	below := "(" + decimal(generation<<32)
 	for kept := 0; ; { // entries of sessions for which something has failed
-		refs, _, err := s.entries(ctx, key, "1", below, kept)
-		if err != nil || len(refs) == 0 {
+		entries, err := s.entries(ctx, key, "1", below, kept)
+		if err != nil || len(entries) == 0 {
 			return n, worse(first, err)
 		}
+		refs := refsOf(entries)
 		live, ended, err := s.endAll(ctx, key, refs, reason)
 		n += live
 		first = worse(first, err)
+		if len(ended) < len(refs) { // bind.lua prunes what is not closed
+			now := time.Now()
+			for _, e := range entries {
+				if e.expired(now) && !slices.Contains(ended, e.ref) {
+					ended = append(ended, e.ref)
+				}
+			}
+		}
 		if len(ended) > 0 {
 			if err := s.dropEntries(ctx, key, ended...); err != nil {
 				return n, worse(first, err)
@@ -611,11 +697,28 @@ func (s *RedisStore) endOlder(
 	}
 }
 
-// entries returns the refs of at most entryBatch sessions of an owner whose scores are between two,
-// from the one of number skip on, and the last one's score.
+// scored is an entry of an owner's key.
+type scored struct {
+	ref   string
+	score int64
+}
+
+// expired reports whether the session's deadline has passed an hour ago.
+func (e scored) expired(now time.Time) bool { return e.score&(1<<32-1) < now.Unix() }
+
+func refsOf(entries []scored) []string {
+	refs := make([]string, len(entries))
+	for i, e := range entries {
+		refs[i] = e.ref
+	}
+	return refs
+}
+
+// entries returns at most entryBatch sessions of an owner whose scores are between two, from the one
+// of number skip on.
 func (s *RedisStore) entries(
 	ctx context.Context, key, from, to string, skip int,
-) (refs []string, last string, err error) {
+) (entries []scored, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	res, _ := s.send(ctx, func() rueidis.Completed {
@@ -624,10 +727,10 @@ func (s *RedisStore) entries(
 	})
 	reply, err := res.ToMessage()
 	if err != nil {
-		return nil, "", explain(err)
+		return nil, explain(err)
 	}
 	if !reply.IsArray() {
-		return nil, "", errUnexpected
+		return nil, errUnexpected
 	}
 	parts, err := reply.ToArray()
 	for len(parts) > 0 && err == nil {
@@ -639,20 +742,20 @@ func (s *RedisStore) entries(
 			parts = parts[min(2, len(parts)):]
 		}
 		if err != nil || len(pair) < 2 {
-			return nil, "", errUnexpected
+			return nil, errUnexpected
 		}
 		member, err := pair[0].ToString()
 		score, err2 := pair[1].AsFloat64()
 		if err != nil || err2 != nil {
-			return nil, "", errUnexpected
+			return nil, errUnexpected
 		}
 		ref, ours := strings.CutPrefix(member, "l")
 		if _, err := s.refKey(ref); err != nil || !ours {
-			return nil, "", ErrCorrupt
+			return nil, ErrCorrupt
 		}
-		refs, last = append(refs, ref), decimal(int64(score))
+		entries = append(entries, scored{ref, int64(score)})
 	}
-	return refs, last, err
+	return entries, err
 }
 
 // endAll ends the sessions of refs. It returns how many of them were live, and for which there is a
@@ -691,10 +794,15 @@ func (s *RedisStore) score(ctx context.Context, key, member string) (score int64
 	res, _ := s.send(ctx, func() rueidis.Completed {
 		return s.client.B().Arbitrary("ZSCORE").Keys(key).Args(member).Build()
 	})
+	score, found, err = scoreOf(res)
+	return score, found, explain(err)
+}
+
+func scoreOf(res rueidis.RedisResult) (score int64, found bool, err error) {
 	if err := res.Error(); rueidis.IsRedisNil(err) {
 		return 0, false, nil
 	} else if err != nil {
-		return 0, false, explain(err)
+		return 0, false, err
 	}
 	float, err := res.AsFloat64()
 	if err != nil {
@@ -773,17 +881,15 @@ func (s *RedisStore) invalidateOwned(ctx context.Context, owner, ref string, o I
 			return err
 		}
 		if entered {
-			if err := s.end(ctx, key, o); err != nil {
-				return err
-			}
-			return nil
+			return s.end(ctx, key, o)
 		}
 		next, err := s.successor(ctx, key)
 		if err != nil {
 			return err
 		}
 		if key, err = s.refKey(next); err != nil {
-			return ErrNotFound
+			_, _, err = s.generation(ctx, s.ownerKey(digest)) // foreign, perhaps
+			return cmp.Or(err, ErrNotFound)
 		}
 	}
 	return errTooManyHops
@@ -805,33 +911,37 @@ func (s *RedisStore) sessions(ctx context.Context, owner string) (all []OwnedSes
 	if err != nil || generation < 0 {
 		return nil, err
 	}
-	if _, err := s.endOlder(ctx, key, generation, Revoked); err != nil {
-		return nil, err
+	_, corrupt := s.endOlder(ctx, key, generation, Revoked)
+	if corrupt != nil && !errors.Is(corrupt, ErrCorrupt) {
+		return nil, corrupt
 	}
-	err = s.eachEntry(ctx, key, generation, func(refs []string) error {
+	err = s.eachEntry(ctx, key, generation<<32, func(refs []string) error {
 		found, err := s.look(ctx, refs)
 		for _, l := range found {
-			if l.state == stateLive {
+			switch l.state {
+			case stateLive:
 				all = append(all, l.OwnedSession)
+			case stateForeign, stateFuture:
+				corrupt = ErrCorrupt
 			}
 		}
 		return err
 	})
-	return all, err
+	return all, cmp.Or(err, corrupt)
 }
 
-// eachEntry calls visit with the refs of all entries of a generation, in chunks.
+// eachEntry calls visit with the refs of all entries with at least a score, in chunks.
 func (s *RedisStore) eachEntry(
-	ctx context.Context, key string, generation int64, visit func(refs []string) error,
+	ctx context.Context, key string, least int64, visit func(refs []string) error,
 ) error {
 	named := map[string]bool{}
-	for from, skip := decimal(generation<<32), 0; ; {
-		refs, last, err := s.entries(ctx, key, from, "+inf", skip)
-		if err != nil || len(refs) == 0 {
+	for from, skip := least, 0; ; {
+		entries, err := s.entries(ctx, key, decimal(from), "+inf", skip)
+		if err != nil || len(entries) == 0 {
 			return err
 		}
-		full := len(refs) == entryBatch
-		refs = slices.DeleteFunc(refs, func(ref string) bool { return named[ref] })
+		full, last := len(entries) == entryBatch, entries[len(entries)-1].score
+		refs := slices.DeleteFunc(refsOf(entries), func(ref string) bool { return named[ref] })
 		for chunk := range slices.Chunk(refs, listChunk) {
 			if err := visit(chunk); err != nil {
 				return err
@@ -862,8 +972,10 @@ type looked struct {
 type state byte
 
 const (
-	stateAbsent state = iota
-	stateEnded
+	stateAbsent  state = iota
+	stateEnded         // or a foreign value that is not a string
+	stateForeign       // no version reads it
+	stateFuture        // a later version may
 	stateLive
 )
 
@@ -898,12 +1010,15 @@ func (s *RedisStore) look(ctx context.Context, refs []string) (found []looked, e
 			return nil, explain(err)
 		case len(head) > 0:
 			session, err := decode(head, now)
-			if err != nil && !NoSession(err) {
-				return nil, err
-			}
-			if err == nil {
+			switch {
+			case err == nil:
 				session.expireIn(left, now)
 				l = looked{session.owned(ref), stateLive}
+			case NoSession(err):
+			case len(head) >= headerSize && head[0] == kindLive && head[1]&flagStrict != 0:
+				l.state = stateFuture
+			default:
+				l.state = stateForeign
 			}
 		}
 		found = append(found, l)

@@ -452,7 +452,7 @@ func TestInvalidateOwner_ExceptInterleaved(t *testing.T) {
 			t.Run(kind, func(t *testing.T) {
 				check(move)(t, newStage(t))
 				caughtOn(t, newStage, check(move), map[string]mutant{
-					"a move joins the open generation anew": {"bind", "score = score or scores[3]", "score = score or 2^32"},
+					"a move joins the open generation anew": {"bind", "score = score or tonumber(found[4])", "score = score or 2^32"},
 					"Except is not moved up":                {"revoke", "if score then redis.call", "if false then redis.call"},
 					"Except takes any id":                   {"revoke", "if ARGV[4] and (not score or", "if false and (not score or"},
 				})
@@ -592,33 +592,194 @@ func TestBinding_Stored(t *testing.T) {
 			value, _ := w.raw(next)
 			require.Equal(t, afterVersion(want), afterVersion(value), kind)
 			members := w.members(owner)
-			require.Len(t, members, 3)
+			require.NotContains(t, members, "l"+Ref(id))
+			require.Contains(t, members, "w"+Ref(id), "so that it is not entered again")
 			require.Equal(t, before, members["l"+Ref(next)])
 			require.Contains(t, members, "w"+Ref(next))
 			id = next
 		}
 		require.NoError(t, w.Invalidate(ctx, id))
-		require.Equal(t, map[string]int64{"g": -2 * generation}, w.members(owner))
+		require.NotContains(t, w.members(owner), "l"+Ref(id))
+		require.Len(t, w.members(owner), 1+1+len(moves))
 
 		n, err := w.InvalidateOwner(ctx, owner)
 		require.NoError(t, err)
 		require.Zero(t, n)
-		members = w.members(owner)
-		require.Len(t, members, 2)
-		require.Equal(t, -2*(generation+1)-1, members["g"])
-
-		// Without a limit nobody needs to know when.
-		w.other.maxSessions = 0
-		id = w.other.bound(owner)
-		_, err = w.other.Rotate(ctx, id, NewID())
-		require.NoError(t, err)
-		require.Len(t, w.members(owner), 3)
+		require.Equal(t, -2*(generation+1)-1, w.members(owner)["g"])
 
 		// A key that a revoke has made lives as long as a login from before it is accepted, and a
 		// tombstone.
 		_, err = w.InvalidateOwner(ctx, "bob")
 		require.NoError(t, err)
 		almost(t, 26*time.Hour, w.ownerTTLOf("bob"))
+	})
+}
+
+// The absolute timeout begins when the server says so, and the deadline of the caller is kept if it is
+// sooner.
+func TestReserve_AbsoluteTimeout(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx, owner := w.t.Context(), NewID()
+		for i := range 20 {
+			b, err := w.Reserve(ctx, NewID(), w.login(owner))
+			require.NoError(t, err)
+			require.Equal(t, b.CreatedAt.Add(time.Hour), b.Deadline)
+			sooner := time.Now().Add(time.Minute * time.Duration(i+1)).Truncate(time.Millisecond)
+			b, err = w.Reserve(ctx, NewID(), w.login(owner), Until(sooner))
+			require.NoError(t, err)
+			require.Equal(t, sooner, b.Deadline)
+			b, err = w.Reserve(ctx, NewID(), w.login(owner), until())
+			require.NoError(t, err)
+			require.Equal(t, b.CreatedAt.Add(time.Hour), b.Deadline)
+		}
+	}
+	newTimed := func(t *testing.T) world { return newWorld(t, redistest.URL(t), WithAbsoluteTimeout(time.Hour)) }
+	check(t, newTimed(t))
+	catches(t, newTimed, check, map[string]mutant{
+		"the timeout begins with the login": {"bind", "then deadline = now + absolute", "then deadline = ARGV[7] + absolute"},
+		"the later deadline counts":         {"bind", "deadline > now + absolute", "deadline < now + absolute"},
+	})
+}
+
+// An id that is reserved again lives as long as the later one of two deadlines in the owner's key, or
+// what is written with the later one would be forgotten too early.
+func TestReserve_Again(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx, owner, id := w.t.Context(), NewID(), NewID()
+		login, now := w.login(owner), time.Now()
+		var latest int64
+		for _, hours := range []time.Duration{2, 3, 1} {
+			b, err := w.Reserve(ctx, id, login, Until(now.Add(hours*time.Hour)))
+			require.NoError(t, err)
+			latest = max(latest, (b.Deadline.UnixMilli()+999)/1000)
+			require.Equal(t, latest+3600, w.members(owner)["l"+Ref(id)]&(1<<32-1))
+		}
+	}
+	newPlain := func(t *testing.T) world { return newWorld(t, redistest.URL(t)) }
+	check(t, newPlain(t))
+	catches(t, newPlain, check, map[string]mutant{
+		"the first score stays": {"bind", "math.max(score or own, own)", "score or own"},
+		"the last score counts": {"bind", "math.max(score or own, own)", "own"},
+	})
+}
+
+// An attempt of Reserve, or of a move, that comes late enters nothing: its id has been taken out.
+func TestBinding_EnteredOnce(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx := w.t.Context()
+		for name, leave := range map[string]func(id string, b Binding) error{
+			"released": func(_ string, b Binding) error { return w.Release(ctx, b) },
+			"ended":    func(id string, _ Binding) error { return w.Invalidate(ctx, id) },
+			"moved": func(id string, _ Binding) error {
+				_, err := w.Rotate(ctx, id, NewID())
+				return err
+			},
+			"renewed": func(id string, _ Binding) error {
+				_, err := moves["renewal"](ctx, w.RedisStore, id, NewID())
+				return err
+			},
+		} {
+			owner, id, left := NewID(), NewID(), NewID()
+			login := w.login(owner)
+			b, err := w.Reserve(ctx, id, login, until())
+			require.NoError(t, err)
+			w.write(id, "data", time.Hour, Bound(b))
+			require.NoError(t, leave(id, b))
+			before := w.members(owner)
+			_, err = w.Reserve(ctx, id, login, until())
+			require.ErrorIs(t, err, ErrConflict, name)
+			require.Equal(t, before, w.members(owner), name)
+			_, _, _, err = w.enter(ctx, Ref(owner), Ref(id), decimal(b.Deadline.UnixMilli()), w.ownerTTL(), "1", Ref(left))
+			require.NoError(t, err, name)
+			require.Equal(t, before, w.members(owner), name)
+		}
+	}
+	newPlain := func(t *testing.T) world { return newWorld(t, redistest.URL(t)) }
+	check(t, newPlain(t))
+	catches(t, newPlain, check, map[string]mutant{
+		"a late login is entered": {"bind", " or not score and found[3] then return 'C'", " then return 'C'"},
+		"a late move is entered":  {"bind", "elseif not score and found[3] then", "elseif false then"},
+		"no mark":                 {"bind", "'g', score, entry, -seconds, mark)", "'g', score, entry)"},
+	})
+}
+
+// A session of which nothing is known moves as long as the owner's key may have been lost, but not if
+// there was a revoke since.
+func TestBinding_LostKey(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx, owner := w.t.Context(), NewID()
+		for kind, move := range moves {
+			id, next := w.bound(owner), NewID()
+			w.do("DEL", w.ownerKey(Ref(owner)))
+			_, err := move(ctx, w.RedisStore, id, next)
+			require.NoError(t, err, kind)
+			require.Contains(t, w.members(owner), "l"+Ref(next), kind)
+
+			w.do("DEL", w.ownerKey(Ref(owner)))
+			_, err = w.InvalidateOwner(ctx, owner)
+			require.NoError(t, err)
+			last := NewID()
+			_, err = move(ctx, w.RedisStore, next, last)
+			require.ErrorIs(t, err, ErrInvalidated, kind)
+			require.False(t, w.live(next) || w.live(last), kind)
+			require.NotContains(t, w.members(owner), "l"+Ref(last), kind)
+		}
+	}
+	newPlain := func(t *testing.T) world { return newWorld(t, redistest.URL(t)) }
+	check(t, newPlain(t))
+	catches(t, newPlain, check, map[string]mutant{
+		"whoever comes is entered": {"bind", "if not score and revoked then return 'S' end", ""},
+		"nobody comes back":        {"bind", "if not score and revoked", "if not score"},
+	})
+}
+
+// Who does not hear what has become of a Reserve can give it up.
+func TestReserve_UnknownOutcome(t *testing.T) {
+	t.Parallel()
+	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
+		st := newStage(t)
+		ctx, owner, id := t.Context(), NewID(), NewID()
+		login := st.mover.login(owner)
+		st.mover.tap.after = func(words []string) error {
+			if nameOf(words) == "bind" {
+				return io.EOF
+			}
+			return nil
+		}
+		brief, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		b, err := st.mover.Reserve(brief, id, login, until(), Label("phone"))
+		require.ErrorIs(t, err, ErrUnknownOutcome)
+		require.Contains(t, st.other.members(owner), "l"+Ref(id))
+		st.mover.tap.after = nil
+		_, err = st.mover.Write(ctx, id, nil, time.Hour, Bound(b))
+		require.Error(t, err, "nobody knows until when it is good")
+		require.NoError(t, st.mover.Release(ctx, b))
+		require.NotContains(t, st.other.members(owner), "l"+Ref(id))
+		st.other.requireTombstone(id, Logout)
+
+		// A lost attempt that has found the owner's key full may yet find room.
+		st.mover.maxSessions, st.mover.whenFull = 1, Refuse
+		st.other.bound(owner)
+		for lose := range 3 {
+			st.mover.lose = 0
+			if lose > 0 {
+				st.mover.lose = 1
+			}
+			b, err = st.mover.Reserve(ctx, NewID(), login, until())
+			if lose == 0 {
+				require.ErrorIs(t, err, ErrTooManySessions)
+				require.Zero(t, b)
+				continue
+			}
+			require.ErrorIs(t, err, ErrUnknownOutcome)
+			require.NotErrorIs(t, err, ErrTooManySessions)
+			require.NoError(t, st.mover.Release(ctx, b))
+		}
 	})
 }
 
@@ -672,7 +833,14 @@ func TestBinding_Prunes(t *testing.T) {
 		plant("wlate", -now+3700)
 		plant("wearly", -now+3500)
 		plant("xlate", -now+3700)
-		next := w.bound(owner)
+		login, next := w.login(owner), NewID()
+		for range 1000 { // one in sixteen prunes
+			_, err := w.Reserve(ctx, next, login, until())
+			require.NoError(t, err)
+			if _, there := w.members(owner)["lexpired"]; !there {
+				break
+			}
+		}
 		members := slices.Sorted(func(yield func(string) bool) {
 			for m := range w.members(owner) {
 				if !yield(m) {
@@ -726,7 +894,7 @@ func TestOwner_ForeignValues(t *testing.T) {
 		require.ErrorIs(t, err, ErrCorrupt, name)
 		_, err = b.InvalidateOwner(ctx, owner)
 		require.ErrorIs(t, err, ErrCorrupt, name)
-		require.Error(t, b.InvalidateOwned(ctx, owner, Ref(id)), name)
+		require.ErrorIs(t, b.InvalidateOwned(ctx, owner, Ref(id)), ErrCorrupt, name)
 		after, err := b.do("DUMP", key).ToString()
 		require.NoError(t, err)
 		require.Equal(t, before, after, name)
@@ -762,7 +930,7 @@ func TestOwner_Trips(t *testing.T) {
 		var login Login
 		var b Binding
 		var s Session
-		require.Equal(t, "login", trips(func() (err error) { login, err = w.BeginLogin(ctx, owner); return }))
+		require.Equal(t, "EXISTS+ZSCORE+TIME", trips(func() (err error) { login, err = w.BeginLogin(ctx, owner); return }))
 		require.Equal(t, "bind", trips(func() (err error) { b, err = w.Reserve(ctx, id, login, until()); return }))
 		require.Equal(t, "write", trips(func() (err error) { s, err = w.Write(ctx, id, nil, time.Hour, Bound(b)); return }))
 		require.Equal(t, "GET", trips(func() (err error) { s, err = w.Read(ctx, id); return }))
@@ -930,7 +1098,7 @@ func TestOwner_ReplicaAcks(t *testing.T) {
 // A Binding is good for the time of a request, and no longer than a tombstone that it may meet.
 func TestBinding_GrowsOld(t *testing.T) {
 	t.Parallel()
-	for tombstone, want := range map[time.Duration]time.Duration{24 * time.Hour: reservedFor, time.Second: time.Second} {
+	for tombstone, want := range map[time.Duration]time.Duration{24 * time.Hour: reservedFor, time.Second: time.Second / 2} {
 		b := newBed(t, WithTombstoneTTL(tombstone))
 		before := time.Now()
 		binding, err := b.Reserve(t.Context(), NewID(), b.login("alice"), until())
@@ -957,14 +1125,16 @@ func TestOwner_LateEntries(t *testing.T) {
 			require.NoError(t, err)
 			_, err = w.Rotate(ctx, second, third)
 			require.NoError(t, err)
+			// Nothing is entered for an hour.
+			before := w.members(owner)
 			_, err = w.Reserve(ctx, first, login, until())
+			require.ErrorIs(t, err, ErrConflict)
+			_, _, _, err = w.enter(ctx, Ref(owner), Ref(second), decimal(b.Deadline.UnixMilli()), w.ownerTTL(), "1", Ref(first))
 			require.NoError(t, err)
-			_, _, err = w.enter(ctx, Ref(owner), Ref(second), decimal(b.Deadline.UnixMilli()), w.ownerTTL(), "1", Ref(first), "", "")
-			require.NoError(t, err)
-			_, err = w.Reserve(ctx, first, login, until())
-			require.NoError(t, err)
-			require.Contains(t, w.members(owner), "l"+Ref(first))
-			require.Contains(t, w.members(owner), "l"+Ref(second))
+			require.Equal(t, before, w.members(owner))
+
+			key, score := w.ownerKey(Ref(owner)), decimal(before["l"+Ref(third)])
+			w.do("ZADD", key, score, "l"+Ref(first), score, "l"+Ref(second))
 			return third
 		}
 		owner := NewID()
@@ -1050,7 +1220,7 @@ func TestBinding_EntryBeforeSession(t *testing.T) {
 				mutants := map[string]mutant{}
 				if !strings.HasPrefix(name, "login") {
 					mutants["a move takes the entry of the old id out only"] = mutant{
-						"bind", "redis.call('ZADD', KEYS[1], score, 'l' .. ARGV[1])", ""}
+						"bind", "redis.call('ZADD', KEYS[1], score, entry, -seconds, mark)", ""}
 				}
 				caughtOn(t, newStage, check(a.act, a.bound), mutants)
 			})

@@ -18,7 +18,7 @@ import (
 var scripts = map[string]script{
 	"read": readScript, "write": writeScript, "restore": restoreScript, "touch": touchScript,
 	"invalidate": invalidateScript, "rotate": rotateScript, "link": linkScript,
-	"login": loginScript, "bind": bindScript, "revoke": revokeScript,
+	"bind": bindScript, "revoke": revokeScript,
 }
 
 func TestScripts_SHA1(t *testing.T) {

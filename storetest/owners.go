@@ -200,7 +200,7 @@ var owners = []rule{
 		c.write(id, "x", hour, tombstore.Bound(b))
 		_, next := c.rotate(id)
 		_, err = c.binder.Reserve(c, id, login, until)
-		require.NoError(c, err)
+		require.ErrorIs(c, err, tombstore.ErrConflict)
 		require.Len(c, c.sessions(owner), 1)
 		c.endOwner(owner, 0, tombstore.Except(next))
 		c.holds(next, "x")
