@@ -255,7 +255,7 @@ func WithData(data []byte, ttl time.Duration) RotateOption {
 func IfUnchanged(v Version) RotateOption { return func(o *RotateOptions) { o.Version = v } }
 
 // InvalidateOption is an option of Invalidate: WithReason, IfLive or Alone; or of InvalidateOwner:
-// WithReason or Except.
+// WithReason, Except or Thorough.
 type InvalidateOption func(*InvalidateOptions)
 
 // InvalidateOptions is what the options of one Invalidate add up to.
@@ -264,6 +264,8 @@ type InvalidateOptions struct {
 	Live   bool   // fail unless a live session was ended
 	Alone  bool   // do not follow the session to another id
 	Except string // id of the session that InvalidateOwner lets live, or ""
+
+	Thorough bool // InvalidateOwner looks at the owner in each record, too
 
 	spares func(key string) (bool, error) // whether an end does not follow to a key; or nil
 }

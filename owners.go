@@ -49,6 +49,19 @@ type Binder interface {
 	// [ErrUnknownOutcome] it is good for Release, and for nothing else.
 	Reserve(ctx context.Context, id string, login Login, opts ...ReserveOption) (Binding, error)
 
+	// Adopt makes a session that is live the login's owner's, in place: for sessions that were begun
+	// before the program used owners, when they are met next. Nothing else does that, since whoever
+	// knew the id before the user was known would know it afterwards: a login is Reserve. Id, data,
+	// version and creation time stay; the deadline is the soonest of that which the session has, of
+	// Until, and of WithAbsoluteTimeout from its creation on. It is safe to repeat, and changes
+	// nothing then. It returns the session as it is stored: who saves it as it was before, by
+	// Replacing, meets ErrConflict.
+	//
+	// It must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if there is no live
+	// session, [ErrConflict] if it is another owner's, and what Reserve returns of a login, a deadline,
+	// a label or a limit. An InvalidateOwner that came before does not reach the session.
+	Adopt(ctx context.Context, id string, login Login, opts ...ReserveOption) (Session, error)
+
 	// Release gives up what Reserve has entered: for a login that fails after it. It ends the
 	// session of the id, whether that was written or not, and then takes it out.
 	Release(ctx context.Context, b Binding) error
@@ -69,7 +82,8 @@ type Binder interface {
 	// for a login that was begun before the call. It is safe to repeat.
 	//
 	// With [Except] one session goes on. It must return an error wrapping [ErrNotFound], and change
-	// nothing, if that is not a session of the owner. Other options have no effect.
+	// nothing, if that is not a session of the owner. [Thorough] makes it look further. Other options
+	// have no effect.
 	InvalidateOwner(ctx context.Context, owner string, opts ...InvalidateOption) (int, error)
 }
 
@@ -156,6 +170,13 @@ func WithBinding(b Binding) RotateOption { return func(o *RotateOptions) { o.Bin
 // Except lets one session go on when InvalidateOwner ends the others.
 func Except(id string) InvalidateOption { return func(o *InvalidateOptions) { o.Except = id } }
 
+// Thorough makes InvalidateOwner end the sessions, too, that name the owner in their record and are not
+// among the owner's: when the server may have lost that key, by an eviction, without persistence or in
+// a failover. It walks through all keys of the server, as List does, and fails as that does; a value that
+// nobody can read is ErrCorrupt, once the walk is over. Except finds its session only if that is among
+// the owner's, where Adopt puts it. MemoryStore loses nothing, and ignores it.
+func Thorough() InvalidateOption { return func(o *InvalidateOptions) { o.Thorough = true } }
+
 const (
 	itemOwner = 1 // digest
 	itemLabel = 2
@@ -197,16 +218,27 @@ func digestOf(text string) []byte {
 
 func (c *config) ownerKey(digest string) string { return c.prefix + ownerMark + digest }
 
+// acceptable returns why nothing can be done with a login and these options, whatever the server knows.
+func acceptable(login Login, o ReserveOptions, now time.Time) error {
+	switch {
+	case !login.valid():
+		return ErrStaleLogin
+	case len(o.Label) > maxLabel:
+		return fmt.Errorf("%w: label of %d bytes, at most %d", ErrTooLarge, len(o.Label), maxLabel)
+	case !o.Until.IsZero() && !o.Until.After(now):
+		return ErrNoDeadline
+	}
+	return nil
+}
+
 // bind returns what is known of a Binding before it is reserved: complete adds the rest.
 func (c *config) bind(ref string, login Login, o ReserveOptions, now time.Time) (Binding, error) {
-	if !login.valid() {
-		return Binding{}, ErrStaleLogin
+	err := acceptable(login, o, now)
+	if err == nil && o.Until.IsZero() && c.absolute == 0 {
+		err = ErrNoDeadline
 	}
-	if len(o.Label) > maxLabel {
-		return Binding{}, fmt.Errorf("%w: label of %d bytes, at most %d", ErrTooLarge, len(o.Label), maxLabel)
-	}
-	if o.Until.IsZero() && c.absolute == 0 || !o.Until.IsZero() && !o.Until.After(now) {
-		return Binding{}, ErrNoDeadline
+	if err != nil {
+		return Binding{}, err
 	}
 	return Binding{Ref: ref, Owner: login.Owner, Label: o.Label}, nil
 }
@@ -596,7 +628,74 @@ func (s *RedisStore) invalidateOwner(ctx context.Context, owner string, o Invali
 		return 0, err
 	}
 	n, err := s.endOlder(ctx, key, generation, revocation(o).Reason)
+	if o.Thorough {
+		more, err2 := s.endUnlisted(ctx, digest, revocation(o).Reason)
+		n, err = n+more, worse(err, err2)
+	}
 	return n, cmp.Or(err, late)
+}
+
+// endUnlisted ends the sessions of an owner that have no entry, after a revoke, and returns how many
+// live ones it has ended. Those that move meanwhile need not be found: bind.lua refuses a move that
+// comes after a revoke and has no entry, and one that came before it has made one.
+func (s *RedisStore) endUnlisted(ctx context.Context, owner string, reason Reason) (n int, first error) {
+	key := s.ownerKey(owner)
+	var refs []string
+	end := func() error {
+		unlisted, err := s.unlisted(ctx, key, refs)
+		if refs = nil; err != nil || len(unlisted) == 0 {
+			return err
+		}
+		live, _, err := s.endAll(ctx, key, unlisted, reason)
+		n += live
+		return err
+	}
+	for e, err := range s.List(ctx) {
+		if err != nil {
+			first = worse(first, err)
+			continue // the walk goes on only after an ErrCorrupt
+		}
+		if ownerIn(e.header) != owner {
+			continue
+		}
+		if refs = append(refs, e.Ref); len(refs) == listChunk {
+			first = worse(first, end())
+		}
+	}
+	if len(refs) > 0 {
+		first = worse(first, end())
+	}
+	return n, first
+}
+
+// unlisted returns which of refs have no entry in an owner's key.
+func (s *RedisStore) unlisted(ctx context.Context, key string, refs []string) (without []string, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	members := make([]string, len(refs))
+	for i, ref := range refs {
+		members[i] = "l" + ref
+	}
+	res, _ := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Arbitrary("ZMSCORE").Keys(key).Args(members...).Build()
+	})
+	reply, err := res.ToMessage()
+	if err != nil {
+		return nil, explain(err)
+	}
+	if !reply.IsArray() {
+		return nil, errUnexpected
+	}
+	scores, err := reply.ToArray()
+	if err != nil || len(scores) != len(refs) {
+		return nil, errUnexpected
+	}
+	for i, ref := range refs {
+		if scores[i].IsNil() {
+			without = append(without, ref)
+		}
+	}
+	return without, nil
 }
 
 // revocation gives an end the reason Revoked if it has none. Rotated would be no end: it follows no

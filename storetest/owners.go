@@ -277,6 +277,100 @@ var owners = []rule{
 			}
 		}
 	}},
+	{"Adopt/a session becomes the owner's", func(c *check) {
+		owner, id := tombstore.NewID(), tombstore.NewID()
+		before := c.write(id, "x", 3*hour)
+		c.outlast()
+		opts := []tombstore.ReserveOption{tombstore.Until(time.Now().Add(2 * hour)), tombstore.Label("phone")}
+		s, err := c.binder.Adopt(c, id, c.begun(owner), opts...)
+		require.NoError(c, err)
+		require.Equal(c, before.Version, s.Version)
+		require.Equal(c, "x", string(s.Data))
+		require.True(c, before.CreatedAt.Equal(s.CreatedAt))
+		found := c.sessions(owner)
+		require.Len(c, found, 1)
+		require.Equal(c, "phone", found[0].Label)
+		require.True(c, before.CreatedAt.Equal(found[0].CreatedAt))
+		c.inTime(time.Now().Add(2*hour), found[0].ExpiresAt)
+		c.inTime(time.Now().Add(2*hour), found[0].Deadline)
+
+		// Again, it changes nothing.
+		again, err := c.binder.Adopt(c, id, c.begun(owner), tombstore.Until(time.Now().Add(hour)), tombstore.Label("other"))
+		require.NoError(c, err)
+		require.Equal(c, s.Version, again.Version)
+		require.Equal(c, found[0].Deadline, c.sessions(owner)[0].Deadline)
+		require.Equal(c, "phone", c.sessions(owner)[0].Label)
+
+		// Who has read it before may save it under its version, or finds out.
+		_, err = c.store.Write(c, id, []byte("late"), hour, tombstore.Replacing(before))
+		require.ErrorIs(c, err, tombstore.ErrConflict)
+		c.holds(id, "x")
+		s = c.write(id, "y", hour, tombstore.Replacing(s))
+		c.write(id, "z", hour, tombstore.IfVersion(s.Version))
+		_, next := c.rotate(id)
+		require.Len(c, c.sessions(owner), 1)
+		c.endOwner(owner, 1)
+		c.ended(next, tombstore.Revoked)
+	}},
+	{"Adopt/errors", func(c *check) {
+		owner, id := tombstore.NewID(), tombstore.NewID()
+		login, until := c.begun(owner), tombstore.Until(time.Now().Add(2*hour))
+		adopt := func(id string, login tombstore.Login, opts ...tombstore.ReserveOption) error {
+			_, err := c.binder.Adopt(c, id, login, opts...)
+			return err
+		}
+		require.ErrorIs(c, adopt(id, login, until), tombstore.ErrNotFound)
+		c.absent(id)
+		c.invalidate(id)
+		require.ErrorIs(c, adopt(id, login, until), tombstore.ErrInvalidated)
+		_, others := c.bound(tombstore.NewID())
+		require.ErrorIs(c, adopt(others, login, until), tombstore.ErrConflict)
+		id = tombstore.NewID()
+		c.write(id, "x", hour)
+		require.ErrorIs(c, adopt(id, login, tombstore.Until(time.Now().Add(-hour))), tombstore.ErrNoDeadline)
+		require.ErrorIs(c, adopt(id, login, until, tombstore.Label(strings.Repeat("a", 1025))), tombstore.ErrTooLarge)
+		require.ErrorIs(c, adopt(id, tombstore.Login{}, until), tombstore.ErrStaleLogin)
+		require.ErrorIs(c, adopt("", login, until), tombstore.ErrInvalidID)
+		require.Empty(c, c.sessions(owner))
+		c.endOwner(owner, 0)
+		require.ErrorIs(c, adopt(id, login, until), tombstore.ErrStaleLogin)
+		c.holds(id, "x")
+		gone := c.canceled()
+		_, err := gone.binder.Adopt(gone, id, c.begun(owner), until)
+		require.ErrorContains(c, err, "canceled")
+		require.NotErrorIs(c, err, tombstore.ErrNotFound)
+	}},
+	{"Race/sessions are adopted, saved and rotated: an end reaches them", func(c *check) {
+		for range 20 {
+			owner, ids := tombstore.NewID(), []string{tombstore.NewID(), tombstore.NewID()}
+			before := c.write(ids[0], "x", hour)
+			adopted := false
+			login := c.begun(owner)
+			together(3, func(i int) {
+				switch i {
+				case 0:
+					_, err := c.binder.Adopt(c, ids[0], login, tombstore.Until(time.Now().Add(2*hour)))
+					if adopted = err == nil; !adopted {
+						assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+					}
+				case 1:
+					_, err := c.store.Write(c, ids[0], []byte("y"), hour, tombstore.Replacing(before))
+					if err != nil && !errors.Is(err, tombstore.ErrConflict) {
+						assert.ErrorIs(c, err, tombstore.ErrInvalidated)
+					}
+				case 2:
+					_, err := c.store.Rotate(c, ids[0], ids[1])
+					assert.NoError(c, err)
+				}
+			})
+			require.Equal(c, ids[1:], c.live(ids))
+			if n, err := c.binder.InvalidateOwner(c, owner); adopted {
+				require.NoError(c, err)
+				require.Equal(c, 1, n)
+				require.Empty(c, c.live(ids))
+			}
+		}
+	}},
 	{"Release/before the session is written", func(c *check) {
 		owner := tombstore.NewID()
 		b, id := c.reserve(owner)
@@ -433,6 +527,18 @@ var owners = []rule{
 		require.Len(c, c.sessions(owner), 1)
 		c.endOwner(owner, 1)
 		c.ended(next, tombstore.Revoked)
+	}},
+	{"InvalidateOwner/Thorough", func(c *check) {
+		owner, other := tombstore.NewID(), tombstore.NewID()
+		_, id := c.bound(owner)
+		_, kept := c.bound(owner)
+		_, bystander := c.bound(other)
+		c.endOwner(owner, 1, tombstore.Thorough(), tombstore.Except(kept))
+		c.ended(id, tombstore.Revoked)
+		c.holds(kept, "x")
+		c.endOwner(owner, 1, tombstore.Thorough())
+		c.ended(kept, tombstore.Revoked)
+		c.holds(bystander, "x")
 	}},
 	{"InvalidateOwner/Except must be the owner's", func(c *check) {
 		owner := tombstore.NewID()

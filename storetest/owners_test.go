@@ -16,6 +16,9 @@ type binds struct {
 	reserve    func(
 		ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
 	) (tombstore.Binding, error)
+	adopt func(
+		ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+	) (tombstore.Session, error)
 	release         func(ctx context.Context, b tombstore.Binding) error
 	sessions        func(ctx context.Context, owner string) ([]tombstore.OwnedSession, error)
 	invalidateOwned func(ctx context.Context, owner, ref string, opts ...tombstore.InvalidateOption) error
@@ -36,6 +39,15 @@ func (b *binds) Reserve(
 		return b.reserve(ctx, id, login, opts...)
 	}
 	return b.whole.Reserve(ctx, id, login, opts...)
+}
+
+func (b *binds) Adopt(
+	ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+) (tombstore.Session, error) {
+	if b.adopt != nil {
+		return b.adopt(ctx, id, login, opts...)
+	}
+	return b.whole.Adopt(ctx, id, login, opts...)
 }
 
 func (b *binds) Release(ctx context.Context, binding tombstore.Binding) error {
@@ -81,6 +93,21 @@ func onReserve(
 			ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
 		) (tombstore.Binding, error) {
 			return reserve(ctx, s, id, login, opts)
+		}}
+	}
+}
+
+// onAdopt replaces Adopt.
+func onAdopt(
+	adopt func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Session, error),
+) func(whole) tombstore.Store {
+	return func(s whole) tombstore.Store {
+		return &binds{whole: s, adopt: func(
+			ctx context.Context, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+		) (tombstore.Session, error) {
+			return adopt(ctx, s, id, login, opts)
 		}}
 	}
 }
@@ -250,6 +277,35 @@ var ownerMutants = map[string]mutant{
 	})},
 	"a login is let in that began before":       {"InvalidateOwner/a login that has begun", neverStale},
 	"a login is let in that began before, once": {"Race/logins that have begun against InvalidateOwner", neverStale},
+	"adopting writes nothing": {"Adopt/a session becomes", onAdopt(func(
+		ctx context.Context, s whole, id string, _ tombstore.Login, _ []tombstore.ReserveOption,
+	) (tombstore.Session, error) {
+		return s.Read(ctx, id)
+	})},
+	"adopting takes any session": {"Adopt/errors", onAdopt(func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Session, error) {
+		session, err := s.Adopt(ctx, id, login, opts...)
+		if errors.Is(err, tombstore.ErrConflict) {
+			return s.Read(ctx, id)
+		}
+		return session, err
+	})},
+	"adopting tells of what was not adopted": {"Race/sessions are adopted", onAdopt(func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Session, error) {
+		session, err := s.Adopt(ctx, id, login, opts...)
+		if errors.Is(err, tombstore.ErrInvalidated) {
+			return tombstore.Session{}, nil
+		}
+		return session, err
+	})},
+	"Thorough ends all": {"InvalidateOwner/Thorough", onOwnerEnd(func(
+		ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
+	) (int, error) {
+		n, err := s.InvalidateOwner(ctx, owner, reasonOf(o)...)
+		return n - 1, err
+	})},
 	"giving up forgets to end": {"Release/", func(s whole) tombstore.Store {
 		return &binds{whole: s, release: func(context.Context, tombstore.Binding) error { return nil }}
 	}},

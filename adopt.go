@@ -1,0 +1,150 @@
+package tombstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"math"
+	"time"
+)
+
+// Adopt implements [Binder]. The entry comes first, and then the record with the owner takes the place
+// of the one without, under the version that was read: so there is no moment at which the session is the
+// owner's and InvalidateOwner does not reach it.
+func (s *RedisStore) Adopt(
+	ctx context.Context, id string, login Login, opts ...ReserveOption,
+) (Session, error) {
+	session, err := s.adopt(ctx, id, login, collect(opts))
+	return session, wrap("adopt", err)
+}
+
+func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o ReserveOptions) (Session, error) {
+	key, err := s.key(id)
+	if err == nil {
+		err = acceptable(login, o, time.Now())
+	}
+	if err != nil {
+		return Session{}, err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	entered := false
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		session, err := s.readThrough(ctx, key, 0, false)
+		if err != nil {
+			if entered && NoSession(err) {
+				_ = s.dropEntries(ctx, s.ownerKey(login.Owner), s.ref(key))
+			}
+			return Session{}, err
+		}
+		header, err := s.adoptedHeader(&session, login, o)
+		if err != nil {
+			return Session{}, err
+		}
+		_, _, late, err := s.enterLogin(ctx, s.ref(key), login, milli48(header[offsetDeadline:]), "0")
+		if err != nil {
+			return Session{}, err
+		}
+		if entered = true; bytes.Equal(header, session.header) {
+			return session, late
+		}
+		session.header = header
+		record := string(recordOf(header, session.Version, session.Data))
+		reply, lost, err := s.ask(ctx, &restoreScript, []string{key}, session.Version.bytes(), record)
+		switch {
+		case errors.Is(err, ErrCorrupt): // it has been ended since: Read says why
+		case err != nil:
+			return Session{}, err
+		case reply[0] == codeDone:
+			return session, late
+		case reply[0] != codeConflict:
+			return Session{}, cmp.Or(outcome(reply, lost), errUnexpected)
+		}
+		if !sleep(ctx, pause) { // it is being saved again and again
+			return Session{}, unknown(context.DeadlineExceeded)
+		}
+	}
+}
+
+// adoptedHeader returns the header of a session when it is the login's owner's. It is the same if the
+// session is that before.
+func (c *config) adoptedHeader(s *Session, login Login, o ReserveOptions) ([]byte, error) {
+	switch ownerIn(s.header) {
+	case "":
+	case login.Owner:
+		return s.header, nil
+	default:
+		return nil, ErrConflict
+	}
+	deadline := s.deadline()
+	sooner := func(ms int64) {
+		if ms != 0 && (deadline == 0 || ms < deadline) {
+			deadline = ms
+		}
+	}
+	if sooner(untilMillis(o.Until)); c.absolute > 0 {
+		sooner(s.CreatedAt.Add(c.absolute).UnixMilli())
+	}
+	if deadline == 0 {
+		return nil, ErrNoDeadline
+	}
+	header := bytes.Clone(s.header[:headerSize])
+	putMilli48(header[offsetDeadline:], deadline)
+	var items []byte
+	if len(s.header) > headerSize {
+		items = bytes.Clone(s.header[headerSize+2:])
+	}
+	items = appendItem(items, itemOwner, digestOf(login.Owner))
+	if o.Label != "" {
+		items = appendItem(items, itemLabel, []byte(o.Label))
+	}
+	if len(items) > math.MaxUint16 {
+		return nil, ErrTooLarge
+	}
+	header[1] |= flagItems
+	header = binary.BigEndian.AppendUint16(header, uint16(len(items)))
+	return append(header, items...), nil
+}
+
+// Adopt implements [Binder].
+func (m *MemoryStore) Adopt(
+	ctx context.Context, id string, login Login, opts ...ReserveOption,
+) (Session, error) {
+	s, err := m.adopt(ctx, id, login, collect(opts))
+	return s, wrap("adopt", err)
+}
+
+func (m *MemoryStore) adopt(ctx context.Context, id string, login Login, o ReserveOptions) (Session, error) {
+	key, err := m.key(id)
+	if err == nil {
+		err = acceptable(login, o, time.Now())
+	}
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Session{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	e, err := m.live(key, now)
+	if err != nil {
+		return Session{}, err
+	}
+	session := e.session()
+	header, err := m.adoptedHeader(&session, login, o)
+	if err != nil {
+		return Session{}, err
+	}
+	deadline := milli48(header[offsetDeadline:])
+	if err := m.enterLogin(key, login, deadline, now); err != nil {
+		return Session{}, err
+	}
+	e.record = recordOf(header, session.Version, session.Data)
+	if until := time.UnixMilli(deadline); until.Before(e.expires) {
+		e.expires = until
+	}
+	session = e.session()
+	session.Data = bytes.Clone(session.Data)
+	return session, nil
+}
