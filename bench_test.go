@@ -268,6 +268,136 @@ func BenchmarkInvalidate(b *testing.B) {
 	})
 }
 
+// BenchmarkBind compares a login of an owner, step by step, with a first write of nobody's: what the
+// server counts for each. With known=true the owner has a session already.
+func BenchmarkBind(b *testing.B) {
+	onEachClient(b, func(b *testing.B, w *workload) {
+		owners, ids := make([]string, benchSessions), make([]string, benchSessions)
+		logins, bindings := make([]Login, benchSessions), make([]Binding, benchSessions)
+		first := func(ctx context.Context, _ int) error {
+			_, err := w.Write(ctx, NewID(), w.data, time.Hour)
+			return err
+		}
+		beginLogin := func(ctx context.Context, i int) (err error) {
+			logins[i], err = w.BeginLogin(ctx, owners[i])
+			return err
+		}
+		reserve := func(ctx context.Context, i int) (err error) {
+			ids[i] = NewID()
+			bindings[i], err = w.Reserve(ctx, ids[i], logins[i], until())
+			return err
+		}
+		write := func(ctx context.Context, i int) error {
+			_, err := w.Write(ctx, ids[i], w.data, time.Hour, Bound(bindings[i]))
+			return err
+		}
+		measure := func(b *testing.B, commands string, do func(ctx context.Context, i int) error) float64 {
+			before := w.calls(b, commands)
+			run(b, b.Context(), 16, benchSessions, do)
+			return w.calls(b, commands).minus(before).micros / benchSessions
+		}
+		for _, known := range []bool{false, true} {
+			b.Run(fmt.Sprint("known=", known), func(b *testing.B) {
+				var unbound, login, bind, bound float64
+				for b.Loop() {
+					for i := range owners {
+						owners[i] = NewID()
+					}
+					if known {
+						run(b, b.Context(), 16, benchSessions, beginLogin)
+						run(b, b.Context(), 16, benchSessions, reserve)
+					}
+					unbound += measure(b, "evalsha", first)
+					login += measure(b, "exists+zscore+time", beginLogin)
+					bind += measure(b, "evalsha", reserve)
+					bound += measure(b, "evalsha", write)
+				}
+				for name, micros := range map[string]float64{
+					"unbound": unbound, "BeginLogin": login, "Reserve": bind, "Write": bound,
+				} {
+					b.ReportMetric(micros/float64(b.N), name+"-µs")
+				}
+				b.ReportMetric(login/unbound, "x-BeginLogin")
+				b.ReportMetric(bind/unbound, "x-Reserve")
+				b.ReportMetric((login+bind+bound)/unbound, "x-all")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	})
+}
+
+// BenchmarkInvalidateOwner ends all sessions of an owner, and lists them before: in how many trips and in
+// what time, and how long the longest command has kept the server.
+func BenchmarkInvalidateOwner(b *testing.B) {
+	for _, n := range []int{10, 1000, 100_000} {
+		b.Run(fmt.Sprint("sessions=", n), func(b *testing.B) {
+			client := newTap(redistest.Dial(b, redistest.Start(b, "--slowlog-log-slower-than", "50", "--slowlog-max-len", "10000").URL))
+			s, err := New(client, WithTimeout(time.Minute))
+			require.NoError(b, err)
+			ctx := b.Context()
+			slowlog := func(args ...string) rueidis.RedisResult {
+				return client.Client.Do(ctx, client.B().Arbitrary("SLOWLOG").Args(args...).Build())
+			}
+			// keep notes the trips, the time, and the longest command in µs: the least of all runs, since a
+			// server that has to wait for a processor counts that, too.
+			keep := func(least *[3]float64, do func()) {
+				client.forget()
+				require.NoError(b, slowlog("RESET").Error())
+				begun := time.Now()
+				text := client.tripsOf(do)
+				millis, longest := float64(time.Since(begun).Microseconds())/1000, 0.0
+				entries, err := slowlog("GET", "-1").ToArray()
+				require.NoError(b, err)
+				for _, entry := range entries {
+					parts, err := entry.ToArray()
+					require.NoError(b, err)
+					micros, err := parts[2].AsInt64()
+					require.NoError(b, err)
+					longest = max(longest, float64(micros))
+				}
+				for i, value := range []float64{float64(len(strings.Fields(text))), millis, longest} {
+					if least[i] == 0 || value < least[i] {
+						least[i] = value
+					}
+				}
+			}
+			var listed, ended [3]float64
+			for b.Loop() {
+				owner := NewID()
+				run(b, ctx, 64, n, func(ctx context.Context, _ int) error {
+					id := NewID()
+					login, err := s.BeginLogin(ctx, owner)
+					if err != nil {
+						return err
+					}
+					binding, err := s.Reserve(ctx, id, login, until())
+					if err == nil {
+						_, err = s.Write(ctx, id, nil, time.Hour, Bound(binding))
+					}
+					return err
+				})
+				keep(&listed, func() {
+					all, err := s.Sessions(ctx, owner)
+					require.NoError(b, err)
+					require.Len(b, all, n)
+				})
+				keep(&ended, func() {
+					live, err := s.InvalidateOwner(ctx, owner)
+					require.NoError(b, err)
+					require.Equal(b, n, live)
+				})
+			}
+			b.ReportMetric(listed[0], "list-trips")
+			b.ReportMetric(listed[1], "list-ms")
+			b.ReportMetric(listed[2], "list-longest-µs")
+			b.ReportMetric(ended[0], "trips")
+			b.ReportMetric(ended[1], "ms")
+			b.ReportMetric(ended[2], "longest-µs")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
 // BenchmarkMemory measures what a session of 300 bytes takes on the server, all in, what it would
 // take as the plain value of a key that ends in its id, and what its tombstone takes: of an end, of
 // an id that has moved, and of one whose renewal is finished.

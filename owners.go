@@ -550,10 +550,10 @@ func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *B
 	switch {
 	case errors.Is(err, ErrStaleLogin): // the old id has been ended, and nothing leads to the new one
 		return nil, &InvalidatedError{Reason: Revoked, At: time.Now().Truncate(time.Millisecond)}
-	case err != nil:
-		return nil, unknown(err)
+	case err != nil && !errors.Is(err, ErrUnknownOutcome):
+		err = unknown(err)
 	}
-	return late, nil
+	return late, err
 }
 
 // unlist takes a session that was ended out of its owner's key, if its header names one. An entry
@@ -931,24 +931,35 @@ func (s *RedisStore) endAtOnce(
 		return 0, nil, refs
 	}
 	for chunk := range slices.Chunk(refs, listChunk) {
-		commands := make([]rueidis.Completed, len(chunk))
-		for i, ref := range chunk {
-			commands[i] = s.client.B().Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(s.prefix + ref).Arg(args...).Build()
-		}
-		for i, res := range s.client.DoMulti(ctx, commands...) {
-			moveEpoch(s.prefix + chunk[i])
-			reply, err := bytesOf(res)
-			switch {
-			case err != nil || len(reply) == 0:
-				rest = append(rest, chunk[i])
-			case reply[0] == codeDone:
-				live++
-				ended = append(ended, chunk[i])
-			case reply[0] == codeAbsent || reply[0] == codeEnded && len(reply) == 1+endSize:
-				ended = append(ended, chunk[i])
-			default:
-				rest = append(rest, chunk[i])
+		for len(chunk) > 0 {
+			commands := make([]rueidis.Completed, len(chunk))
+			for i, ref := range chunk {
+				commands[i] = s.client.B().Evalsha().Sha1(invalidateScript.sha1).Numkeys(1).Key(s.prefix + ref).Arg(args...).Build()
 			}
+			var unloaded []string // on nodes that do not know the script
+			for i, res := range s.client.DoMulti(ctx, commands...) {
+				ref := chunk[i]
+				moveEpoch(s.prefix + ref)
+				if isNoScript(res.Error()) {
+					if unloaded = append(unloaded, ref); len(unloaded) > 1 {
+						continue
+					}
+					res, _ = s.run(ctx, &invalidateScript, []string{s.prefix + ref}, args...) // loads it
+				}
+				reply, err := bytesOf(res)
+				switch {
+				case err != nil || len(reply) == 0:
+					rest = append(rest, ref)
+				case reply[0] == codeDone:
+					live++
+					ended = append(ended, ref)
+				case reply[0] == codeAbsent || reply[0] == codeEnded && len(reply) == 1+endSize:
+					ended = append(ended, ref)
+				default:
+					rest = append(rest, ref)
+				}
+			}
+			chunk = unloaded[min(1, len(unloaded)):]
 		}
 	}
 	return live, ended, rest
@@ -1034,32 +1045,77 @@ func (s *RedisStore) eachEntry(
 	ctx context.Context, key string, least int64, visit func(refs []string) error,
 ) error {
 	named := map[string]bool{}
-	for from, skip := least, 0; ; {
-		entries, err := s.entries(ctx, key, decimal(from), "+inf", skip)
-		if err != nil || len(entries) == 0 {
+	var refs []string
+	for cursor := uint64(0); ; {
+		entries, next, err := s.scanEntries(ctx, key, cursor)
+		if err != nil {
 			return err
 		}
-		full, last := len(entries) == entryBatch, entries[len(entries)-1].score
-		refs := slices.DeleteFunc(refsOf(entries), func(ref string) bool { return named[ref] })
-		for chunk := range slices.Chunk(refs, listChunk) {
+		for _, e := range entries {
+			if e.score >= least && !named[e.ref] {
+				named[e.ref] = true
+				refs = append(refs, e.ref)
+			}
+		}
+		cursor = next
+		for len(refs) >= listChunk || cursor == 0 && len(refs) > 0 {
+			chunk := refs[:min(listChunk, len(refs))]
+			refs = refs[len(chunk):]
 			if err := visit(chunk); err != nil {
 				return err
 			}
 		}
-		for _, ref := range refs {
-			named[ref] = true
-		}
-		// The next ones begin with the score of the last, so that nothing is missed when entries are
-		// taken out meanwhile.
-		switch {
-		case !full:
+		if cursor == 0 {
 			return nil
-		case last == from:
-			skip += entryBatch
-		default:
-			from, skip = last, 0
 		}
 	}
+}
+
+// scanEntries returns some of an owner's entries. Not in the order of their scores: many may have the
+// same one, and to pass over them would take the server long.
+func (s *RedisStore) scanEntries(
+	ctx context.Context, key string, cursor uint64,
+) (entries []scored, next uint64, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	res, _ := s.send(ctx, func() rueidis.Completed {
+		return s.client.B().Arbitrary("ZSCAN").Keys(key).Args(strconv.FormatUint(cursor, 10),
+			"MATCH", "l*", "COUNT", strconv.Itoa(entryBatch)).Build()
+	})
+	if isReply(res.Error()) {
+		return nil, 0, explain(res.Error())
+	}
+	page, err := res.AsScanEntry()
+	if errors.As(err, new(*strconv.NumError)) { // its text quotes the reply
+		err = errUnexpected
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	for pair := range slices.Chunk(page.Elements, 2) {
+		e := scored{}
+		if len(pair) == 2 {
+			e, err = s.entryOf(pair[0], pair[1])
+		}
+		if err != nil || e.ref == "" {
+			return nil, 0, cmp.Or(err, errUnexpected)
+		}
+		entries = append(entries, e)
+	}
+	return entries, page.Cursor, nil
+}
+
+// entryOf returns the entry that a member and its score stand for.
+func (s *RedisStore) entryOf(member, score string) (scored, error) {
+	float, err := strconv.ParseFloat(score, 64)
+	if err != nil {
+		return scored{}, errUnexpected
+	}
+	ref, ours := strings.CutPrefix(member, "l")
+	if _, err := s.refKey(ref); err != nil || !ours {
+		return scored{}, ErrCorrupt
+	}
+	return scored{ref, int64(float)}, nil
 }
 
 // looked is what was found under the ref of an entry.
