@@ -430,6 +430,7 @@ func (e *examination) rights() {
 		{"ZSCORE", key, "x"},
 		{"ZMSCORE", key, "x"},
 		{"ZCOUNT", key, "0", "0"},
+		{"ZSCAN", key, "0"},
 	} {
 		try("owners", command...)
 	}
