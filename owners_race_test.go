@@ -45,7 +45,7 @@ type life struct {
 	reserved bool     // and not written yet
 }
 
-// revocation is an InvalidateOwner.
+// revoked is an InvalidateOwner.
 type revoked struct {
 	begun, returned int // steps; -1: not yet
 	except          *life
@@ -256,6 +256,10 @@ func (a *arena) play(t require.TestingT, seed uint64) {
 			actor.maxSessions, actor.whenFull = r.limit, r.whenFull
 			most[i] = r.occupied
 			actor.begin(task.do)
+		} else if r.IntN(60) == 0 && !slices.Contains(task.on, r.kept) {
+			actor.die() // its process, wherever it was; its lives may be between two ids
+			r.look(t)
+			continue
 		} else {
 			actor.advance(1)
 		}
@@ -345,7 +349,7 @@ func rounds(t *testing.T, otherwise int) int {
 }
 
 // Whoever logs in, moves, gives up, adopts and looks while InvalidateOwner is called, in whatever order
-// their commands reach the server: no session from before the call is live after it, none too many at any
+// their commands reach the server, and whoever dies on the way: no session from before the call is live after it, none too many at any
 // moment, and the one that goes on does.
 func TestOwners_Race(t *testing.T) {
 	t.Parallel()
