@@ -293,6 +293,23 @@ func TestMaxSessions_Foreign(t *testing.T) {
 	}
 }
 
+// A member of an owner's key that is no entry, and takes a place all the same, is no reason to ask for
+// ever.
+func TestMaxSessions_ForeignMember(t *testing.T) {
+	t.Parallel()
+	client := newTap(redistest.Client(t))
+	b := bedOn(t, client, WithMaxSessions(1, EvictOldest), WithTimeout(200*time.Millisecond))
+	owner := NewID()
+	key, id := b.ownerKey(Ref(owner)), b.bound(owner)
+	b.do("ZREM", key, "l"+Ref(id))
+	b.do("ZADD", key, decimal(1<<53), "other")
+	trips := strings.Fields(client.tripsOf(func() {
+		_, _, err := enter(t.Context(), b.RedisStore, owner)
+		require.ErrorIs(t, err, ErrTooManySessions)
+	}))
+	require.Less(t, len(trips), 100)
+}
+
 // A limit that was lowered, to where many have to go.
 func TestMaxSessions_Lowered(t *testing.T) {
 	t.Parallel()

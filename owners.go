@@ -467,13 +467,17 @@ func (s *RedisStore) enterLogin(
 		args = append(args, strconv.Itoa(s.maxSessions))
 	}
 	lost := false
-	for {
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		at, deadline, late, err = s.enter(ctx, login.Owner, args...)
 		if !errors.Is(err, errFull) {
 			break
 		}
 		lost = lost || errors.Is(err, ErrUnknownOutcome)
 		if err = s.makeRoom(ctx, s.ownerKey(login.Owner)); err != nil {
+			break
+		}
+		if pause > firstPause && !sleep(ctx, pause) { // others come first, again and again
+			err = ErrTooManySessions
 			break
 		}
 	}

@@ -38,7 +38,7 @@ var (
 	invalidateScript = script{invalidateSource, "42c7c6166d0545aa248916902654b635a5e49d31"}
 	rotateScript     = script{rotateSource, "61b0d04df6bcc26d21e1bd9c7c37c1e2916b5b50"}
 	linkScript       = script{linkSource, "355bc0bd1ab5b95bc3c3bd7c86dfd9af36f4a5cb"}
-	bindScript       = script{bindSource, "18b40cb6f9d3ab5fac9fa9cc3029f05daa0d4d56"}
+	bindScript       = script{bindSource, "1e7032d7f08a7870a0c55c266297ee7fca043428"}
 	revokeScript     = script{revokeSource, "9eac738367a9fc5cc6387adfc8504cac6c467319"}
 )
 

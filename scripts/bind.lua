@@ -54,7 +54,7 @@ if login then
   if deadline <= now then return 'N' end
 end
 
--- Not each time, since it takes as long as all the rest.
+-- Now and then is enough.
 if g and now % 16 == 0 then
   drop(base, base + seconds)
   drop(3600 - seconds, g - 1)
