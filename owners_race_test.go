@@ -363,7 +363,7 @@ func TestOwners_Race(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := newArena(t, url)
-			for i := range rounds(t, 50) {
+			for i := range rounds(t, 200) {
 				a.play(t, first+uint64(i))
 			}
 		})
