@@ -30,7 +30,6 @@ func newArena(t *testing.T, url string) *arena {
 	a := &arena{t: t, other: bedOn(t, client), taps: []*tap{client}}
 	for range 6 {
 		actor := newActor(t, url, a.other.prefix)
-		actor.timeout = time.Minute // an actor waits while others go
 		a.actors, a.taps = append(a.actors, actor), append(a.taps, actor.tap)
 	}
 	return a
