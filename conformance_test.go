@@ -85,7 +85,7 @@ func TestRedisStore(t *testing.T) {
 			})
 			require.Equal(t, mode, client.Mode())
 			storetest.Run(t, func(t *testing.T) tombstore.Store {
-				s := newStore(t, client, c.opts...)
+				s := newStore(t, client, append(c.opts, tombstore.WithPublish())...)
 				if c.sliding {
 					return sliding{s}
 				}

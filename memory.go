@@ -17,13 +17,14 @@ const sweep = 4
 // tests, demonstrations and programs of one process. Sessions and tombstones end with the process:
 // a cookie from before names no session after that.
 //
-// It is safe for concurrent use. It starts no goroutine: expired entries are dropped by later
+// It is safe for concurrent use. It starts no goroutine but for Watch: expired entries are dropped by later
 // changes.
 type MemoryStore struct {
 	config
 	mu      sync.Mutex
 	entries map[string]*entry // by key
 	owners  map[string]*owned // by digest
+	watches *watches
 }
 
 // entry is a live session or, if ended is set, a tombstone.
@@ -49,7 +50,9 @@ func NewMemory(opts ...Option) (*MemoryStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &MemoryStore{config: c, entries: map[string]*entry{}, owners: map[string]*owned{}}, nil
+	m := &MemoryStore{config: c, entries: map[string]*entry{}, owners: map[string]*owned{}}
+	m.watches = newWatches(c.watchFloor, m.sightsOf, nil)
+	return m, nil
 }
 
 // Read implements [Store].
@@ -360,6 +363,7 @@ func (m *MemoryStore) finishRenewal(
 		return Session{}, ErrNotFound
 	}
 	t.record, t.claim, t.successor = nil, 0, newKey
+	m.watches.hint(oldKey)
 	return m.store(newKey, m.rebind(before.header, oldKey, newKey, r.Binding, now), data, ttl, now), nil
 }
 
@@ -445,6 +449,7 @@ func (m *MemoryStore) used(key string, now time.Time) bool {
 // end puts a tombstone at key, or keeps the one that is there, and returns it. It outlives what was
 // there by the tombstone TTL.
 func (m *MemoryStore) end(key string, reason Reason, now time.Time) *entry {
+	m.watches.hint(key)
 	e := m.entries[key]
 	if e == nil || !now.Before(e.expires) {
 		e = &entry{expires: now}

@@ -25,6 +25,8 @@ type config struct {
 	strict         bool
 	maxSessions    int
 	whenFull       WhenFull
+	publish        bool
+	watchFloor     time.Duration // how often what is watched is looked at, at least
 }
 
 func newConfig(opts []Option) (config, error) {
@@ -34,6 +36,7 @@ func newConfig(opts []Option) (config, error) {
 		tombstoneTTL:   24 * time.Hour,
 		maxData:        1 << 20,
 		touchThreshold: 0.1,
+		watchFloor:     time.Minute,
 	}
 	for _, opt := range opts {
 		opt(&c)
@@ -145,6 +148,14 @@ func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 func WithMaxSessions(n int, whenFull WhenFull) Option {
 	return func(c *config) { c.maxSessions, c.whenFull = n, whenFull }
 }
+
+// WithPublish makes every end and every move of a session send a message (PUBLISH), so that those who
+// watch it (see Watcher) are told at once. Set it in every process that ends sessions: an end by
+// another one is noticed within a minute. The message is the session's key, on the channel that is
+// called as the key prefix and "ended"; with WithPlainIDs the key shows the id to whoever may
+// subscribe. A message that is not permitted is not sent, and the session is ended all the same. The
+// default is to send none.
+func WithPublish() Option { return func(c *config) { c.publish = true } }
 
 // WhenFull says what Reserve does for an owner who has as many sessions as may be.
 type WhenFull byte

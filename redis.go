@@ -17,8 +17,8 @@ import (
 // them. A change is one Lua script, run by EVALSHA and loaded again by EVAL whenever the server
 // does not know it, or one command that the server itself refuses for a session that was ended.
 //
-// It is safe for concurrent use. It starts no goroutine, reads only from the primary, and prints
-// nothing. When a connection breaks, or a server is loading its data or has no primary, operations
+// It is safe for concurrent use. It starts no goroutine but for Watch, reads only from the primary,
+// and prints nothing. When a connection breaks, or a server is loading its data or has no primary, operations
 // are tried again until their context or WithTimeout ends them; then the last cause is returned,
 // wrapped in ErrUnknownOutcome if the operation may have been applied. The same holds when the server
 // has become a replica, if the client can come to another one: see Open and New.
@@ -38,6 +38,7 @@ type RedisStore struct {
 	native   proof        // that the server refuses a SET for a session that was ended
 	restores atomic.Int32 // what it was seen to do with RESTORE: 0, restoresWell or restoresBadly
 	cache    *cache       // nil without WithClientCache
+	watches  *watches
 }
 
 var (
@@ -72,6 +73,7 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 		argThreshold:    strconv.FormatFloat(c.touchThreshold, 'f', -1, 64),
 		native:          proof{final: true},
 	}
+	s.watches = newWatches(c.watchFloor, s.sightsOf, s.subscribe)
 	if c.maxAge > 0 {
 		s.cache = newCache(c.maxAge)
 	}
@@ -168,10 +170,11 @@ func dial(o rueidis.ClientOption, timeout time.Duration) (rueidis.Client, error)
 }
 
 // Close closes the connections of a store that Open or OpenOption returned; operations then fail
-// with an error that wraps rueidis.ErrClosing. It does nothing to a store that New returned.
+// with an error that wraps rueidis.ErrClosing, and so does what is watched end. It does nothing to a store that New returned.
 func (s *RedisStore) Close() {
 	if s.owned {
 		s.closed.Store(true)
+		s.watches.close()
 		s.client.Close()
 		s.conns.Close()
 	}

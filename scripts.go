@@ -35,9 +35,9 @@ var (
 	writeScript      = script{writeSource, "9da9e6b2b90fbb13c647814b3ddeeede0d85bba7"}
 	restoreScript    = script{restoreSource, "352f3a4bedd24fe1066fe418e7d8936d0479ccb4"}
 	touchScript      = script{touchSource, "fc49faad078072517e6fdcc593288dd072a13fbc"}
-	invalidateScript = script{invalidateSource, "42c7c6166d0545aa248916902654b635a5e49d31"}
-	rotateScript     = script{rotateSource, "61b0d04df6bcc26d21e1bd9c7c37c1e2916b5b50"}
-	linkScript       = script{linkSource, "355bc0bd1ab5b95bc3c3bd7c86dfd9af36f4a5cb"}
+	invalidateScript = script{invalidateSource, "f31e2b04b9493e745292b68bd524a7cad9ac99ae"}
+	rotateScript     = script{rotateSource, "0798b699b7cbde7f825e3ee33c9e9acd1811d2e1"}
+	linkScript       = script{linkSource, "9187d9cfb99fb619a2d8ade883ef359f45f34f19"}
 	bindScript       = script{bindSource, "1e7032d7f08a7870a0c55c266297ee7fca043428"}
 	revokeScript     = script{revokeSource, "9eac738367a9fc5cc6387adfc8504cac6c467319"}
 )

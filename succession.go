@@ -131,13 +131,17 @@ func (s *RedisStore) endOne(
 	return reply, lost, err
 }
 
-// endArgs returns the arguments of invalidate.lua.
+// endArgs returns the arguments of invalidate.lua, but for those of a renewal.
 func (s *RedisStore) endArgs(ctx context.Context, reason Reason, condition string) []string {
-	return []string{
+	args := []string{
 		s.tombstone(ctx, reason),
 		s.argTombstoneTTL,
 		condition,
 	}
+	if s.publish {
+		args = append(args, "", s.channel())
+	}
+	return args
 }
 
 // tombstone returns what the scripts put in the place of a session: the tombstone as DUMP would
@@ -196,8 +200,14 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 	if o.Version != 0 {
 		args[3] = o.Version.bytes()
 	}
-	if o.Replace {
+	switch {
+	case o.Replace:
 		args = append(args, decimal(ms), string(o.Data))
+	case s.publish:
+		args = append(args, "", "")
+	}
+	if s.publish {
+		args = append(args, s.channel())
 	}
 	if !s.clustered() && o.Binding == nil {
 		session, err := s.moveAtOnce(ctx, oldKey, newKey, args, o)
@@ -355,7 +365,12 @@ func (s *RedisStore) beginRenewal(ctx context.Context, id string, v Version) (Re
 		condition = v.bytes()
 	}
 	// After a lost attempt, too: the claim tells the end of that attempt from another renewal's.
-	_, _, err = s.change(ctx, &invalidateScript, []string{key}, append(s.endArgs(ctx, Rotated, condition), r.claim())...)
+	_, _, err = s.change(ctx, &invalidateScript, []string{key},
+		s.tombstone(ctx, Rotated),
+		s.argTombstoneTTL,
+		condition,
+		r.claim(),
+	)
 	if err != nil {
 		return Renewal{}, err
 	}
@@ -400,11 +415,15 @@ func (s *RedisStore) finishRenewal(
 	if err := s.unused(ctx, newKey); err != nil {
 		return Session{}, err
 	}
-	header, _, err := s.change(ctx, &linkScript, []string{oldKey},
+	args := []string{
 		r.claim(),
 		newKey[len(s.prefix):],
 		s.argTombstoneTTL,
-	)
+	}
+	if s.publish {
+		args = append(args, s.channel())
+	}
+	header, _, err := s.change(ctx, &linkScript, []string{oldKey}, args...)
 	if err != nil {
 		return Session{}, err
 	}

@@ -636,7 +636,7 @@ func TestRenewal_Claims(t *testing.T) {
 			"ends leave the header":        {"invalidate", "redis.call('HDEL', KEYS[1], 'c', 'h')", "redis.call('HDEL', KEYS[1], 'c')"},
 			"ends leave the claim":         {"invalidate", "redis.call('HDEL', KEYS[1], 'c', 'h')", ""},
 			"steps clear others' claims":   {"invalidate", "reason ~= 2", "true"},
-			"begins where it has begun":    {"invalidate", "redis.call('HGET', KEYS[1], 'c') == ARGV[4]", "true"},
+			"begins where it has begun":    {"invalidate", "redis.call('HGET', KEYS[1], 'c') == claim", "true"},
 		})
 	})
 }

@@ -6,8 +6,10 @@
 --          place of 2, rotated, which is a renewal's
 -- ARGV[2]  tombstone TTL, ms
 -- ARGV[3]  condition: "" or left out none, "live", or the version that must be stored
--- ARGV[4]  claim of a renewal, 8 bytes; left out for none. It also takes over from a renewal that was
---          given up
+-- ARGV[4]  claim of a renewal, 8 bytes; "" or left out for none. It also takes over from a renewal that
+--          was given up
+-- ARGV[5]  channel to which the key is published if a session, or a renewal, is ended now; left out for
+--          none
 --
 -- Returns  D header         ended, or taken over, now or by an earlier run with this claim; the header of a
 --                           session that is ended now, if that has items, or nothing
@@ -40,13 +42,17 @@ local function header(head) -- all before the data of the record that begins wit
   return all and #all == 24 + high * 256 + low and all or nil
 end
 
+local function publish() -- when the session has been ended, and whether it is permitted or not
+  if ARGV[5] then redis.pcall('PUBLISH', ARGV[5], KEYS[1]) end
+end
+
 local head, dump, t = redis.pcall('GETRANGE', KEYS[1], '0', '23'), #ARGV[1] > 9, ARGV[1]
-local condition = ARGV[3] or ''
+local condition, claim = ARGV[3] or '', ARGV[4] ~= '' and ARGV[4]
 if dump then t = string.sub(t, 6, 14) end
 if type(head) == 'table' then
   local met = refusal(head)
   if type(met) == 'table' or string.byte(met) ~= 69 then return met end
-  if ARGV[4] and redis.call('HGET', KEYS[1], 'c') == ARGV[4] then return 'D' end
+  if claim and redis.call('HGET', KEYS[1], 'c') == claim then return 'D' end
   -- Written again although it stands, or a WAIT that follows would be acknowledged at once. PEXPIRE
   -- comes first: at maxmemory HSET is refused unless the script has written before.
   local left = redis.call('PTTL', KEYS[1])
@@ -54,11 +60,11 @@ if type(head) == 'table' then
   -- A header without a claim or a successor is that of a renewal that was given up. As long as the
   -- session would have lived, its tombstone has more than the tombstone TTL to live. After five
   -- minutes no request is left that could take over, and a list of sessions passes over it.
-  if ARGV[4] and left > tonumber(ARGV[2]) and math.abs(clock() - number(met, 5)) < 300000 then
+  if claim and left > tonumber(ARGV[2]) and math.abs(clock() - number(met, 5)) < 300000 then
     local found = redis.call('HMGET', KEYS[1], 'h', 'c', 's')
     if found[1] and not found[2] and not found[3] then
       if #condition == 8 and condition ~= string.sub(found[1], 3, 10) then return 'C' end
-      redis.call('HSET', KEYS[1], 'c', ARGV[4])
+      redis.call('HSET', KEYS[1], 'c', claim)
       return 'D'
     end
   end
@@ -70,6 +76,7 @@ if type(head) == 'table' then
     end
   end
   redis.call('HSET', KEYS[1], 't', stands)
+  if stands ~= string.sub(met, 2) then publish() end
   return string.sub(met, 1, 10) .. (redis.call('HGET', KEYS[1], 's') or '')
 end
 
@@ -104,5 +111,5 @@ else
   end
   redis.call('PEXPIRE', KEYS[1], keep)
 end
-if ARGV[4] then redis.call('HSET', KEYS[1], 'c', ARGV[4], 'h', record) end
+if claim then redis.call('HSET', KEYS[1], 'c', claim, 'h', record) else publish() end
 return live and 'D' .. (#record > 22 and record or '') or 'A'

@@ -5,6 +5,7 @@
 -- ARGV[1]  claim, 8 bytes
 -- ARGV[2]  successor, its key without the prefix; left out to give the claim up
 -- ARGV[3]  tombstone TTL, ms, with ARGV[2]
+-- ARGV[4]  channel to which the key is published if it is linked now; left out for none
 --
 -- Returns  D header  of the session that was left: linked now, or by an earlier run; or given up
 --          A         nothing is known of the claim
@@ -24,6 +25,7 @@ if claim == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], math.max(ARGV[3], redis.call('PTTL', KEYS[1])))
   redis.call('HSET', KEYS[1], 's', ARGV[2])
   redis.call('HDEL', KEYS[1], 'c')
+  if ARGV[4] then redis.pcall('PUBLISH', ARGV[4], KEYS[1]) end -- last, whether it is permitted or not
 elseif successor ~= ARGV[2] then
   return 'E' .. t
 end

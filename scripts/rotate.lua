@@ -8,8 +8,9 @@
 -- ARGV[4]  version that must be stored under the old id; "" for any
 -- ARGV[5]  field t of the tombstone; or, where RESTORE may be used, the tombstone as DUMP would give it
 --          without the successor, with field t from byte 6 on
--- ARGV[6]  new idle timeout, ms; left out to keep data and remaining TTL
+-- ARGV[6]  new idle timeout, ms; "" or left out to keep data and remaining TTL
 -- ARGV[7]  new data, if ARGV[6] is given
+-- ARGV[8]  channel to which the key of the old id is published if it is ended now; left out for none
 --
 -- Returns  D header      moved now, or by an earlier run whose reply was lost
 --          D ttl record  the same without KEYS[2]; without the data if that is new
@@ -56,7 +57,7 @@ local function owned(record) -- whether the items of a header name an owner
   end
 end
 
-local new, head = KEYS[2], redis.pcall('GETRANGE', KEYS[1], '0', '23')
+local new, replace, head = KEYS[2], ARGV[6] ~= '' and ARGV[6], redis.pcall('GETRANGE', KEYS[1], '0', '23')
 if type(head) == 'table' then
   local met = refusal(head)
   if not new or type(met) == 'table' or string.byte(met) ~= 69 then return met end
@@ -71,7 +72,7 @@ if new and redis.call('EXISTS', new) == 1 then return 'C' end
 if ARGV[4] ~= '' and ARGV[4] ~= string.sub(head, 3, 10) then return 'C' end
 
 local left, now, deadline = redis.call('PTTL', KEYS[1]), clock(), number(head, 17)
-local ttl = tonumber(ARGV[6]) or left
+local ttl = tonumber(replace or left)
 if ttl < 0 then ttl = tonumber(ARGV[2]) end -- somebody has taken the TTL away
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 if ttl <= 0 then return 'A' end
@@ -88,7 +89,7 @@ local keep = math.max(left, 0) + ARGV[2]
 if new then
   redis.call('RENAME', KEYS[1], new)
 else
-  if not ARGV[6] then record = redis.call('GET', KEYS[1]) end
+  if not replace then record = redis.call('GET', KEYS[1]) end
   -- A key that is deleted while its slot moves belongs to the other node; RESTORE does not delete.
   local put = dump and redis.pcall('RESTORE', KEYS[1], keep, ARGV[5], 'REPLACE')
   if put and put.err then return put end
@@ -96,10 +97,10 @@ else
 end
 redis.call('HSET', KEYS[1], unpack(tombstone))
 redis.call('PEXPIRE', KEYS[1], keep)
-if not new then return 'D' .. bytes(ttl) .. record end
-if ARGV[6] then
+if new and replace then
   redis.call('SET', new, record .. ARGV[7], 'PX', ttl)
-elseif ttl ~= left then
+elseif new and ttl ~= left then
   redis.call('PEXPIRE', new, ttl)
 end
-return 'D' .. record
+if ARGV[8] then redis.pcall('PUBLISH', ARGV[8], KEYS[1]) end -- last, whether it is permitted or not
+return 'D' .. (new and '' or bytes(ttl)) .. record

@@ -18,8 +18,8 @@ import (
 )
 
 // Run runs every rule of the contract as a parallel subtest on a store of its own. Those of
-// tombstore.Renewer, tombstore.Lister and tombstore.Binder are run if the store implements them. newStore may return
-// the same store each time, since the tests use ids that nobody else has; it ends what it starts
+// tombstore.Renewer, tombstore.Lister, tombstore.Binder and tombstore.Watcher are run if the store
+// implements them; a Watcher must tell of ends at once. newStore may return the same store each time, since the tests use ids that nobody else has; it ends what it starts
 // with t.Cleanup. The store's tombstone TTL must be at least a minute, and its absolute timeout, if
 // it has one, an hour.
 func Run(t *testing.T, newStore func(t *testing.T) tombstore.Store) {
@@ -44,6 +44,7 @@ func rulesFor(s tombstore.Store) []rule {
 	_, renews := s.(tombstore.Renewer)
 	_, lists := s.(tombstore.Lister)
 	_, binds := s.(tombstore.Binder)
+	_, watches := s.(tombstore.Watcher)
 	if renews {
 		all = slices.Concat(all, renewals, renewalEnds(false), lateSaves())
 	}
@@ -59,6 +60,15 @@ func rulesFor(s tombstore.Store) []rule {
 	if binds && renews {
 		all = slices.Concat(all, ownersAndRenewals)
 	}
+	if watches {
+		all = slices.Concat(all, watchings)
+	}
+	if watches && renews {
+		all = slices.Concat(all, watchedRenewals)
+	}
+	if watches && binds {
+		all = slices.Concat(all, watchedOwners)
+	}
 	return all
 }
 
@@ -71,13 +81,17 @@ type check struct {
 	renewer tombstore.Renewer // store, or nil
 	lister  tombstore.Lister  // store, or nil
 	binder  tombstore.Binder  // store, or nil
+	watcher tombstore.Watcher // store, or nil
 }
 
 func newCheck(t require.TestingT, ctx context.Context, s tombstore.Store) *check {
 	renewer, _ := s.(tombstore.Renewer)
 	lister, _ := s.(tombstore.Lister)
 	binder, _ := s.(tombstore.Binder)
-	return &check{TestingT: t, Context: ctx, store: s, renewer: renewer, lister: lister, binder: binder}
+	watcher, _ := s.(tombstore.Watcher)
+	return &check{
+		TestingT: t, Context: ctx, store: s, renewer: renewer, lister: lister, binder: binder, watcher: watcher,
+	}
 }
 
 const (

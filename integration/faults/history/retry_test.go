@@ -111,7 +111,7 @@ func TestRetries(t *testing.T) {
 		"rotate.lua does not know its own version": {faults.Seeded, faults.Edit("rotate.lua",
 			"string.sub(moved, 3, 10) == ARGV[1]", "false")},
 		"invalidate.lua does not know its own claim": {faults.Seeded, faults.Edit("invalidate.lua",
-			"if ARGV[4] and redis.call('HGET', KEYS[1], 'c') == ARGV[4] then return 'D' end", "")},
+			"if claim and redis.call('HGET', KEYS[1], 'c') == claim then return 'D' end", "")},
 		"link.lua does not know its own successor": {faults.Seeded, faults.Edit("link.lua",
 			"elseif successor ~= ARGV[2] then", "else")},
 	} {
