@@ -82,6 +82,8 @@ type check struct {
 	lister  tombstore.Lister  // store, or nil
 	binder  tombstore.Binder  // store, or nil
 	watcher tombstore.Watcher // store, or nil
+
+	patience time.Duration // for what must come at once, on a busy machine too
 }
 
 func newCheck(t require.TestingT, ctx context.Context, s tombstore.Store) *check {
@@ -91,6 +93,7 @@ func newCheck(t require.TestingT, ctx context.Context, s tombstore.Store) *check
 	watcher, _ := s.(tombstore.Watcher)
 	return &check{
 		TestingT: t, Context: ctx, store: s, renewer: renewer, lister: lister, binder: binder, watcher: watcher,
+		patience: 10 * time.Second,
 	}
 }
 

@@ -45,8 +45,9 @@ func TestRun_OptionalInterfaces(t *testing.T) {
 	renewals := []string{"Renewal/", "BeginRenewal/", "FinishRenewal/", "CancelRenewal"}
 	listings := []string{"List/", "InvalidateRef"}
 	owners := []string{"Owner/", "BeginLogin/", "Reserve/", "Release/", "Sessions/", "InvalidateOwned/", "InvalidateOwner/"}
+	watches := []string{"Watch/"}
 	none := struct{ tombstore.Store }{whole}
-	require.Zero(t, of(none, slices.Concat(renewals, listings, owners)...))
+	require.Zero(t, of(none, slices.Concat(renewals, listings, owners, watches)...))
 	require.NotZero(t, of(none, "Write/"))
 	renewer := struct{ tombstore.Renewer }{whole}
 	require.NotZero(t, of(renewer, renewals...))
@@ -59,6 +60,10 @@ func TestRun_OptionalInterfaces(t *testing.T) {
 	require.NotZero(t, of(binder, owners...))
 	require.Zero(t, of(binder, slices.Concat(renewals, listings)...))
 	require.Greater(t, of(whole, owners...), of(binder, owners...))
+	watcher := struct{ tombstore.Watcher }{whole}
+	require.NotZero(t, of(watcher, watches...))
+	require.Zero(t, of(watcher, slices.Concat(renewals, listings, owners)...))
+	require.Greater(t, of(whole, watches...), of(watcher, watches...))
 }
 
 // How much is too much is a store's own affair, so no rule can tell.
@@ -138,7 +143,7 @@ type mutant struct {
 
 // TestRun_BrokenStores breaks one promise at a time and names the rule that must notice.
 func TestRun_BrokenStores(t *testing.T) {
-	for _, table := range []map[string]mutant{mutants, moveMutants, renewalMutants, listMutants, ownerMutants} {
+	for _, table := range []map[string]mutant{mutants, moveMutants, renewalMutants, listMutants, ownerMutants, watchMutants} {
 		for name, m := range table {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -155,7 +160,9 @@ func fails(t *testing.T, prefix string, s tombstore.Store) bool {
 		if strings.HasPrefix(r.name, prefix) {
 			f := &failure{}
 			var done sync.WaitGroup
-			done.Go(func() { r.test(newCheck(f, t.Context(), s)) })
+			c := newCheck(f, t.Context(), s)
+			c.patience = time.Second // some tell nothing
+			done.Go(func() { r.test(c) })
 			done.Wait()
 			failed = failed || f.failed
 		}
@@ -185,6 +192,7 @@ type whole interface {
 	tombstore.Renewer
 	tombstore.Lister
 	tombstore.Binder
+	tombstore.Watcher
 }
 
 // broken is a store with some methods replaced.

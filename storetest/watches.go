@@ -13,8 +13,6 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-const patience = 10 * time.Second // for an end that is told at once
-
 // watch watches a session that must be live.
 func (c *check) watch(id string) context.Context {
 	ctx, err := c.watcher.Watch(c, id)
@@ -26,7 +24,7 @@ func (c *check) watch(id string) context.Context {
 func (c *check) told(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
-	case <-time.After(patience):
+	case <-time.After(c.patience):
 		require.Fail(c, "the end is not told")
 	}
 	return context.Cause(ctx)
