@@ -1,0 +1,622 @@
+package tombstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// withFloor sets how often what is watched is looked at. An hour is never, in a test.
+func withFloor(d time.Duration) Option { return func(c *config) { c.watchFloor = d } }
+
+// audience is a store whose sessions are watched, with commands that are seen, and another one that
+// publishes what it ends.
+type audience struct {
+	world
+	hold chan struct{} // no subscription begins before it is closed
+}
+
+// deaf is a client that waits before it subscribes.
+type deaf struct {
+	*tap
+	hold chan struct{}
+}
+
+func (d *deaf) Dedicate() (rueidis.DedicatedClient, func()) {
+	<-d.hold
+	return d.Client.Dedicate()
+}
+
+func newAudience(t *testing.T, url string, opts ...Option) audience {
+	t.Helper()
+	client := &deaf{newTap(redistest.Dial(t, url)), make(chan struct{})}
+	b := bedOn(t, client, append([]Option{withFloor(time.Hour)}, opts...)...)
+	other := bedOn(t, redistest.Dial(t, url), append(opts, WithKeyPrefix(b.prefix), WithPublish())...)
+	loadScripts(t, other)
+	return audience{world{b, client.tap, other, b.clustered()}, client.hold}
+}
+
+// hears lets the subscription begin, and waits for it if something is watched.
+func (a audience) hears() audience {
+	close(a.hold)
+	return a
+}
+
+func onBothAudiences(t *testing.T, test func(t *testing.T, newAudience func(*testing.T, ...Option) audience)) {
+	cluster := redistest.ClusterURL(t)
+	for name, url := range map[string]string{"standalone": redistest.URL(t), "cluster": cluster} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, func(t *testing.T, opts ...Option) audience { return newAudience(t, url, opts...) })
+		})
+	}
+}
+
+// session writes a session.
+func (a audience) session() (id string) {
+	id = NewID()
+	a.other.write(id, "x", time.Hour)
+	return id
+}
+
+func (b *bed) watch(id string) context.Context {
+	b.t.Helper()
+	ctx, err := b.Watch(b.t.Context(), id)
+	require.NoError(b.t, err)
+	return ctx
+}
+
+// requireTold waits until a watch ends.
+func requireTold(t require.TestingT, ctx context.Context, reason Reason, what string) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "the end is not told", what)
+	}
+	var end *InvalidatedError
+	require.ErrorAs(t, context.Cause(ctx), &end, what)
+	require.Equal(t, reason, end.Reason, what)
+}
+
+// requireUntold has the watch of another session end first.
+func (a audience) requireUntold(t require.TestingT, ctx context.Context, what string) {
+	for range 3 {
+		id := a.session()
+		watched := a.watch(id)
+		require.NoError(t, a.other.Invalidate(a.t.Context(), id))
+		requireTold(t, watched, Logout, what)
+	}
+	require.NoError(t, context.Cause(ctx), what)
+}
+
+// subscribers returns how many connections the server has that listen.
+func (a audience) subscribers() (n int64) {
+	for _, node := range a.other.client.Nodes() {
+		reply, err := node.Do(a.t.Context(), node.B().PubsubNumsub().Channel(a.channel()).Build()).AsIntMap()
+		require.NoError(a.t, err)
+		n += reply[a.channel()]
+	}
+	return n
+}
+
+// What may happen to a session until it is ended.
+var fates = map[string]func(ctx context.Context, s *RedisStore, id string) error{
+	"Invalidate": func(ctx context.Context, s *RedisStore, id string) error { return s.Invalidate(ctx, id) },
+	"Rotate, Invalidate of the new id": func(ctx context.Context, s *RedisStore, id string) error {
+		next := NewID()
+		_, err := s.Rotate(ctx, id, next)
+		return errors.Join(err, s.Invalidate(ctx, next))
+	},
+	"Rotate, Rotate, Invalidate of the old id": func(ctx context.Context, s *RedisStore, id string) error {
+		next := NewID()
+		_, err := s.Rotate(ctx, id, next)
+		_, err2 := s.Rotate(ctx, next, NewID(), WithData(nil, time.Hour))
+		return errors.Join(err, err2, s.Invalidate(ctx, id))
+	},
+	"BeginRenewal, Invalidate": func(ctx context.Context, s *RedisStore, id string) error {
+		_, err := s.BeginRenewal(ctx, id, 0)
+		return errors.Join(err, s.Invalidate(ctx, id))
+	},
+	"renewal, Invalidate of the new id": func(ctx context.Context, s *RedisStore, id string) error {
+		next := NewID()
+		r, err := s.BeginRenewal(ctx, id, 0)
+		_, err2 := s.FinishRenewal(ctx, r, next, nil, time.Hour)
+		return errors.Join(err, err2, s.Invalidate(ctx, next))
+	},
+	"InvalidateOwner": func(ctx context.Context, s *RedisStore, id string) error {
+		next, owner := NewID(), NewID()
+		login, err := s.BeginLogin(ctx, owner)
+		b, err2 := s.Reserve(ctx, next, login, until())
+		_, err3 := s.Rotate(ctx, id, next, WithBinding(b))
+		_, err4 := s.InvalidateOwner(ctx, owner, WithReason(Logout))
+		return errors.Join(err, err2, err3, err4)
+	},
+}
+
+// isLook reports whether a command is a look at what is watched.
+func isLook(words []string) bool { return words[0] == "GETRANGE" || words[0] == "HMGET" }
+
+// An end comes before or after any look of a watch, and its message before or after the subscription
+// has begun: whoever watches is told.
+func TestWatch_EndAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	onBothAudiences(t, func(t *testing.T, newAudience func(*testing.T, ...Option) audience) {
+		for fate, end := range fates {
+			for _, late := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, late: %v", fate, late), func(t *testing.T) {
+					t.Parallel()
+					for _, after := range []bool{false, true} {
+						for at := int64(1); endAtLook(t, newAudience(t), end, late, after, at); at++ {
+						}
+					}
+				})
+			}
+		}
+	})
+}
+
+// endAtLook has a session end before or after a look of its watch. It reports whether there was that
+// look; otherwise the session has ended when Watch had returned.
+func endAtLook(
+	t *testing.T, a audience, end func(context.Context, *RedisStore, string) error, late, after bool, at int64,
+) bool {
+	what, id := fmt.Sprintf("after %v, look %d", after, at), a.session()
+	var armed atomic.Bool
+	var looks atomic.Int64
+	ended := make(chan error, 1)
+	hook := func(words []string) error {
+		if isLook(words) && armed.Load() && looks.Add(1) == at {
+			ended <- end(context.WithoutCancel(t.Context()), a.other.RedisStore, id)
+		}
+		return nil
+	}
+	if after {
+		a.tap.after = hook
+	} else {
+		a.tap.before = hook
+	}
+	if !late {
+		a.hears()
+		a.watch(a.session()) // so that it has begun
+		redistest.Until(t, "the subscription", func() bool { return a.subscribers() == 1 })
+	}
+	armed.Store(true)
+	watched, err := a.Watch(t.Context(), id)
+	met := looks.Load() >= at
+	for !met && looks.Load() < at {
+		require.NoError(t, hook([]string{"GETRANGE"}))
+	}
+	require.NoError(t, <-ended, what)
+	if late {
+		a.hears()
+	}
+	if err == nil {
+		requireTold(t, watched, Logout, what)
+	} else {
+		requireLoggedOut(t, err)
+	}
+	return met
+}
+
+func requireLoggedOut(t require.TestingT, err error) {
+	var end *InvalidatedError
+	require.ErrorAs(t, err, &end)
+	require.Equal(t, Logout, end.Reason)
+}
+
+// A message is lost with the connection that it was for: then all are looked at when there is another
+// one, in few trips.
+func TestWatch_Gap(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	for name, gap := range map[string]func(p *redistest.Proxy, during func()){
+		"the wire is cut": func(p *redistest.Proxy, during func()) {
+			p.Lead("127.0.0.1:1")
+			p.Cut()
+			during()
+			p.Lead(server.Addr)
+		},
+		"nothing arrives": func(p *redistest.Proxy, during func()) {
+			p.Isolate()
+			during()
+			p.Heal()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := redistest.NewProxy(t, server.Addr)
+			a := newAudience(t, proxy.URL)
+			a.other = bedOn(t, redistest.Dial(t, server.URL), WithKeyPrefix(a.prefix), WithPublish())
+			a.hears()
+			const n = 1000
+			ids, watched := make([]string, n), make([]context.Context, n)
+			for i := range ids {
+				ids[i] = a.session()
+				watched[i] = a.watch(ids[i])
+			}
+			redistest.Until(t, "the subscription", func() bool { return a.subscribers() == 1 })
+			a.requireUntold(t, watched[0], "before")
+			gap(proxy, func() {
+				for i, id := range ids {
+					switch i % 3 {
+					case 0:
+						_, err := a.other.Rotate(t.Context(), id, NewID())
+						require.NoError(t, err)
+					case 1:
+						id = NewID()
+						_, err := a.other.Rotate(t.Context(), ids[i], id)
+						require.NoError(t, err)
+					}
+					require.NoError(t, a.other.Invalidate(t.Context(), id, WithReason(Revoked)))
+				}
+				a.tap.forget()
+			})
+			for i, ctx := range watched {
+				requireTold(t, ctx, Revoked, fmt.Sprint(i))
+			}
+			a.tap.mu.Lock()
+			require.Less(t, len(a.tap.trips), n/5)
+			a.tap.mu.Unlock()
+		})
+	}
+}
+
+// Without messages an end is noticed when the session is looked at the next time.
+func TestWatch_Floor(t *testing.T) {
+	t.Parallel()
+	onBothAudiences(t, func(t *testing.T, newAudience func(*testing.T, ...Option) audience) {
+		a := newAudience(t, withFloor(20*time.Millisecond))
+		defer close(a.hold)
+		id, gone := a.session(), NewID()
+		a.other.write(gone, "x", time.Hour)
+		watched, absent := a.watch(id), a.watch(gone)
+		require.NoError(t, bedOn(t, a.other.client, WithKeyPrefix(a.prefix)).Invalidate(t.Context(), id))
+		requireTold(t, watched, Logout, "")
+		require.NoError(t, context.Cause(absent))
+		a.other.do("DEL", a.keyOf(gone))
+		<-absent.Done()
+		require.ErrorIs(t, context.Cause(absent), ErrNotFound)
+	})
+}
+
+// A session that is between two ids has not ended, however often it is looked at.
+func TestWatch_Pending(t *testing.T) {
+	t.Parallel()
+	for kind, move := range moves {
+		for _, finishes := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, finishes: %v", kind, finishes), func(t *testing.T) {
+				t.Parallel()
+				a := newAudience(t, redistest.URL(t)).hears()
+				id, next := a.session(), NewID()
+				watched := a.watch(id)
+				mover := newTap(inSteps{redistest.Dial(t, redistest.URL(t))})
+				s := bedOn(t, mover, WithKeyPrefix(a.prefix), WithPublish())
+				loadScripts(t, s)
+				mover.before = func(words []string) error {
+					if nameOf(words) != "write" {
+						return nil
+					}
+					a.tap.forget()
+					redistest.Until(t, "many looks", func() bool { return len(a.tap.sent()) > 6 })
+					a.requireUntold(t, watched, "between two ids")
+					if !finishes {
+						return rueidis.ErrClosing
+					}
+					return nil
+				}
+				_, err := move(t.Context(), s.RedisStore, id, next)
+				if finishes {
+					require.NoError(t, err)
+					a.requireUntold(t, watched, "has moved")
+					require.NoError(t, a.other.Invalidate(t.Context(), next))
+					requireTold(t, watched, Logout, "")
+					return
+				}
+				require.Error(t, err)
+				a.longAgo(a.keyOf(next))
+				require.ErrorIs(t, context.Cause(watched), ErrNotFound)
+			})
+		}
+	}
+}
+
+// longAgo makes it ten minutes since the session at key was first found to be between two ids, and
+// waits until those who watch it are told.
+func (a audience) longAgo(key string) {
+	redistest.Until(a.t, "the end", func() bool {
+		a.watches.mu.Lock()
+		for w := a.watches.at[key]; w != nil; w = w.next {
+			if !w.since.IsZero() {
+				w.since = time.Now().Add(-reservedFor)
+			}
+		}
+		over := a.watches.at[key] == nil
+		a.watches.mu.Unlock()
+		a.watches.hint(key)
+		return over
+	})
+}
+
+// A renewal that nobody finishes has ended ten minutes later, whether it was given up or not.
+func TestWatch_PendingClaim(t *testing.T) {
+	t.Parallel()
+	for _, givenUp := range []bool{false, true} {
+		a := newAudience(t, redistest.URL(t)).hears()
+		id := a.session()
+		watched := a.watch(id)
+		r, err := a.other.BeginRenewal(t.Context(), id, 0)
+		require.NoError(t, err)
+		if givenUp {
+			require.NoError(t, a.other.CancelRenewal(t.Context(), r))
+		}
+		again := a.watch(id)
+		a.watches.hint(a.keyOf(id))
+		a.requireUntold(t, watched, "a claim stands")
+		a.longAgo(a.keyOf(id))
+		requireTold(t, watched, Rotated, "")
+		requireTold(t, again, Rotated, "")
+	}
+}
+
+// What is published, and by which verb. Nothing is without the option.
+func TestWatch_Messages(t *testing.T) {
+	t.Parallel()
+	for _, steps := range []bool{false, true} {
+		for _, publishes := range []bool{true, false} {
+			t.Run(fmt.Sprintf("in steps: %v, WithPublish: %v", steps, publishes), func(t *testing.T) {
+				t.Parallel()
+				client := redistest.Dial(t, redistest.URL(t))
+				if steps {
+					client = inSteps{client}
+				}
+				b := bedOn(t, client)
+				if publishes {
+					b = bedOn(t, client, WithKeyPrefix(b.prefix), WithPublish())
+				}
+				heard, begun := make(chan string, 100), make(chan struct{})
+				ctx := rueidis.WithOnSubscriptionHook(t.Context(), func(s rueidis.PubSubSubscription) {
+					if s.Kind == "subscribe" {
+						close(begun)
+					}
+				})
+				listener := redistest.Dial(t, redistest.URL(t))
+				go listener.Receive(ctx, listener.B().Subscribe().Channel(b.channel()).Build(), func(m rueidis.PubSubMessage) {
+					heard <- m.Message
+				})
+				<-begun
+				said := func(what string, err error, ids ...string) {
+					t.Helper()
+					require.NoError(t, err, what)
+					b.do("PUBLISH", b.channel(), "over")
+					var got []string
+					for m := range heard {
+						if m == "over" {
+							break
+						}
+						got = append(got, m)
+					}
+					var want []string
+					for _, id := range ids {
+						if publishes {
+							want = append(want, b.keyOf(id))
+						}
+					}
+					require.Equal(t, want, got, what)
+				}
+				id, next, last := NewID(), NewID(), NewID()
+				b.write(id, "x", time.Hour)
+				said("Write", b.Touch(t.Context(), id, 2*time.Hour))
+				_, err := b.Rotate(t.Context(), id, next)
+				said("Rotate", err, id)
+				_, err = b.Rotate(t.Context(), next, last, WithData([]byte("y"), time.Hour))
+				said("Rotate WithData", err, next)
+				said("Invalidate", b.Invalidate(t.Context(), next), next, last)
+				said("Invalidate, again", b.Invalidate(t.Context(), next, WithReason(Revoked)))
+				said("Invalidate of the first id", b.Invalidate(t.Context(), id), id)
+				absent := NewID()
+				said("Invalidate of an absent one", b.Invalidate(t.Context(), absent), absent)
+				require.ErrorIs(t, b.Invalidate(t.Context(), NewID(), IfLive()), ErrNotFound)
+				said("Invalidate IfLive of an absent one", nil)
+
+				id, next = NewID(), NewID()
+				b.write(id, "x", time.Hour)
+				r, err := b.BeginRenewal(t.Context(), id, 0)
+				said("BeginRenewal", err)
+				said("CancelRenewal", b.CancelRenewal(t.Context(), r))
+				r, err = b.BeginRenewal(t.Context(), id, 0)
+				said("BeginRenewal, taken over", err)
+				said("Invalidate with the reason Rotated", b.Invalidate(t.Context(), id, WithReason(Rotated)))
+				_, err = b.FinishRenewal(t.Context(), r, next, nil, time.Hour)
+				said("FinishRenewal", err, id)
+				_, err = b.BeginRenewal(t.Context(), next, 0)
+				said("BeginRenewal", err)
+				said("Invalidate between the halves", b.Invalidate(t.Context(), next), next)
+
+				b.write(last+"x", "x", time.Hour)
+				said("Invalidate with the reason Rotated, live",
+					b.Invalidate(t.Context(), last+"x", WithReason(Rotated)), last+"x")
+			})
+		}
+	}
+}
+
+// A user who may not publish ends and moves sessions all the same.
+func TestWatch_NotPermittedToPublish(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx := w.t.Context()
+		for kind, move := range moves {
+			id, next := NewID(), NewID()
+			w.write(id, "data", time.Hour)
+			_, err := move(ctx, w.RedisStore, id, next)
+			require.NoError(t, err, kind)
+			require.True(t, w.live(next), kind)
+			require.NoError(t, w.Invalidate(ctx, id), kind)
+			w.requireEnded(t, id, Logout)
+			w.requireEnded(t, next, Logout)
+		}
+	}
+	for name, start := range map[string]func(testing.TB, ...string) *redistest.Server{
+		"standalone": redistest.Start, "cluster": redistest.StartCluster,
+	} {
+		for _, right := range []string{"-publish", "resetchannels"} {
+			t.Run(name+", "+right, func(t *testing.T) {
+				t.Parallel()
+				url := start(t).URL
+				newWorld := func(t *testing.T) world { return newWorld(t, url, WithPublish()) }
+				w := newWorld(t)
+				w.do("ACL", "SETUSER", "default", right)
+				check(t, w)
+				const first, refused = "redis.call('PUBLISH', ARGV[%d] or 'x', KEYS[1])\n%s", "redis.call('PUBLISH'"
+				catches(t, newWorld, check, map[string]mutant{
+					"invalidate.lua publishes first": {"invalidate", "local head, dump", fmt.Sprintf(first, 5, "local head, dump")},
+					"rotate.lua publishes first":     {"rotate", "local new, replace", fmt.Sprintf(first, 8, "local new, replace")},
+					"link.lua publishes first":       {"link", "local found", fmt.Sprintf(first, 4, "local found")},
+					"invalidate.lua must publish":    {"invalidate", "redis.pcall('PUBLISH'", refused},
+					"rotate.lua must publish":        {"rotate", "redis.pcall('PUBLISH'", refused},
+					"link.lua must publish":          {"link", "redis.pcall('PUBLISH'", refused},
+				})
+			})
+		}
+	}
+}
+
+// A store subscribes when something is watched, and once.
+func TestWatch_Subscription(t *testing.T) {
+	t.Parallel()
+	onBothAudiences(t, func(t *testing.T, newAudience func(*testing.T, ...Option) audience) {
+		a := newAudience(t).hears()
+		id := a.session()
+		for range 2 {
+			require.Zero(t, a.subscribers())
+			ctx, cancel := context.WithCancel(t.Context())
+			for range 3 {
+				_, err := a.Watch(ctx, id)
+				require.NoError(t, err)
+			}
+			redistest.Until(t, "the subscription", func() bool { return a.subscribers() == 1 })
+			a.requireUntold(t, ctx, "")
+			require.EqualValues(t, 1, a.subscribers())
+			cancel()
+			redistest.Until(t, "the end of the subscription", func() bool { return a.subscribers() == 0 })
+			a.watches.mu.Lock()
+			require.Empty(t, a.watches.at)
+			require.Empty(t, a.watches.due)
+			require.Nil(t, a.watches.end)
+			a.watches.mu.Unlock()
+		}
+		_, err := a.Watch(t.Context(), NewID())
+		require.ErrorIs(t, err, ErrNotFound)
+		redistest.Until(t, "the end of the subscription", func() bool { return a.subscribers() == 0 })
+	})
+}
+
+// When the store is closed nobody hears of an end any more.
+func TestWatch_Closed(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	opened, err := Open(redistest.URL(t), WithKeyPrefix(b.prefix))
+	require.NoError(t, err)
+	client := redistest.Dial(t, redistest.URL(t))
+	given, err := New(client, WithKeyPrefix(b.prefix))
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		store *RedisStore
+		close func()
+	}{"Open": {opened, opened.Close}, "New": {given, client.Close}} {
+		id := NewID()
+		b.write(id, "x", time.Hour)
+		ctx, err := c.store.Watch(t.Context(), id)
+		require.NoError(t, err)
+		redistest.Until(t, "the subscription", func() bool {
+			n, err := b.client.Do(t.Context(), b.client.B().PubsubNumsub().Channel(b.channel()).Build()).AsIntMap()
+			return err == nil && n[b.channel()] == 1
+		})
+		c.close()
+		<-ctx.Done()
+		require.ErrorIs(t, context.Cause(ctx), rueidis.ErrClosing, name)
+		require.False(t, NoSession(context.Cause(ctx)), name)
+		_, err = c.store.Watch(t.Context(), id)
+		require.ErrorIs(t, err, rueidis.ErrClosing, name)
+		require.Empty(t, c.store.watches.at, name)
+	}
+}
+
+// A server that does not answer has ended nothing, and what it has ended is told when it does.
+func TestWatch_ServerAway(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	proxy := redistest.NewProxy(t, server.Addr)
+	a := newAudience(t, proxy.URL, withFloor(10*time.Millisecond), WithTimeout(100*time.Millisecond)).hears()
+	a.other = bedOn(t, redistest.Dial(t, server.URL), WithKeyPrefix(a.prefix))
+	id := a.session()
+	watched := a.watch(id)
+	proxy.Isolate()
+	a.tap.forget()
+	redistest.Until(t, "failing looks", func() bool { return len(a.tap.sent()) > 4 })
+	_, err := a.Watch(t.Context(), id)
+	require.Error(t, err)
+	require.False(t, NoSession(err))
+	require.NoError(t, context.Cause(watched))
+	require.NoError(t, a.other.Invalidate(t.Context(), id))
+	proxy.Heal()
+	requireTold(t, watched, Logout, "")
+}
+
+// What Watch sends, and what it makes of what it finds.
+func TestWatch_Look(t *testing.T) {
+	t.Parallel()
+	look := func(opts ...Option) (audience, func(id string, want error) string) {
+		a := newAudience(t, redistest.URL(t), opts...)
+		t.Cleanup(func() { close(a.hold) })
+		return a, func(id string, want error) string {
+			return a.tap.tripsOf(func() {
+				ctx, err := a.Watch(t.Context(), id)
+				require.ErrorIs(t, err, want)
+				require.Equal(t, want == nil, ctx != nil)
+			})
+		}
+	}
+	a, trips := look()
+	id, next := a.session(), NewID()
+	require.Equal(t, "GETRANGE+PTTL", trips(id, nil))
+	require.Equal(t, "GETRANGE+PTTL", trips(NewID(), ErrNotFound))
+	_, err := a.other.Rotate(t.Context(), id, next)
+	require.NoError(t, err)
+	require.Equal(t, "GETRANGE+PTTL HMGET GETRANGE+PTTL", trips(id, nil))
+	require.NoError(t, a.other.Invalidate(t.Context(), next))
+	require.Equal(t, "GETRANGE+PTTL HMGET GETRANGE+PTTL HMGET", trips(id, ErrInvalidated))
+	for _, foreign := range [][]string{{"SET", "x"}, {"HSET", "t", "x"}, {"HSET", "x", "x"}, {"LPUSH", "x"}} {
+		id := NewID()
+		a.other.do(append([]string{foreign[0], a.keyOf(id)}, foreign[1:]...)...)
+		if foreign[0] == "HSET" && foreign[1] == "x" {
+			trips(id, ErrNotFound) // read.lua tells; a look does not ask it
+			continue
+		}
+		trips(id, ErrCorrupt)
+	}
+	t1 := string(dumpOf(Rotated, time.Now())[dumpHead : dumpHead+endSize])
+	id, next = NewID(), NewID()
+	a.other.do("HSET", a.keyOf(id), "t", t1, "s", "nonsense")
+	trips(id, ErrCorrupt)
+	a.other.do("HSET", a.keyOf(id), "t", t1, "s", a.successor(next))
+	a.other.do("HSET", a.keyOf(next), "t", t1, "s", a.successor(id))
+	trips(id, ErrNotInvalidated)
+	_, err = a.Watch(t.Context(), "")
+	require.EqualError(t, err, "tombstore: watch: "+ErrInvalidID.Error())
+
+	a, trips = look(WithStrictReads())
+	id = a.session()
+	require.Equal(t, "GETEX+PTTL", trips(id, nil))
+	require.Equal(t, "GETEX+PTTL", trips(NewID(), ErrNotFound))
+	require.NoError(t, a.other.Invalidate(t.Context(), id))
+	require.Equal(t, "GETEX+PTTL HMGET", trips(id, ErrInvalidated))
+}
