@@ -421,7 +421,8 @@ func (h *dueWatches) Pop() any {
 // believed: the session is read from the primary. Without messages, because the process that ends
 // sessions sends none, the rights are missing or the connection is cut, an end is noticed within a
 // minute. While the server does not answer, no end is noticed. A session that was between two ids for
-// ten minutes has ended. When the store is closed the cause wraps rueidis.ErrClosing.
+// ten minutes has ended. When the store, or the client of one that New returned, is closed the cause
+// wraps rueidis.ErrClosing.
 func (s *RedisStore) Watch(ctx context.Context, id string) (context.Context, error) {
 	key, err := s.key(id)
 	if err == nil {
@@ -441,10 +442,7 @@ func (c *config) channel() string { return c.prefix + "ended" }
 func (s *RedisStore) subscribe(ctx context.Context) {
 	for pause := firstPause; ; pause = min(2*pause, subscribePace) {
 		err := s.listen(ctx, func() { pause = firstPause })
-		switch {
-		case errors.Is(err, rueidis.ErrClosing): // perhaps the client: a look will tell
-			s.watches.lookAgain()
-		case isReply(err): // it is not permitted
+		if isReply(err) { // it is not permitted
 			pause = s.watchFloor
 		}
 		if !sleep(ctx, pause) {

@@ -526,7 +526,7 @@ func TestWatch_Closed(t *testing.T) {
 	opened, err := Open(redistest.URL(t), WithKeyPrefix(b.prefix))
 	require.NoError(t, err)
 	client := redistest.Dial(t, redistest.URL(t))
-	given, err := New(client, WithKeyPrefix(b.prefix))
+	given, err := New(client, WithKeyPrefix(b.prefix), withFloor(50*time.Millisecond))
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
 		store *RedisStore
