@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"os"
 	"regexp"
 	"slices"
@@ -103,21 +104,24 @@ func eachRight(t *testing.T, server *redistest.Server, blocks [][]string) {
 	lines := slices.Concat(blocks...)
 	for _, word := range strings.Fields(strings.Join(lines, " ")) {
 		right, found := strings.CutPrefix(word, "+")
+		user, taken := "without-"+strings.ReplaceAll(right, "|", "-"), "-"+right
+		if strings.HasPrefix(word, "&") {
+			found, user, taken = true, "without-channel", "resetchannels"
+		}
 		if !found {
 			continue
 		}
-		user := "without-" + strings.ReplaceAll(right, "|", "-")
 		for _, line := range lines {
 			do(t, admin, strings.Fields(strings.Replace(line, " app ", " "+user+" ", 1))...)
 		}
-		do(t, admin, "ACL", "SETUSER", user, "-"+right)
+		do(t, admin, "ACL", "SETUSER", user, taken)
 		option, err := client.Option(strings.Replace(server.URL, "//", "//"+user+":password@", 1), true)
 		require.NoError(t, err)
 		conn, err := client.Dial(option)
 		require.NoError(t, err, right)
 		missed := false
 		for _, f := range Examine(t.Context(), conn, prefix) {
-			named := strings.Contains(strings.ToLower(f.Fix+" "), "+"+right+" ") || f.Name == "latency" && right == "ping"
+			named := strings.Contains(strings.ToLower(f.Fix+" "), word+" ") || f.Name == "latency" && right == "ping"
 			missed = missed || f.Level != OK && named
 		}
 		conn.Close()
@@ -152,7 +156,8 @@ func useAll(t *testing.T, client, admin rueidis.Client) {
 		tombstore.WithClientCache(time.Minute),
 		tombstore.WithStrictReads(),
 	} {
-		s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix), opt, tombstore.WithMaxSessions(3, tombstore.Refuse))
+		s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix), opt,
+			tombstore.WithMaxSessions(3, tombstore.Refuse), tombstore.WithPublish())
 		require.NoError(t, err)
 		report, err := s.Check(ctx)
 		require.NoError(t, err)
@@ -163,6 +168,7 @@ func useAll(t *testing.T, client, admin rueidis.Client) {
 		require.NoError(t, report.Uncached)
 		require.NoError(t, report.Scripted)
 		useVerbs(t, s)
+		watch(t, s)
 	}
 	putBack(t, client, admin)
 
@@ -216,6 +222,23 @@ func useVerbs(t *testing.T, s *tombstore.RedisStore) {
 	_, err = s.Write(ctx, ids[3], nil, time.Minute, tombstore.Replacing(session))
 	require.ErrorIs(t, err, tombstore.ErrInvalidated)
 	useOwners(t, s)
+}
+
+// watch has a session end that somebody watches, who is told at once.
+func watch(t *testing.T, s *tombstore.RedisStore) {
+	t.Helper()
+	id := tombstore.NewID()
+	_, err := s.Write(t.Context(), id, nil, time.Hour)
+	require.NoError(t, err)
+	watched, err := s.Watch(t.Context(), id)
+	require.NoError(t, err)
+	require.NoError(t, s.Invalidate(t.Context(), id))
+	select {
+	case <-watched.Done():
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "the end is not told")
+	}
+	require.ErrorIs(t, context.Cause(watched), tombstore.ErrInvalidated)
 }
 
 // useOwners has a session of an owner move, and ends it with all others.

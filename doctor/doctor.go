@@ -373,17 +373,20 @@ func (e *examination) rights() {
 	var missing, reasons []string
 	level := OK
 	// try sends a command that the store needs for something, or at all.
-	try := func(reason string, command ...string) {
-		reply, ok := rueidis.IsRedisErr(e.do(command...).Error())
+	note := func(reason string, err error, command ...string) {
+		reply, ok := rueidis.IsRedisErr(err)
 		if !ok || !strings.HasPrefix(reply.Error(), "NOPERM") {
 			return
 		}
 		right := "~" + e.prefix + "*"
-		if strings.Contains(reply.Error(), "permissions to run") {
+		switch text := reply.Error(); {
+		case strings.Contains(text, "permissions to run"):
 			right = "+" + strings.ToLower(command[0])
 			if command[0] == "CLUSTER" {
 				right += "|" + strings.ToLower(command[1])
 			}
+		case strings.Contains(text, "channel"):
+			right = "&" + e.prefix + "ended"
 		}
 		if slices.Contains(missing, right) {
 			return
@@ -399,6 +402,7 @@ func (e *examination) rights() {
 			reasons = append(reasons, right+" is for "+reason)
 		}
 	}
+	try := func(reason string, command ...string) { note(reason, e.do(command...).Error(), command...) }
 	for _, command := range [][]string{
 		{"TIME"},
 		{"EXISTS", key},
@@ -434,6 +438,8 @@ func (e *examination) rights() {
 	} {
 		try("owners", command...)
 	}
+	try("telling at once who watches a session", "PUBLISH", e.prefix+"ended", "")
+	note("hearing at once of the end of a session that is watched", e.subscribe(e.prefix+"ended"), "SUBSCRIBE")
 	try("telling a server that is too old", "EVAL_RO", "return 1", "1", key)
 	if e.isCluster() {
 		topology := "" // without it the client takes a node for a single server
@@ -461,6 +467,17 @@ func (e *examination) rights() {
 		text += "; " + strings.Join(reasons, ", ")
 	}
 	e.found(name, level, "ACL SETUSER <user> "+list, "%s", text)
+}
+
+// subscribe subscribes to a channel, and leaves it.
+func (e *examination) subscribe(channel string) error {
+	c, release := e.client.Dedicate()
+	defer release()
+	defer c.Close()
+	ctx, leave := context.WithCancel(e.ctx)
+	defer leave()
+	ctx = rueidis.WithOnSubscriptionHook(ctx, func(rueidis.PubSubSubscription) { leave() })
+	return c.Receive(ctx, c.B().Subscribe().Channel(channel).Build(), func(rueidis.PubSubMessage) {})
 }
 
 // isCluster reports whether the server is a part of a cluster, also for a client that was not
