@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -269,6 +270,29 @@ func TestWatch_Gap(t *testing.T) {
 	}
 }
 
+// The subscription begins while somebody looks, and the end comes in between.
+func TestWatch_GapDuringALook(t *testing.T) {
+	t.Parallel()
+	a := newAudience(t, redistest.URL(t))
+	id, witness := a.session(), a.session()
+	a.watch(witness)
+	a.tap.forget()
+	a.tap.after = func(words []string) error {
+		if words[0] != "GETRANGE" || words[1] != a.keyOf(id) {
+			return nil
+		}
+		if a.other.live(id) {
+			require.NoError(t, a.other.Invalidate(t.Context(), id))
+			a.hears()
+			redistest.Until(t, "a look after the gap", func() bool {
+				return slices.ContainsFunc(a.tap.sent(), func(words []string) bool { return words[1] == a.keyOf(witness) })
+			})
+		}
+		return nil
+	}
+	requireTold(t, a.watch(id), Logout, "")
+}
+
 // Without messages an end is noticed when the session is looked at the next time.
 func TestWatch_Floor(t *testing.T) {
 	t.Parallel()
@@ -305,7 +329,7 @@ func TestWatch_Pending(t *testing.T) {
 						return nil
 					}
 					a.tap.forget()
-					redistest.Until(t, "many looks", func() bool { return len(a.tap.sent()) > 6 })
+					redistest.Until(t, "many looks", func() bool { return watched.Err() != nil || len(a.tap.sent()) > 6 })
 					a.requireUntold(t, watched, "between two ids")
 					if !finishes {
 						return rueidis.ErrClosing
