@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -362,7 +363,7 @@ func (ws *watches) over(w *watch, cause error) {
 
 func (ws *watches) move(w *watch, key string) {
 	ws.remove(w)
-	w.key = key
+	w.key, w.pause, w.since = key, 0, time.Time{}
 	w.hops++
 	ws.enter(w)
 }
@@ -442,7 +443,7 @@ func (c *config) channel() string { return c.prefix + "ended" }
 func (s *RedisStore) subscribe(ctx context.Context) {
 	for pause := firstPause; ; pause = min(2*pause, subscribePace) {
 		err := s.listen(ctx, func() { pause = firstPause })
-		if isReply(err) { // it is not permitted
+		if reply, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(reply.Error(), "NOPERM") {
 			pause = s.watchFloor
 		}
 		if !sleep(ctx, pause) {

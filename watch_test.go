@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -643,4 +644,72 @@ func TestWatch_Look(t *testing.T) {
 	require.Equal(t, "GETEX+PTTL", trips(NewID(), ErrNotFound))
 	require.NoError(t, a.other.Invalidate(t.Context(), id))
 	require.Equal(t, "GETEX+PTTL HMGET", trips(id, ErrInvalidated))
+}
+
+// Whatever node of a cluster it has subscribed to, a store hears of ends on all of them; and one that
+// hangs does not keep it from telling of the others'.
+func TestWatch_Nodes(t *testing.T) {
+	t.Parallel()
+	if redistest.InContainer() {
+		t.Skip("containers do not reach each other")
+	}
+	nodes := redistest.StartNodes(t, 30*time.Second)
+	first := nodes.Primaries[0]
+	ender, err := Open(first.URL, WithPublish())
+	require.NoError(t, err)
+	t.Cleanup(ender.Close)
+	_, err = ender.Check(t.Context())
+	require.NoError(t, err)
+	var ids [3][]string // by primary
+	for i := 0; i < 90; i++ {
+		id := NewID()
+		slot, err := first.Client.Do(t.Context(), first.Client.B().ClusterKeyslot().Key("tombstore:"+Ref(id)).Build()).AsInt64()
+		require.NoError(t, err)
+		_, err = ender.Write(t.Context(), id, nil, time.Hour)
+		require.NoError(t, err)
+		shard := slot * 3 / redistest.Slots
+		ids[shard] = append(ids[shard], id)
+	}
+	watch := func(opts ...Option) (watched [3][]context.Context) {
+		s, err := Open(first.URL, opts...)
+		require.NoError(t, err)
+		t.Cleanup(s.Close)
+		for shard, ids := range ids {
+			for _, id := range ids {
+				ctx, err := s.Watch(t.Context(), id)
+				require.NoError(t, err)
+				watched[shard] = append(watched[shard], ctx)
+			}
+		}
+		redistest.Until(t, "the subscription", func() bool {
+			for _, node := range nodes.All() {
+				if strings.Contains(node.Do(t, "CLIENT", "LIST", "TYPE", "PUBSUB"), "addr") {
+					return true
+				}
+			}
+			return false
+		})
+		return watched
+	}
+	hears, looks := watch(withFloor(time.Hour)), watch(withFloor(100*time.Millisecond))
+	nodes.Primaries[2].Pause(t)
+	for shard := range 2 {
+		for i, id := range ids[shard] {
+			require.NoError(t, ender.Invalidate(t.Context(), id))
+			requireTold(t, hears[shard][i], Logout, "messages")
+		}
+	}
+	for shard := range 2 {
+		for _, ctx := range looks[shard] {
+			requireTold(t, ctx, Logout, "looks")
+		}
+	}
+	nodes.Primaries[2].Resume(t)
+	for i, id := range ids[2] {
+		require.NoError(t, context.Cause(hears[2][i]))
+		require.NoError(t, context.Cause(looks[2][i]))
+		require.NoError(t, ender.Invalidate(t.Context(), id))
+		requireTold(t, hears[2][i], Logout, "messages")
+		requireTold(t, looks[2][i], Logout, "looks")
+	}
 }
