@@ -108,7 +108,7 @@ var watchings = []rule{
 		id := tombstore.NewID()
 		s := c.write(id, "x", hour)
 		ctx := c.watch(id)
-		s = c.write(id, "y", hour)
+		c.write(id, "y", hour)
 		c.write(id, "z", hour, tombstore.Replacing(s))
 		require.NoError(c, c.store.Touch(c, id, 2*hour))
 		c.untold(ctx)
