@@ -172,7 +172,7 @@ func invalidate(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	c := newCommand("invalidate", "URL REF...",
 		"Ends sessions. Exits with 1 unless each of them was live or had been ended before.", stderr)
 	return c.run(args, 1, func(conn rueidis.Client, refs []string) int {
-		s, err := tombstore.New(conn, tombstore.WithKeyPrefix(*c.prefix))
+		s, err := tombstore.New(conn, tombstore.WithKeyPrefix(*c.prefix), tombstore.WithPublish())
 		if err != nil {
 			fmt.Fprintln(stderr, err)
 			return exitUsage
