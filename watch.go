@@ -216,7 +216,7 @@ func (ws *watches) start() {
 
 // work looks at what take hands out, until ctx ends. It makes a pause unless that is a full batch.
 func (ws *watches) work(
-	ctx context.Context, wake chan struct{}, pause time.Duration, take func() ([]*watch, time.Duration),
+	ctx context.Context, waker chan struct{}, pause time.Duration, take func() ([]*watch, time.Duration),
 ) {
 	for {
 		ws.mu.Lock()
@@ -238,7 +238,7 @@ func (ws *watches) work(
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
-		case <-wake:
+		case <-waker:
 		case <-ctx.Done():
 		}
 		timer.Stop()
