@@ -548,7 +548,7 @@ func TestWatch_Subscription(t *testing.T) {
 func TestWatch_Closed(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	opened, err := Open(redistest.URL(t), WithKeyPrefix(b.prefix))
+	opened, err := Open(redistest.URL(t), WithKeyPrefix(b.prefix), withFloor(time.Hour))
 	require.NoError(t, err)
 	client := redistest.Dial(t, redistest.URL(t))
 	given, err := New(client, WithKeyPrefix(b.prefix), withFloor(50*time.Millisecond))
@@ -711,5 +711,48 @@ func TestWatch_Nodes(t *testing.T) {
 		require.NoError(t, ender.Invalidate(t.Context(), id))
 		requireTold(t, hears[2][i], Logout, "messages")
 		requireTold(t, looks[2][i], Logout, "looks")
+	}
+}
+
+// When another server becomes primary, ends on that one are told.
+func TestWatch_Failover(t *testing.T) {
+	t.Parallel()
+	if redistest.InContainer() {
+		t.Skip("containers do not reach each other")
+	}
+	primary := redistest.Start(t)
+	redistest.Start(t, primary.Replicaof(t)...)
+	sentinels := redistest.StartSentinels(t, primary.Addr, 1, time.Minute)
+	watcher, err := Open(sentinels.URL, withFloor(time.Hour))
+	require.NoError(t, err)
+	t.Cleanup(watcher.Close)
+	// An end that no replica has confirmed may be undone, and then there is nothing to tell.
+	ender, err := Open(sentinels.URL, WithPublish(), WithReplicaAcks(1, time.Second))
+	require.NoError(t, err)
+	t.Cleanup(ender.Close)
+	end := func(id string) {
+		redistest.Until(t, "an end", func() bool { return ender.Invalidate(t.Context(), id) == nil })
+	}
+	ids, watched := make([]string, 20), make([]context.Context, 20)
+	for i := range ids {
+		ids[i] = NewID()
+		_, err := ender.Write(t.Context(), ids[i], nil, time.Hour)
+		require.NoError(t, err)
+		watched[i], err = watcher.Watch(t.Context(), ids[i])
+		require.NoError(t, err)
+	}
+	end(ids[0]) // and the replica has them all
+	requireTold(t, watched[0], Logout, "")
+	sentinels.Promote(t)
+	redistest.Until(t, "the new primary", func() bool {
+		at := sentinels.Primary(t)
+		return at != "" && at != primary.Addr
+	})
+	for i, id := range ids[1:] {
+		require.NoError(t, context.Cause(watched[i+1]))
+		end(id)
+	}
+	for _, ctx := range watched[1:] {
+		requireTold(t, ctx, Logout, "")
 	}
 }
