@@ -73,6 +73,7 @@ var owners = []rule{
 		require.True(c, b.CreatedAt.Equal(s.CreatedAt))
 		c.holds(id, "x")
 		s = c.write(id, "y", 3*hour, tombstore.Replacing(s))
+		require.Equal(c, tombstore.Ref(owner), s.Owner())
 		found := c.sessions(owner)
 		require.Len(c, found, 1)
 		require.Equal(c, b.Ref, found[0].Ref)
