@@ -7,6 +7,7 @@
 // its cookie; a new one is saved only if its id is unused; one that is renewed stays the same session,
 // so that a logout by its old id ends it; and once the session of a request has been ended by somebody
 // else, nothing that the request holds is saved any more, neither under the old id nor under a new one.
+// Login, before the Save, makes it the session of a user.
 //
 // What is begun is carried out: a save or an end goes on when the client has gone away, or the time of
 // the handler is up. The store's own timeout bounds it. Only a renewal is not begun any more then, and
@@ -47,8 +48,9 @@ func (e *RefusedError) Unwrap() error { return e.cause }
 
 // Event is what happened to one request, for logs and metrics.
 type Event struct {
-	// Verb is what was refused or done: "write", "touch", "create" or "absorb", or "rotate" for a renewal
-	// in one step; one in two halves is a "write" if its first half was refused, and else a "create".
+	// Verb is what was refused or done: "write", "touch", "create", "absorb", "login" or "end others", or
+	// "rotate" for a renewal in one step; one in two halves is a "write" if its first half was refused, and
+	// else a "create".
 	Verb string
 	// Reason is why the session was ended. It is zero if the session expired or the server has lost it.
 	Reason tombstore.Reason
@@ -158,6 +160,10 @@ func (a *Adapter) Store() tombstore.Renewer { return a.store }
 //	lost       left by another request   refused       left, or refused      -             end what it became
 //	tainted    ended by somebody else    refused       refused               -             end what it became
 //
+// After a Login, what is saved under another id begins a new life, as the session of a user. Login reserves
+// that id, but is refused if the request is tainted, and waits for the Save if it has lost its session. What
+// is reserved is given up by End, by whatever taints the request, by another Login, and by Release.
+//
 // * with SaveIfDue nothing, if the request has not saved it before and its TTL is nearly right.
 //
 // A request whose session another one renews has lost it, unless that one gives up: then the Save of
@@ -178,6 +184,7 @@ type Request struct {
 	renewal tombstore.Renewal // when left
 	spared  bool              // nobody may take the renewal over
 	renews  bool              // it wants a new id
+	login   *pending          // what the Save of another id is to carry
 	others  map[string]bool   // further ids that it has loaded live
 
 	hooksMu sync.Mutex
@@ -368,6 +375,7 @@ func (a *Adapter) save(
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	of = cmp.Or(r.id, id)
+	defer a.giveUpTainted(ctx, r)
 	if r.state == lost && id != r.id && gone == nil {
 		if err := a.leave(ctx, r); err != nil {
 			return "write", of, err
@@ -427,7 +435,7 @@ func (a *Adapter) save(
 	default:
 		verb = "create"
 		var s tombstore.Session
-		s, err = a.store.Write(ctx, id, data, ttl, tombstore.IfAbsent())
+		s, err = a.create(ctx, r, id, data, ttl)
 		r.saved(id, s, data, err)
 	}
 	return verb, of, err
@@ -475,6 +483,21 @@ func (a *Adapter) update(
 	return s, err
 }
 
+// create stores a session of a request that has none.
+func (a *Adapter) create(
+	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration,
+) (tombstore.Session, error) {
+	b, err := a.binding(ctx, r, id)
+	if err != nil {
+		return tombstore.Session{}, err
+	}
+	opt := tombstore.IfAbsent()
+	if b != nil {
+		opt = tombstore.Bound(*b)
+	}
+	return a.store.Write(ctx, id, data, ttl, opt)
+}
+
 // finish is the second half of a renewal.
 func (a *Adapter) finish(
 	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration,
@@ -486,7 +509,13 @@ func (a *Adapter) finish(
 		}
 		data = merged
 	}
-	return a.store.FinishRenewal(ctx, r.renewal, id, data, ttl)
+	renewal := r.renewal
+	var err error
+	if renewal.Binding, err = a.binding(ctx, r, id); err != nil {
+		return tombstore.Session{}, err
+	}
+	s, err := a.store.FinishRenewal(ctx, renewal, id, data, ttl)
+	return s, a.met(ctx, renewal.Binding, id, err)
 }
 
 // Rotate is Save under a new id, and leaves the session that the request holds, in one step. If it
@@ -505,19 +534,30 @@ func (a *Adapter) Rotate(
 	}
 	if over != nil {
 		r.taint(over)
+		a.giveUpTainted(ctx, r)
 		r.mu.Unlock()
 		return over
 	}
 	ctx = context.WithoutCancel(ctx)
 	id := r.id
+	b, err := a.binding(ctx, r, newID)
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
 	s, err := a.update(r, data, func(data []byte, held tombstore.Session) (tombstore.Session, error) {
 		opts := []tombstore.RotateOption{tombstore.WithData(data, ttl)}
+		if b != nil {
+			opts = append(opts, tombstore.WithBinding(*b))
+		}
 		if a.updates.conflict {
 			opts = append(opts, tombstore.IfUnchanged(cmp.Or(held.Version, never)))
 		}
 		return a.store.Rotate(ctx, id, newID, opts...)
 	}, func() (tombstore.Session, error) { return a.store.Read(ctx, id, tombstore.Fresh()) })
+	err = a.met(ctx, b, newID, err)
 	r.saved(newID, s, data, err)
+	a.giveUpTainted(ctx, r)
 	r.mu.Unlock()
 	return a.tell(ctx, r, "rotate", id, err)
 }
@@ -619,6 +659,7 @@ func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
 			return ended(err)
 		}
 	}
+	a.giveUp(ctx, r)
 	if id = r.id; id == "" {
 		r.renews = true
 		return nil
@@ -738,6 +779,9 @@ func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) 
 		s.Data = data
 		r.hold(id, s)
 		r.stored = true
+		if r.login != nil && r.login.id == id {
+			r.login = nil
+		}
 	case tombstore.NoSession(err):
 		r.taint(err)
 	}

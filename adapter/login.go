@@ -1,0 +1,221 @@
+package adapter
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tombstore/tombstore"
+)
+
+// pending is a login of a request that is not saved yet.
+type pending struct {
+	login   tombstore.Login
+	opts    []tombstore.ReserveOption
+	id      string // that is reserved; "" if none is
+	binding tombstore.Binding
+}
+
+var (
+	errNoBinder  = errors.New("tombstore: the store does not know whose sessions it keeps")
+	errNoRequest = errors.New("tombstore: login: outside of a request")
+	errGivenUp   = errors.New("tombstore: login: the request is over")
+)
+
+func (a *Adapter) binder() (tombstore.Binder, error) {
+	if binder, ok := a.store.(tombstore.Binder); ok {
+		return binder, nil
+	}
+	return nil, errNoBinder
+}
+
+// Login logs a user in with the session of the request, which goes on under id, new and not saved yet:
+// it reserves the id, and the Save of it, or the Rotate to it, begins a new life for the session. If the
+// request saves another new id instead, that is reserved when it does. Login returns the deadline of the
+// session, or a zero time if the session has been lost to another request, in which case nothing is
+// reserved unless this one takes the renewal over.
+//
+// After an error nothing is reserved and the request is what it was. It is that of Reserve, such as
+// tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. If the
+// owner has as many sessions as may be and the request's own is one of them, that makes room. The store
+// must be a tombstore.Binder.
+func (a *Adapter) Login(
+	ctx context.Context, r *Request, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
+) (deadline time.Time, err error) {
+	if r == nil {
+		return time.Time{}, errNoRequest
+	}
+	if err := over(ctx); err != nil {
+		return time.Time{}, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	p := &pending{login: login, opts: opts}
+	of, err := a.login(ctx, r, id, p)
+	if err = a.tell(ctx, r, "login", of, err); errors.Is(err, tombstore.ErrUnacknowledged) {
+		err = nil // the login is valid, and what saves it asks the replicas again
+	}
+	return p.binding.Deadline, err
+}
+
+// login returns for which session it was.
+func (a *Adapter) login(ctx context.Context, r *Request, id string, p *pending) (of string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of = cmp.Or(r.id, id)
+	switch r.state {
+	case tainted:
+		return of, r.cause
+	case lost:
+	default:
+		a.release(ctx, r.login) // it would take the place of this one
+		if err = a.reserve(ctx, r, p, id); !reserved(err) {
+			return of, err
+		}
+	}
+	r.login, r.renews = p, true
+	return of, err
+}
+
+// reserve reserves id for p. If the request's own session is the owner's, and as many are there as may be,
+// it makes room for its next life: it is ended, and the login begins another session.
+func (a *Adapter) reserve(ctx context.Context, r *Request, p *pending, id string) error {
+	binder, err := a.binder()
+	if err != nil {
+		return err
+	}
+	p.binding, err = binder.Reserve(ctx, id, p.login, p.opts...)
+	own := (r.state == holding || r.state == left) && r.held.Owner() == p.login.Owner
+	switch {
+	case own && errors.Is(err, tombstore.ErrTooManySessions):
+		if err := ended(a.store.Invalidate(ctx, r.id, tombstore.WithReason(tombstore.Revoked))); err != nil {
+			return err
+		}
+		r.hold("", tombstore.Session{})
+		r.state = anonymous
+		p.binding, err = binder.Reserve(ctx, id, p.login, p.opts...)
+	case own && reserved(err) && r.state == holding: // Reserve may have chosen it
+		if _, read := a.store.Read(ctx, r.id, tombstore.Fresh()); revoked(read) {
+			r.hold("", tombstore.Session{})
+			r.state = anonymous
+		}
+	}
+	if reserved(err) {
+		p.id = id
+	}
+	return err
+}
+
+// reserved reports whether an error of Reserve says that the id is reserved.
+func reserved(err error) bool { return err == nil || errors.Is(err, tombstore.ErrUnacknowledged) }
+
+// binding returns what the save of id is to carry, or nil if the request does not log in.
+func (a *Adapter) binding(ctx context.Context, r *Request, id string) (*tombstore.Binding, error) {
+	if r.login == nil {
+		return nil, nil
+	}
+	if r.login.id != id {
+		a.release(ctx, r.login)
+		if err := a.reserve(ctx, r, r.login, id); !reserved(err) {
+			return nil, err
+		}
+	}
+	return &r.login.binding, nil
+}
+
+// met returns why a session could not be saved under id with a binding. That the id is in use means that
+// it was ended when it was only reserved.
+func (a *Adapter) met(ctx context.Context, b *tombstore.Binding, id string, err error) error {
+	if b == nil || !errors.Is(err, tombstore.ErrConflict) {
+		return err
+	}
+	if _, end := a.store.Read(ctx, id, tombstore.Fresh()); errors.Is(end, tombstore.ErrInvalidated) {
+		return end
+	}
+	return err
+}
+
+// Release gives up a login that was not saved. Call it when the request is over.
+func (a *Adapter) Release(ctx context.Context, r *Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.login != nil {
+		r.taint(errGivenUp)
+		a.giveUpTainted(ctx, r)
+	}
+}
+
+// giveUpTainted gives up the login of a request of which nothing is saved any more.
+func (a *Adapter) giveUpTainted(ctx context.Context, r *Request) {
+	if r.state == tainted {
+		a.giveUp(ctx, r)
+	}
+}
+
+// giveUp gives up the login of a request.
+func (a *Adapter) giveUp(ctx context.Context, r *Request) {
+	a.release(context.WithoutCancel(ctx), r.login)
+	r.login = nil
+}
+
+// release gives up what is reserved for p. If that fails nothing is lost but the place.
+func (a *Adapter) release(ctx context.Context, p *pending) {
+	if p == nil || p.id == "" {
+		return
+	}
+	if binder, err := a.binder(); err == nil {
+		_ = binder.Release(ctx, p.binding)
+	}
+	p.id = ""
+}
+
+// Holds reports whether the request holds a live session, as far as it knows.
+func (r *Request) Holds() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state == holding
+}
+
+// EndOthers ends all sessions of an owner but the one that the request holds, or is about to save, if
+// that is the owner's, and returns how many. A session that the request holds should get a new id then.
+// It returns a *RefusedError, and has ended nothing, if the request's own session has been ended by
+// somebody else. The store must be a tombstore.Binder.
+func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n int, err error) {
+	binder, err := a.binder()
+	if err != nil {
+		return 0, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	id := r.idAs(tombstore.Ref(owner))
+	if id == "" {
+		return binder.InvalidateOwner(ctx, owner)
+	}
+	n, err = binder.InvalidateOwner(ctx, owner, tombstore.Except(id))
+	if tombstore.NoSession(err) {
+		err = a.tell(ctx, r, "end others", id, err)
+	}
+	return n, err
+}
+
+// idAs returns the id of the session that the request has, or will have, as one of an owner's; "" if
+// there is none.
+func (r *Request) idAs(owner string) string {
+	if r == nil {
+		return ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.login != nil && r.login.login.Owner == owner:
+		return cmp.Or(r.login.id, r.id)
+	case r.held.Owner() == owner:
+		return r.id
+	}
+	return ""
+}
+
+// revoked reports whether err says that a session was ended for the reason Revoked.
+func revoked(err error) bool {
+	var ended *tombstore.InvalidatedError
+	return errors.As(err, &ended) && ended.Reason == tombstore.Revoked
+}
