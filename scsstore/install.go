@@ -89,10 +89,11 @@ func (s *Store) protect(next http.Handler) http.Handler {
 		request := s.adapter.FromContext(ctx)
 		request.DeferHooks()
 		defer request.RunHooks(true)
+		defer s.adapter.Release(ctx, request)
 		outer := &outerWriter{
-			ResponseWriter: w, request: request, cookie: s.sm.Cookie.Name, hashes: s.sm.HashTokenInStore,
+			ResponseWriter: w, store: s, request: request, cookie: s.sm.Cookie.Name, hashes: s.sm.HashTokenInStore,
 		}
-		next.ServeHTTP(outer, r.WithContext(context.WithValue(ctx, outerKey{s}, outer)))
+		next.ServeHTTP(outer, r.WithContext(context.WithValue(ctx, outerKey{s.sm}, outer)))
 		outer.begin()
 	})
 }
@@ -161,7 +162,7 @@ func (w nowhere) Header() http.Header       { return http.Header(w) }
 func (nowhere) WriteHeader(int)             {}
 func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
 
-type outerKey struct{ s *Store }
+type outerKey struct{ sm *scs.SessionManager }
 
 // outerWriter is what scs wraps. When scs has saved the session, which is before the first byte of the
 // response, it takes back the cookie of a session that somebody else has ended: scs deletes the cookie
@@ -169,6 +170,7 @@ type outerKey struct{ s *Store }
 // For the same reason it takes back that of a session that was left as it was.
 type outerWriter struct {
 	http.ResponseWriter
+	store   *Store
 	request *adapter.Request
 	cookie  string // its name
 	hashes  bool   // the store sees hashes of tokens
@@ -278,7 +280,7 @@ func informational(code int) bool {
 // connection would have its session saved when it is done with that.
 func (s *Store) inner(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		outer, _ := r.Context().Value(outerKey{s}).(*outerWriter)
+		outer, _ := r.Context().Value(outerKey{s.sm}).(*outerWriter)
 		next.ServeHTTP(&responseWriter{ResponseWriter: w, outer: outer, sm: s.sm, ctx: r.Context()}, r)
 	})
 }

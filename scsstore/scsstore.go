@@ -106,7 +106,7 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 		return s.adapter.End(ctx, r, token)
 	}
 	due, err := s.adapter.SaveIfDue(ctx, r, token, b, ttl)
-	outer, _ := ctx.Value(outerKey{s}).(*outerWriter)
+	outer, _ := ctx.Value(outerKey{s.sm}).(*outerWriter)
 	switch {
 	case !due && outer != nil && caller.Method(setsCookie) != "": // with an IdleTimeout scs saves whatever was loaded
 		outer.leave(token)

@@ -1,0 +1,82 @@
+package scsstore
+
+import (
+	"context"
+	"errors"
+
+	"github.com/alexedwards/scs/v2"
+
+	"github.com/tombstore/tombstore"
+)
+
+// Login logs a user in with the session of a request: it gives the session a new token, as sm.RenewToken
+// does, and makes it one of the sessions of login's owner. Call it in the handler, when the password is
+// known to be right, and put what the session needs to know after it. The values so far stay.
+//
+// After an error nobody is logged in, and the session goes on as it was, under a new token:
+// tombstore.ErrStaleLogin if the owner's sessions have been ended since store.BeginLogin, or an hour ago,
+// so that the user has to give the password again, tombstore.ErrTooManySessions if the owner has as many
+// as may be, and an adapter.ErrRefused if the request's session has been ended meanwhile. If the owner's
+// sessions are ended after Login, the request saves nothing, like any whose session was ended.
+//
+// The session lives until sm.Lifetime from now, or until what tombstore.Until says, which may be later or
+// sooner. Its token can be renewed again without an effect on that.
+//
+// It works only within the middleware of Install or Protect, and the store must be a tombstore.Binder.
+func Login(
+	ctx context.Context, sm *scs.SessionManager, login tombstore.Login, opts ...tombstore.ReserveOption,
+) error {
+	outer, err := within(ctx, sm)
+	if err != nil {
+		return err
+	}
+	if err := sm.RenewToken(ctx); err != nil {
+		return err
+	}
+	token := sm.Token(ctx)
+	if sm.HashTokenInStore {
+		token = hashed(token)
+	}
+	opts = append([]tombstore.ReserveOption{tombstore.Until(sm.Deadline(ctx))}, opts...)
+
+	deadline, err := outer.store.adapter.Login(ctx, outer.request, token, login, opts...)
+	if err == nil && !deadline.IsZero() {
+		sm.SetDeadline(ctx, deadline.UTC())
+	}
+	return err
+}
+
+// LogoutEverywhere ends all sessions of an owner but that of the request, which gets a new token, and
+// returns how many: for a button "log out my other devices", and after a change of the password. Logins
+// that were begun before are refused. If the request's session is not one of the owner's, all of them are
+// ended. To log out here as well call sm.Destroy after it.
+//
+// The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no other
+// one was ended. After any other error call it again. With tombstore.ErrUnacknowledged all were ended.
+//
+// It works only within the middleware of Install or Protect, and the store must be a tombstore.Binder.
+// An administrator ends the sessions of somebody else by store.InvalidateOwner.
+func LogoutEverywhere(ctx context.Context, sm *scs.SessionManager, owner string) (n int, err error) {
+	outer, err := within(ctx, sm)
+	if err != nil {
+		return 0, err
+	}
+	n, err = outer.store.adapter.EndOthers(ctx, outer.request, owner)
+	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) || !outer.request.Holds() {
+		return n, err
+	}
+	deadline := sm.Deadline(ctx)
+	if err := sm.RenewToken(ctx); err != nil {
+		return n, err
+	}
+	sm.SetDeadline(ctx, deadline)
+	return n, err
+}
+
+// within returns what the middleware has put around the request of ctx.
+func within(ctx context.Context, sm *scs.SessionManager) (*outerWriter, error) {
+	if outer, ok := ctx.Value(outerKey{sm}).(*outerWriter); ok {
+		return outer, nil
+	}
+	return nil, errNoMiddleware
+}
