@@ -58,7 +58,7 @@ const month = 30 * 24 * 60 * 60 // seconds
 // no error. If another request has renewed it meanwhile, the renewed session is ended.
 //
 // A session is renewed, which every login must do, by [Store.Renew] before the Save, or by setting
-// its ID to "".
+// its ID to "". A login by [Store.Login] makes it one of the user's, who can be logged out everywhere.
 type Store struct {
 	// Codecs sign the ids in cookies and, with two keys a pair, encrypt them. New makes them from
 	// the key pairs, for cookies of any age: a cookie is worth as much as the session that it
@@ -219,7 +219,7 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	if age < 0 || age == 0 && s.EndAtMaxAgeZero {
 		return s.end(r, w, session, rec)
 	}
-	if s.cleared(session, rec) {
+	if rec.next == "" && s.cleared(session, rec) {
 		err := s.end(r, w, session, rec)
 		if err != nil || len(session.Values) == 0 {
 			return err
@@ -238,7 +238,7 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	}
 	id, save := session.ID, s.adapter.Save
 	if id == "" { // new, or renewed
-		id, save = tombstore.NewID(), s.adapter.Rotate
+		id, save = cmp.Or(rec.next, tombstore.NewID()), s.adapter.Rotate
 		if rec.late(w, session.Name()) {
 			rec.refused = true
 			return nil
@@ -265,7 +265,7 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) {
 		return err
 	}
-	session.ID, rec.id, rec.data = id, id, data
+	session.ID, rec.id, rec.next, rec.data = id, id, "", data
 	s.mark(session, rec)
 	if due {
 		rec.setCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
@@ -276,12 +276,10 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 // end ends the session that the request came with, even if it could not be loaded, and deletes the
 // cookie.
 func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Session, rec *record) error {
-	if id := cmp.Or(session.ID, rec.id); id != "" {
-		if err := s.adapter.End(r.Context(), &rec.request, id); err != nil {
-			return err
-		}
+	if err := s.adapter.End(r.Context(), &rec.request, cmp.Or(session.ID, rec.id)); err != nil {
+		return err
 	}
-	session.ID, rec.id = "", ""
+	session.ID, rec.id, rec.next = "", "", ""
 	rec.data, rec.values, rec.marked, rec.failed, rec.refused = nil, 0, false, nil, false
 	delete(session.Values, marker{})
 	options := *session.Options
@@ -366,6 +364,7 @@ func (s *Store) serialize(session *sessions.Session, rec *record) ([]byte, error
 type record struct {
 	request adapter.Request
 	id      string // of the cookie, or that the session was saved under
+	next    string // that a login has reserved for the next Save
 	data    []byte // as loaded or saved
 	values  int    // with marked: how many were no flashes
 	marked  bool   // the session was given a marker

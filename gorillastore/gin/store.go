@@ -18,6 +18,7 @@ package ginstore
 
 import (
 	"github.com/gin-contrib/sessions"
+	"github.com/gin-gonic/gin"
 	gorilla "github.com/gorilla/sessions"
 
 	"github.com/tombstore/tombstore"
@@ -57,6 +58,31 @@ func (s *Store) Options(options sessions.Options) {
 func (s *Store) Renew(session sessions.Session) {
 	s.Store.Renew(underlying(session))
 	session.Delete(nil) // a Save without a change would do nothing
+}
+
+// Login makes the next Save of session log a user in; see [gorillastore.Store.Login].
+func (s *Store) Login(
+	c *gin.Context, session sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
+) error {
+	if err := s.Store.Login(c.Request, underlying(session), login, opts...); err != nil {
+		return err
+	}
+	session.Delete(nil)
+	return nil
+}
+
+// LogoutEverywhere ends all sessions of an owner but this one, to which the next Save gives a new id; see
+// [gorillastore.Store.LogoutEverywhere].
+func (s *Store) LogoutEverywhere(
+	c *gin.Context, session sessions.Session, owner string,
+) (n int, err error) {
+	own := underlying(session)
+	id := own.ID
+	n, err = s.Store.LogoutEverywhere(c.Request, own, owner)
+	if own.ID != id { // it has one to renew
+		session.Delete(nil)
+	}
+	return n, err
 }
 
 // Refused reports whether the last Save of session was refused, because the session had been ended
