@@ -1,0 +1,124 @@
+package fiberstore
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v3"
+	"github.com/gofiber/fiber/v3/middleware/session"
+
+	"github.com/tombstore/tombstore"
+)
+
+// Session is a *session.Middleware, which session.FromContext returns, or a *session.Session.
+type Session interface {
+	ID() string
+	Keys() []any
+	Get(key any) any
+	Set(key, val any)
+	RegenerateWithContext(ctx context.Context) error
+}
+
+var (
+	_ Session = (*session.Middleware)(nil)
+	_ Session = (*session.Session)(nil)
+)
+
+// Login logs a user in with the session of a request: it gives the session a new id, as Regenerate does,
+// and makes it one of the sessions of login's owner. Call it in the handler, when the password is known to
+// be right, and set what the session needs to know after it. The values so far stay.
+//
+// After an error nobody is logged in, and the session goes on as it was, under a new id:
+// tombstore.ErrStaleLogin if the owner's sessions have been ended since BeginLogin, or an hour ago, so
+// that the user has to give the password again, tombstore.ErrTooManySessions if the owner has as many as
+// may be, and an adapter.ErrRefused if the request's session has been ended meanwhile. If the owner's
+// sessions are ended after Login, nothing is saved, as of any session that was ended.
+//
+// The session needs a deadline: by tombstore.Until, by tombstore.WithAbsoluteTimeout, or by the
+// AbsoluteTimeout of fiber's session, which begins anew at the login with the middleware, and not with a
+// session of Store.Get. Otherwise the error is tombstore.ErrNoDeadline: an IdleTimeout is none.
+//
+// If the handler panics, what Login has reserved counts among the owner's sessions for ten minutes. The
+// store must be a tombstore.Binder.
+func (s *Storage) Login(
+	c fiber.Ctx, sess Session, login tombstore.Login, opts ...tombstore.ReserveOption,
+) error {
+	h, err := s.renew(c, sess)
+	if err != nil {
+		return err
+	}
+	key, expires := expiration(sess)
+	if key != nil {
+		opts = append([]tombstore.ReserveOption{tombstore.Until(expires)}, opts...)
+	}
+	ctx, _ := s.request(c)
+	deadline, err := s.adapter.Login(ctx, &h.Request, h.id, login, opts...)
+	if own, ok := sess.(*session.Session); ok && err != nil && h.live { // the handler may not save it
+		return errors.Join(err, own.SaveWithContext(c))
+	}
+	if err == nil && key != nil && !deadline.IsZero() {
+		sess.Set(key, deadline)
+	}
+	return err
+}
+
+// LogoutEverywhere ends all sessions of an owner but that of the request, which gets a new id, and returns
+// how many: for a button "log out my other devices", and after a change of the password. Logins that were
+// begun before are refused. If the request's session is not one of the owner's, all of them are ended. To
+// log out here as well call Destroy after it.
+//
+// The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no other one
+// was ended. After any other error call it again. With tombstore.ErrUnacknowledged all were ended. The
+// store must be a tombstore.Binder. An administrator ends the sessions of somebody else by InvalidateOwner.
+func (s *Storage) LogoutEverywhere(c fiber.Ctx, sess Session, owner string) (n int, err error) {
+	ctx, r := s.request(c)
+	h, err := s.session(ctx, r, strings.Clone(sess.ID()), false)
+	if err != nil {
+		return 0, err
+	}
+	n, err = s.adapter.EndOthers(ctx, &h.Request, owner)
+	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) || !h.Holds() {
+		return n, err
+	}
+	if _, err := s.renew(c, sess); err != nil {
+		return n, err
+	}
+	return n, err
+}
+
+var errAnother = errors.New("fiberstore: the session is not kept in this Storage")
+
+// renew gives a session a new id, and returns what the request holds under that.
+func (s *Storage) renew(c fiber.Ctx, sess Session) (*held, error) {
+	id := strings.Clone(sess.ID())
+	if err := sess.RegenerateWithContext(c); err != nil {
+		return nil, err
+	}
+	_, r := s.request(c)
+	h := r.held[id]
+	if h == nil {
+		return nil, errAnother
+	}
+	r.take([]*held{h})
+	r.hold(sess.ID(), h)
+	return h, nil
+}
+
+// expiration returns the key under which fiber keeps when a session expires at the latest, nil if there
+// is none, and when that is for a session that is logged in now.
+func expiration(sess Session) (key any, expires time.Time) {
+	for _, key := range sess.Keys() {
+		expires, ok := sess.Get(key).(time.Time)
+		if !ok || reflect.TypeOf(key).PkgPath() != sessionPath {
+			continue
+		}
+		if m, ok := sess.(*session.Middleware); ok {
+			expires = time.Now().Add(m.Store().AbsoluteTimeout)
+		}
+		return key, expires
+	}
+	return nil, time.Time{}
+}
