@@ -1,6 +1,7 @@
 package fiberstore
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"testing"
@@ -47,6 +48,9 @@ func (m *members) in(user string) func(c fiber.Ctx, s Session) error {
 			return err
 		}
 		s.Set("user", user)
+		if _, r := m.storage.request(c); len(r.renewed) > 0 {
+			return errors.New("it is known under which id the session goes on")
+		}
 		return nil
 	}
 }
@@ -441,6 +445,25 @@ func TestLogoutEverywhere_HereToo(t *testing.T) {
 		if how == middleware { // the other one then saves what was destroyed
 			require.NotNil(m, r.cookie)
 			require.True(m, r.cookie.Expires.Before(time.Now()))
+		}
+	})
+}
+
+// A login that logs out all others is the one that stays.
+func TestLogoutEverywhere_AtLogin(t *testing.T) {
+	eachMember(t, session.Config{}, nil, func(m *members, _ mode) {
+		for _, id := range []string{"", m.visitor()} {
+			m.login("alice", "")
+			m.act(func(c fiber.Ctx, s Session) error {
+				if err := m.in("alice")(c, s); err != nil {
+					return err
+				}
+				_, err := m.storage.LogoutEverywhere(c, s, "alice")
+				return err
+			})
+			r := m.get("step", id)
+			require.Equal(m, http.StatusAccepted, r.status, r.body)
+			m.owned("alice", r.id())
 		}
 	})
 }

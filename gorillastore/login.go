@@ -55,7 +55,7 @@ func (s *Store) LogoutEverywhere(
 		return 0, rec.failed
 	}
 	n, err = s.adapter.EndOthers(r.Context(), &rec.request, owner)
-	if (err == nil || errors.Is(err, tombstore.ErrUnacknowledged)) && rec.request.Holds() {
+	if err == nil || errors.Is(err, tombstore.ErrUnacknowledged) {
 		s.Renew(session)
 	}
 	return n, err

@@ -185,8 +185,13 @@ func TestLogin_NotSaved(t *testing.T) {
 			if err := m.begin("alice")(w, r, s); err != nil {
 				return err
 			}
-			return logout(w, r, s)
+			if err := logout(w, r, s); err != nil {
+				return err
+			}
+			s.Options.MaxAge = 60
+			return set("flash", "bye")(w, r, s)
 		}))
+		require.Equal(m, "bye", m.values(m.cookie)["flash"])
 		require.NoError(m, m.visit(m.in("alice")))
 		m.owned("alice", m.cookie)
 	})
@@ -213,6 +218,12 @@ func TestLogin_Twice(t *testing.T) {
 		require.Len(m, m.cookies, 1)
 		m.owned("alice")
 		m.owned("bob", m.cookie)
+		require.NoError(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+			require.NoError(m, m.in("alice")(w, r, s))
+			m.store.Renew(s)
+			return s.Save(r, w)
+		}))
+		m.owned("alice", m.cookie)
 	})
 }
 
@@ -343,6 +354,19 @@ func TestLogoutEverywhere_HereToo(t *testing.T) {
 		}))
 		require.Empty(m, m.cookie)
 		m.owned("alice")
+	})
+}
+
+// A login that logs out all others is the one that stays.
+func TestLogoutEverywhere_AtLogin(t *testing.T) {
+	onEachMember(t, nil, func(m *member) {
+		other := m.another()
+		require.NoError(m, other.visit(other.in("alice")))
+		require.NoError(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+			require.NoError(m, m.begin("alice")(w, r, s))
+			return m.everywhere("alice")(w, r, s)
+		}))
+		m.owned("alice", m.cookie)
 	})
 }
 

@@ -58,6 +58,13 @@ func newMembers(t *testing.T, store binder, sm *scs.SessionManager) *members {
 		w.Header().Set("Ended", strconv.Itoa(n))
 		return err
 	}
+	m.actions["/in-everywhere"] = func(_ http.ResponseWriter, r *http.Request) error {
+		if err := m.in(r, "alice"); err != nil {
+			return err
+		}
+		_, err := scsstore.LogoutEverywhere(r.Context(), sm, "alice")
+		return err
+	}
 	m.actions["/everywhere-out"] = func(_ http.ResponseWriter, r *http.Request) error {
 		_, err := scsstore.LogoutEverywhere(r.Context(), sm, "alice")
 		return errors.Join(err, sm.Destroy(r.Context()))
@@ -425,6 +432,18 @@ func TestLogoutEverywhere_HereToo(t *testing.T) {
 		require.Negative(m, res.cookies[0].MaxAge)
 		m.owned("alice")
 		m.is("/0", phone)
+	})
+}
+
+// A login that logs out all others is the one that stays.
+func TestLogoutEverywhere_AtLogin(t *testing.T) {
+	onEachStore(t, nil, func(m *members) {
+		for _, x := range []string{"", m.visitor()} {
+			m.login("alice", "")
+			res := m.get("/in-everywhere", x)
+			require.Equal(m, http.StatusAccepted, res.status, res.body)
+			m.owned("alice", res.token())
+		}
 	})
 }
 

@@ -90,6 +90,13 @@ func (c *club) serve() {
 		s.Clear()
 		return login(g, s)
 	})
+	page("/nothing-to-set", func(g *gin.Context, s sessions.Session) error {
+		login, err := c.store.BeginLogin(g.Request.Context(), "alice")
+		if err != nil {
+			return err
+		}
+		return store.Login(g, s, login, tombstore.Until(time.Now().Add(24*time.Hour)))
+	})
 	page("/logout", func(_ *gin.Context, s sessions.Session) error { s.Clear(); return nil })
 	page("/everywhere", func(g *gin.Context, s sessions.Session) error {
 		_, err := store.LogoutEverywhere(g, s, g.Query("user"))
@@ -154,6 +161,10 @@ func TestLogin(t *testing.T) {
 			require.Equal(c, "<nil> <nil>", body)
 			c.owned("alice", 0)
 			c.is("<nil> <nil>", out)
+			_, _, in = c.get("/nothing-to-set", "")
+			require.NotEmpty(c, in)
+			c.owned("alice", 1)
+			c.get("/logout", in)
 		}
 	})
 }
