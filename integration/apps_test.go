@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +19,13 @@ import (
 	echosession "github.com/labstack/echo-contrib/v5/session"
 	"github.com/labstack/echo/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/fiberstore"
+	"github.com/tombstore/tombstore/gorillastore"
+	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
+	"github.com/tombstore/tombstore/scsstore"
 )
 
 // The applications: each framework's idiom for the same requests.
@@ -43,7 +51,33 @@ func who(user any) string {
 
 func number(n any) int { i, _ := n.(int); return i }
 
-func scsApp(t testing.TB, sm *scs.SessionManager, withSession func(http.Handler) http.Handler) string {
+// ticket begins the login of alice.
+func ticket(ctx context.Context, store tombstore.Renewer) (tombstore.Login, error) {
+	login, err := store.(tombstore.Binder).BeginLogin(ctx, "alice")
+	pass(ctx, begun)
+	return login, err
+}
+
+// everywhere is what answers a request to log out everywhere.
+func everywhere(err error) (body string, _ error) {
+	if errors.Is(err, adapter.ErrRefused) { // the session has been ended meanwhile
+		return anonymous, nil
+	}
+	return "others are out", err
+}
+
+// enters is what answers a login with an owner.
+func enters(err error) (body string, _ error) {
+	if errors.Is(err, tombstore.ErrStaleLogin) {
+		return "stale", nil
+	}
+	return "hello", err
+}
+
+// scsApp serves logins with owners, too, if there is a store to ask.
+func scsApp(
+	t testing.TB, sm *scs.SessionManager, withSession func(http.Handler) http.Handler, store tombstore.Renewer,
+) string {
 	mux := http.NewServeMux()
 	handle := func(pattern string, do func(w http.ResponseWriter, q *http.Request) (string, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, q *http.Request) {
@@ -96,6 +130,23 @@ func scsApp(t testing.TB, sm *scs.SessionManager, withSession func(http.Handler)
 	handle("POST /whoami", func(_ http.ResponseWriter, q *http.Request) (string, error) {
 		return who(sm.GetString(q.Context(), "user")), nil
 	})
+	handle("POST /enter", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		login, err := ticket(q.Context(), store)
+		if err == nil {
+			err = scsstore.Login(q.Context(), sm, login)
+		}
+		if err == nil {
+			sm.Put(q.Context(), "user", "alice")
+		}
+		return enters(err)
+	})
+	handle("POST /everywhere", func(_ http.ResponseWriter, q *http.Request) (string, error) {
+		if sm.GetString(q.Context(), "user") == "" {
+			return anonymous, nil
+		}
+		_, err := scsstore.LogoutEverywhere(q.Context(), sm, "alice")
+		return everywhere(err)
+	})
 	return serve(t, withSession(mux))
 }
 
@@ -130,13 +181,63 @@ func gorillaAct(action string, s *sessions.Session) (body string, save bool) {
 	return who(s.Values["user"]), false
 }
 
-func gorillaApp(t testing.TB, store sessions.Store) string {
+// owned does what needs owners, for the frameworks that stand on gorilla/sessions.
+type owned struct {
+	login      func(login tombstore.Login, opts ...tombstore.ReserveOption) error
+	everywhere func() (int, error)
+}
+
+func (o owned) act(
+	ctx context.Context, action string, s *sessions.Session, store tombstore.Renewer,
+) (body string, save bool, err error) {
+	switch action {
+	case "enter":
+		login, err := ticket(ctx, store)
+		if err == nil {
+			err = o.login(login, tombstore.Until(time.Now().Add(time.Hour)))
+		}
+		if save = err == nil; save {
+			s.Values["user"] = "alice"
+		}
+		pass(ctx, acted)
+		body, err = enters(err)
+		return body, save, err
+	case "everywhere":
+		if s.Values["user"] == nil {
+			return anonymous, false, nil
+		}
+		_, err := o.everywhere()
+		pass(ctx, acted)
+		body, err = everywhere(err)
+		return body, true, err
+	}
+	body, save = gorillaAct(action, s)
+	return body, save, nil
+}
+
+// gorillaOwned is owned for gorilla and echo. store is nil without tombstore.
+func gorillaOwned(store sessions.Store, q *http.Request, s *sessions.Session) owned {
+	ours, ok := store.(*gorillastore.Store)
+	if !ok {
+		return owned{}
+	}
+	return owned{
+		func(login tombstore.Login, opts ...tombstore.ReserveOption) error {
+			return ours.Login(q, s, login, opts...)
+		},
+		func() (int, error) { return ours.LogoutEverywhere(q, s, "alice") },
+	}
+}
+
+func gorillaApp(t testing.TB, store sessions.Store, backend tombstore.Renewer) string {
 	return serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		s, err := store.Get(q, cookieName)
 		pass(q.Context(), loaded)
 		if err == nil {
-			body, save := gorillaAct(q.URL.Path[1:], s)
-			if save {
+			var body string
+			var save bool
+			body, save, err = gorillaOwned(store, q, s).act(q.Context(), q.URL.Path[1:], s, backend)
+			if err == nil && save {
 				err = s.Save(q, w)
 			}
 			if err == nil {
@@ -148,7 +249,7 @@ func gorillaApp(t testing.TB, store sessions.Store) string {
 	}))
 }
 
-func ginApp(t testing.TB, store ginsessions.Store) string {
+func ginApp(t testing.TB, store ginsessions.Store, backend tombstore.Renewer) string {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.Use(ginsessions.Sessions(cookieName, store))
@@ -158,6 +259,7 @@ func ginApp(t testing.TB, store ginsessions.Store) string {
 		pass(c.Request.Context(), loaded)
 		inner := s.(interface{ Session() *sessions.Session }).Session()
 		var body string
+		var err error
 		save := true
 		switch action := c.Param("action")[1:]; action {
 		case "logout":
@@ -181,20 +283,28 @@ func ginApp(t testing.TB, store ginsessions.Store) string {
 			body, _ = gorillaAct(action, inner)
 			s.Set("at", time.Now().UnixNano())
 		default:
-			body, save = gorillaAct(action, inner)
-		}
-		if save {
-			if err := s.Save(); err != nil {
-				c.String(http.StatusInternalServerError, err.Error())
-				return
+			var o owned
+			if ours, ok := store.(*ginstore.Store); ok {
+				o.login = func(login tombstore.Login, opts ...tombstore.ReserveOption) error {
+					return ours.Login(c, s, login, opts...)
+				}
+				o.everywhere = func() (int, error) { return ours.LogoutEverywhere(c, s, "alice") }
 			}
+			body, save, err = o.act(c.Request.Context(), action, inner, backend)
+		}
+		if err == nil && save {
+			err = s.Save()
+		}
+		if err != nil {
+			c.String(http.StatusInternalServerError, err.Error())
+			return
 		}
 		c.String(http.StatusOK, body)
 	})
 	return serve(t, engine)
 }
 
-func echoApp(t testing.TB, store sessions.Store) string {
+func echoApp(t testing.TB, store sessions.Store, backend tombstore.Renewer) string {
 	e := echo.New()
 	e.Use(echosession.Middleware(store))
 	e.POST("/:action", func(c *echo.Context) error {
@@ -203,11 +313,12 @@ func echoApp(t testing.TB, store sessions.Store) string {
 			return err
 		}
 		pass(c.Request().Context(), loaded)
-		body, save := gorillaAct(c.Param("action"), s)
-		if save {
-			if err := s.Save(c.Request(), c.Response()); err != nil {
-				return err
-			}
+		body, save, err := gorillaOwned(store, c.Request(), s).act(c.Request().Context(), c.Param("action"), s, backend)
+		if err == nil && save {
+			err = s.Save(c.Request(), c.Response())
+		}
+		if err != nil {
+			return err
 		}
 		return c.String(http.StatusOK, body)
 	})
@@ -216,15 +327,32 @@ func echoApp(t testing.TB, store sessions.Store) string {
 
 // fiberSession is what fiber's two modes have in common.
 type fiberSession interface {
-	Get(key any) any
-	Set(key, value any)
+	fiberstore.Session
 	Regenerate() error
 	Destroy() error
 	Reset() error
 }
 
-func fiberAct(action string, s fiberSession) (body string, err error) {
+func fiberAct(
+	c fiber.Ctx, action string, s fiberSession, storage fiber.Storage, store tombstore.Renewer,
+) (body string, err error) {
 	switch action {
+	case "enter":
+		login, err := ticket(c.Context(), store)
+		if err == nil {
+			hour := tombstore.Until(time.Now().Add(time.Hour))
+			err = storage.(*fiberstore.Storage).Login(c, s, login, hour)
+		}
+		if err == nil {
+			s.Set("user", "alice")
+		}
+		return enters(err)
+	case "everywhere":
+		if s.Get("user") == nil {
+			return anonymous, nil
+		}
+		_, err := storage.(*fiberstore.Storage).LogoutEverywhere(c, s, "alice")
+		return everywhere(err)
 	case "login":
 		err = s.Regenerate()
 		s.Set("user", "alice")
@@ -244,12 +372,12 @@ func fiberAct(action string, s fiberSession) (body string, err error) {
 	return who(s.Get("user")), nil
 }
 
-func fiberApp(t testing.TB, storage fiber.Storage) string {
+func fiberApp(t testing.TB, storage fiber.Storage, store tombstore.Renewer) string {
 	app := newFiber()
 	app.Use(fibersession.New(fibersession.Config{Storage: storage}))
 	app.Post("/*", func(c fiber.Ctx) error {
 		pass(c.Context(), loaded)
-		body, err := fiberAct(c.Params("*"), fibersession.FromContext(c))
+		body, err := fiberAct(c, c.Params("*"), fibersession.FromContext(c), storage, store)
 		pass(c.Context(), acted)
 		if err != nil {
 			return err
@@ -259,18 +387,18 @@ func fiberApp(t testing.TB, storage fiber.Storage) string {
 	return serveFiber(t, app)
 }
 
-func fiberStoreApp(t testing.TB, storage fiber.Storage) string {
+func fiberStoreApp(t testing.TB, storage fiber.Storage, store tombstore.Renewer) string {
 	app := newFiber()
-	store := fibersession.NewStore(fibersession.Config{Storage: storage})
+	sessions := fibersession.NewStore(fibersession.Config{Storage: storage})
 	app.Post("/*", func(c fiber.Ctx) error {
-		s, err := store.Get(c)
+		s, err := sessions.Get(c)
 		if err != nil {
 			return err
 		}
 		defer s.Release()
 		pass(c.Context(), loaded)
 		action := c.Params("*")
-		body, err := fiberAct(action, s)
+		body, err := fiberAct(c, action, s, storage, store)
 		pass(c.Context(), acted)
 		if err == nil && action != "logout" && action != "whoami" {
 			err = s.Save()

@@ -18,6 +18,7 @@ type site struct {
 	// live returns the data of the live sessions, and revoke ends them all as an administrator would.
 	live   func() []string
 	revoke func()
+	owned  func() []string // refs of alice's sessions, as their owner's
 	fail   func(err error) // makes all saves fail, until err is nil
 }
 

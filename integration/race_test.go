@@ -23,6 +23,7 @@ import (
 // test lets it go on; if the header is "random" it waits for a moment instead.
 const (
 	loaded    = "loaded"    // it has loaded its session
+	begun     = "begun"     // it has begun to log in, and looks at the password
 	acted     = "acted"     // it has done what it is for, and what it has changed is not saved yet
 	writing   = "writing"   // it is about to write a session under a new id, in a command of its own
 	answering = "answering" // nothing but its answer is left to do
@@ -121,7 +122,7 @@ func (w *racedWriter) Write(b []byte) (int, error) {
 func (w *racedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // racedClient lets requests stop before the command that writes a session under a new id. A Rotate on
-// one server has none.
+// one server has none, unless the session has an owner.
 type racedClient struct {
 	rueidis.Client
 	script string // its SHA-1

@@ -34,7 +34,7 @@ func (m moment) String() string {
 		begins = "before B"
 	}
 	return "A begins " + begins + ", B " + map[string]string{
-		loaded: "has loaded", acted: "is between its halves", writing: "is about to write", answering: "has renewed", "": "is answered",
+		loaded: "has loaded", begun: "has begun to log in", acted: "is between its halves", writing: "is about to write", answering: "has renewed", "": "is answered",
 	}[m.point]
 }
 

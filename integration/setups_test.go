@@ -61,18 +61,18 @@ var setups = []setup{
 	}, func(t testing.TB, url, prefix string) string {
 		sm := newSCS()
 		sm.Store = goredisstore.NewWithPrefix(goRedis(t, url), prefix)
-		return scsApp(t, sm, sm.LoadAndSave)
+		return scsApp(t, sm, sm.LoadAndSave, nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		sm := newSCS()
-		return scsApp(t, sm, scsstore.Install(sm, store, opts...))
+		return scsApp(t, sm, scsstore.Install(sm, store, opts...), store)
 	}},
 	{"gorilla", "boj/redistore v2", false, []logout{
 		{name: "MaxAge -1", action: "logout"},
 		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
 	}, func(t testing.TB, url, prefix string) string {
-		return gorillaApp(t, boj(t, url, prefix))
+		return gorillaApp(t, boj(t, url, prefix), nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
-		return gorillaApp(t, gorillastore.New(store, keyPair).With(opts...))
+		return gorillaApp(t, gorillastore.New(store, keyPair).With(opts...), store)
 	}},
 	{"gin", "gin-contrib/sessions/redis", false, []logout{
 		{name: "Clear, MaxAge -1", action: "logout"},
@@ -83,33 +83,33 @@ var setups = []setup{
 		require.NoError(t, err)
 		require.NoError(t, ginredis.SetKeyPrefix(store, prefix))
 		store.Options(ginsessions.Options{Path: "/", MaxAge: 3600})
-		return ginApp(t, store)
+		return ginApp(t, store, nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
-		return ginApp(t, ginstore.New(store, keyPair).With(opts...))
+		return ginApp(t, ginstore.New(store, keyPair).With(opts...), store)
 	}},
 	{"echo", "boj/redistore v2", false, []logout{
 		{name: "MaxAge -1", action: "logout"},
 		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
 	}, func(t testing.TB, url, prefix string) string {
-		return echoApp(t, boj(t, url, prefix))
+		return echoApp(t, boj(t, url, prefix), nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
-		return echoApp(t, gorillastore.New(store, keyPair).With(opts...))
+		return echoApp(t, gorillastore.New(store, keyPair).With(opts...), store)
 	}},
 	{"fiber, middleware", "gofiber/storage/redis v3", true, []logout{
 		{name: "Destroy", action: "logout"},
 		{name: "Reset", action: "logout/reset", live: 1},
 	}, func(t testing.TB, url, prefix string) string {
-		return fiberApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix})
+		return fiberApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
-		return fiberApp(t, fiberstore.New(store, opts...))
+		return fiberApp(t, fiberstore.New(store, opts...), store)
 	}},
 	{"fiber, store", "gofiber/storage/redis v3", true, []logout{
 		{name: "Destroy", action: "logout"},
 		{name: "Reset", action: "logout/reset", live: 1},
 	}, func(t testing.TB, url, prefix string) string {
-		return fiberStoreApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix})
+		return fiberStoreApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
-		return fiberStoreApp(t, fiberstore.New(store, opts...))
+		return fiberStoreApp(t, fiberstore.New(store, opts...), store)
 	}},
 }
 
@@ -263,6 +263,14 @@ func siteOn(t testing.TB, s setup, redis *tombstore.RedisStore, opts ...adapter.
 				data = append(data, string(entry.Data))
 			}
 			return data
+		},
+		owned: func() (refs []string) {
+			all, err := store.Sessions(t.Context(), "alice")
+			require.NoError(t, err)
+			for _, s := range all {
+				refs = append(refs, s.Ref)
+			}
+			return refs
 		},
 		revoke: func() { store.revoke(t) },
 		fail:   store.fail,

@@ -1,0 +1,131 @@
+package integration
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/redistest"
+)
+
+// against is what B is doing while A logs alice out everywhere but in its own session.
+type against string
+
+const (
+	login   against = "a login"               // in another browser
+	renewal against = "a renewal"             // in another browser that is logged in
+	own     against = "a renewal of the same" // of A's session, in another tab
+)
+
+// race lets A log alice out everywhere while B stands where m says, and returns the browsers.
+func (k against) race(t testing.TB, s *site, m moment) (phone, other *browser, a, b *request) {
+	phone, other = &browser{TB: t, site: s}, &browser{TB: t, site: s}
+	require.Equal(t, "hello", phone.do("enter").body)
+	switch action := "renew"; k {
+	case login:
+		other.do("add")
+		b = other.prepare("enter", other.cookie)
+	case renewal:
+		require.Equal(t, "hello", other.do("enter").body)
+		b = other.prepare(action, other.cookie)
+	case own:
+		other = phone
+		b = phone.prepare(action, phone.cookie)
+	}
+	a = phone.prepare("everywhere", phone.cookie)
+	if m.point == random {
+		var arrival sync.Mutex
+		atOnce(func(q *request) {
+			q.hurry()
+			arrival.Lock()
+			defer arrival.Unlock()
+			q.browser.apply(q.answer)
+		}, a, b)
+	} else {
+		if m.first {
+			require.True(t, a.to(loaded))
+		}
+		require.Equal(t, m.point != "", b.to(m.point))
+		a.finish()
+		b.finish()
+	}
+	for _, q := range []*request{a, b} {
+		require.NoError(t, q.failure)
+		require.Equal(t, 200, q.answer.status, q.answer.body)
+	}
+	return phone, other, a, b
+}
+
+// play plays a moment and requires that A's session is the only one of alice, unless B is a login that
+// has begun after A.
+func (k against) play(t testing.TB, s *site, m moment) {
+	phone, other, a, b := k.race(t, s, m)
+	defer s.revoke()
+	if k == own {
+		k.requireOne(t, s, phone, m)
+		return
+	}
+	require.Equal(t, "others are out", a.answer.body)
+	require.Equal(t, "alice", phone.send("whoami", phone.cookie, "").body, "the session that is kept")
+	refs := []string{tombstore.Ref(named(phone.cookie))}
+	in := other.send("whoami", other.cookie, "").body == "alice"
+	if in {
+		refs = append(refs, tombstore.Ref(named(other.cookie)))
+	}
+	require.ElementsMatch(t, refs, s.owned())
+	if k == renewal || m.point != random {
+		require.Equal(t, k == login && m.point == loaded, in, "only a login that has begun after A is in")
+	}
+	switch {
+	case k == login && m.point == begun:
+		require.Equal(t, "stale", b.answer.body)
+	case m.point == acted, m.point == writing:
+		require.Nil(t, b.answer.cookie, "of a session that was not saved")
+	}
+}
+
+// requireOne requires that the session of both requests goes on, and that the browser has it. At random,
+// one of them may have come too late to find it, and its cookie last.
+func (k against) requireOne(t testing.TB, s *site, phone *browser, m moment) {
+	require.Len(t, s.owned(), 1)
+	who := phone.send("whoami", phone.cookie, "").body
+	if m.point == random && who == anonymous {
+		return
+	}
+	require.Equal(t, "alice", who)
+	require.Equal(t, s.owned()[0], tombstore.Ref(named(phone.cookie)))
+}
+
+// TestLogoutEverywhere plays "log out everywhere" against logins and renewals under way.
+func TestLogoutEverywhere(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.ClusterURL(t)
+	for _, s := range setups {
+		for _, on := range []struct{ server, url string }{{"server", redistest.URL(t)}, {"cluster", cluster}} {
+			for _, k := range []against{login, renewal, own} {
+				all := moments()
+				if k == login {
+					all = append(all, moment{true, begun}, moment{false, begun})
+				}
+				for _, m := range all {
+					if k != login && m.point == acted && !s.halves {
+						continue
+					}
+					t.Run(s.name+"/"+on.server+"/"+string(k)+"/"+m.String(), func(t *testing.T) {
+						t.Parallel()
+						site := ourSiteAt(t, on.url, s)
+						n := rounds(t, 1)
+						if m.point == random {
+							n = rounds(t, 5)
+						}
+						for range n {
+							k.play(t, site, m)
+						}
+					})
+				}
+			}
+		}
+	}
+}
