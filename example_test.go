@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -266,4 +267,113 @@ func ExampleLogin() {
 	// Output:
 	// <nil>
 	// <nil>
+}
+
+// A token that may be used once, such as that of a link by which a password is reset, is a session of
+// its own: whoever ends it has used it, and of several who try only one does.
+func ExampleIfLive() {
+	ctx, store := context.Background(), newMemory()
+	token := tombstore.NewID() // goes into the link
+	_, err := store.Write(ctx, token, []byte("alice"), 15*time.Minute, tombstore.IfAbsent())
+	fmt.Println(err)
+
+	use := func() error {
+		link, err := store.Read(ctx, token) // whose it is
+		if err != nil {
+			return err
+		}
+		if err := store.Invalidate(ctx, token, tombstore.IfLive()); err != nil {
+			return err
+		}
+		fmt.Println("new password for", string(link.Data))
+		_, err = store.InvalidateOwner(ctx, string(link.Data))
+		return err
+	}
+	fmt.Println(use())
+	fmt.Println(tombstore.NoSession(use()))
+	// Output:
+	// <nil>
+	// new password for alice
+	// <nil>
+	// true
+}
+
+// OpenID Connect Back-Channel Logout names a user (sub), a session of the provider (sid), or both. The
+// user is the owner here. Under the sid there is a record of its own, which says which session it is, and
+// belongs to whoever comes first: the login or the logout.
+func Example_backChannelLogout() {
+	ctx, store := context.Background(), newMemory()
+	const issuer = "https://op.example.com/"
+	record := func(sid string) string { return "sid " + issuer + " " + sid }
+
+	// The callback of the provider, when the ID token has been checked.
+	callback := func(sub, sid string) (id string, err error) {
+		login, err := store.BeginLogin(ctx, issuer+sub) // from here on the user may be logged out
+		if err != nil {
+			return "", err
+		}
+		id = tombstore.NewID()
+		b, err := store.Reserve(ctx, id, login, tombstore.Until(time.Now().Add(8*time.Hour)))
+		if err != nil {
+			return "", err
+		}
+		of := []byte(issuer + sub + "\n" + b.Ref)
+		if _, err = store.Write(ctx, record(sid), of, 8*time.Hour, tombstore.IfAbsent()); err == nil {
+			_, err = store.Write(ctx, id, []byte(sub), time.Hour, tombstore.Bound(b))
+		}
+		if err != nil {
+			return "", errors.Join(err, store.Release(ctx, b))
+		}
+		return id, nil
+	}
+
+	// What a logout token asks for, when it has been checked. sid or sub may be empty.
+	logout := func(sub, sid string) error {
+		if sid == "" {
+			_, err := store.InvalidateOwner(ctx, issuer+sub)
+			return err
+		}
+		_, err := store.Write(ctx, record(sid), []byte("\n"), 8*time.Hour, tombstore.IfAbsent())
+		if !errors.Is(err, tombstore.ErrConflict) {
+			return err // a login that comes later is refused
+		}
+		of, err := store.Read(ctx, record(sid))
+		if err != nil {
+			return err
+		}
+		owner, ref, _ := strings.Cut(string(of.Data), "\n")
+		if ref == "" { // it was a logout that came first
+			return nil
+		}
+		err = store.InvalidateOwned(ctx, owner, ref)
+		if errors.Is(err, tombstore.ErrNotFound) { // logged out already
+			return nil
+		}
+		return err
+	}
+
+	id, err := callback("alice", "s1")
+	fmt.Println(err)
+	fmt.Println(logout("", "s1"))
+	_, err = store.Read(ctx, id)
+	fmt.Println(err)
+
+	fmt.Println(logout("alice", "s2")) // overtakes the login that it is for
+	_, err = callback("alice", "s2")
+	fmt.Println(errors.Is(err, tombstore.ErrConflict))
+
+	id, err = callback("alice", "s3")
+	fmt.Println(err)
+	fmt.Println(logout("alice", ""))
+	_, err = store.Read(ctx, id)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// <nil>
+	// tombstore: read: session was ended: revoked
+	// <nil>
+	// true
+	// <nil>
+	// <nil>
+	// tombstore: read: session was ended: revoked
 }

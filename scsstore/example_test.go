@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 
 	"github.com/alexedwards/scs/v2"
 
@@ -88,6 +89,152 @@ func ExampleStore_AllCtx() {
 		log.Fatal(err)
 	}
 	// Output: bob is logged in
+}
+
+// A login that can be ended: the user is logged out everywhere, here or by an administrator, and a login
+// whose password was looked at before that is refused.
+func ExampleLogin() {
+	store, err := tombstore.NewMemory()
+	if err != nil {
+		log.Fatal(err)
+	}
+	sm := scs.New()
+	loadAndSave := scsstore.Install(sm, store)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+		ctx, user := r.Context(), r.FormValue("user")
+		login, err := store.BeginLogin(ctx, user) // first of all
+		if err == nil && r.FormValue("password") != "secret" {
+			http.Error(w, "wrong password", http.StatusForbidden)
+			return
+		}
+		if err == nil {
+			err = scsstore.Login(ctx, sm, login, tombstore.Label(r.FormValue("device")))
+		}
+		switch {
+		case errors.Is(err, tombstore.ErrStaleLogin):
+			http.Error(w, "log in again", http.StatusForbidden)
+		case errors.Is(err, tombstore.ErrTooManySessions):
+			http.Error(w, "log out on another device first", http.StatusForbidden)
+		case err != nil:
+			http.Error(w, "try again later", http.StatusServiceUnavailable)
+		default:
+			sm.Put(ctx, "user", user)
+			_, _ = io.WriteString(w, "hello")
+		}
+	})
+	mux.HandleFunc("POST /logout/others", func(w http.ResponseWriter, r *http.Request) {
+		n, err := scsstore.LogoutEverywhere(r.Context(), sm, sm.GetString(r.Context(), "user"))
+		if err != nil {
+			http.Error(w, "not logged out, try again", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintf(w, "%d other logged out", n)
+	})
+	handler := loadAndSave(mux)
+
+	post := func(path string, cookies ...*http.Cookie) *http.Response {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, path, nil)
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		handler.ServeHTTP(w, r)
+		fmt.Println(path, w.Code, w.Body)
+		return w.Result()
+	}
+	post("/login?user=alice&password=secret&device=phone")
+	laptop := post("/login?user=alice&password=secret&device=laptop")
+	post("/logout/others", laptop.Cookies()...)
+	devices, err := store.Sessions(context.Background(), "alice")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, d := range devices {
+		fmt.Println(d.Label)
+	}
+	// Output:
+	// /login?user=alice&password=secret&device=phone 200 hello
+	// /login?user=alice&password=secret&device=laptop 200 hello
+	// /logout/others 200 1 other logged out
+	// laptop
+}
+
+// A login over two requests. What is known of it after the first one lies in the anonymous session, on the
+// server. If the user is logged out everywhere in between, as after a new password, the second one fails.
+func ExampleLogin_secondFactor() {
+	store, err := tombstore.NewMemory()
+	if err != nil {
+		log.Fatal(err)
+	}
+	sm := scs.New()
+	loadAndSave := scsstore.Install(sm, store)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /password", func(w http.ResponseWriter, r *http.Request) {
+		ctx, user := r.Context(), r.FormValue("user")
+		login, err := store.BeginLogin(ctx, user)
+		if err == nil && r.FormValue("password") != "secret" {
+			http.Error(w, "wrong password", http.StatusForbidden)
+			return
+		}
+		if err == nil {
+			err = sm.RenewToken(ctx) // half a login is a privilege, too
+		}
+		if err != nil {
+			http.Error(w, "try again later", http.StatusServiceUnavailable)
+			return
+		}
+		text, _ := login.MarshalText() // never fails
+		sm.Put(ctx, "login", string(text))
+		sm.Put(ctx, "candidate", user)
+		_, _ = io.WriteString(w, "code?")
+	})
+	mux.HandleFunc("POST /code", func(w http.ResponseWriter, r *http.Request) {
+		ctx := r.Context()
+		var login tombstore.Login
+		err := login.UnmarshalText([]byte(sm.GetString(ctx, "login"))) // ErrStaleLogin if there is none
+		if err == nil && r.FormValue("code") != "123456" {             // count how often this happens
+			http.Error(w, "wrong code", http.StatusForbidden)
+			return
+		}
+		if err == nil {
+			err = scsstore.Login(ctx, sm, login)
+		}
+		switch {
+		case errors.Is(err, tombstore.ErrStaleLogin):
+			sm.Remove(ctx, "login")
+			http.Error(w, "log in again", http.StatusForbidden)
+		case err != nil:
+			http.Error(w, "try again later", http.StatusServiceUnavailable)
+		default:
+			sm.Remove(ctx, "login")
+			sm.Put(ctx, "user", sm.PopString(ctx, "candidate"))
+			_, _ = io.WriteString(w, "hello")
+		}
+	})
+	handler := loadAndSave(mux)
+
+	post := func(path string, cookies ...*http.Cookie) []*http.Cookie {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, path, nil)
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		handler.ServeHTTP(w, r)
+		fmt.Println(path, w.Code, strings.TrimSpace(w.Body.String()))
+		return w.Result().Cookies()
+	}
+	half := post("/password?user=alice&password=secret")
+	post("/code?code=123456", half...)
+
+	half = post("/password?user=alice&password=secret")
+	if _, err := store.InvalidateOwner(context.Background(), "alice"); err != nil {
+		log.Fatal(err)
+	}
+	post("/code?code=123456", half...)
+	// Output:
+	// /password?user=alice&password=secret 200 code?
+	// /code?code=123456 200 hello
+	// /password?user=alice&password=secret 200 code?
+	// /code?code=123456 403 log in again
 }
 
 func ExampleInstall() {
