@@ -1,11 +1,14 @@
 package fiberstore_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/middleware/session"
@@ -53,4 +56,43 @@ func Example() {
 	// /visits: visit 2
 	// /logout: logged out
 	// /visits: visit 1
+}
+
+// A login that can be ended: its owner can be logged out everywhere.
+func ExampleStorage_Login() {
+	store, err := tombstore.NewMemory()
+	if err != nil {
+		log.Fatal(err)
+	}
+	storage := fiberstore.New(store)
+	app := fiber.New()
+	app.Use(session.New(session.Config{Storage: storage, AbsoluteTimeout: 12 * time.Hour}))
+	app.Post("/login", func(c fiber.Ctx) error {
+		s, user := session.FromContext(c), c.Query("user")
+		login, err := store.BeginLogin(c.Context(), user) // first of all
+		if err != nil {
+			return err
+		}
+		if c.Query("password") != "secret" {
+			return fiber.NewError(fiber.StatusForbidden, "wrong password")
+		}
+		if err := storage.Login(c, s, login); errors.Is(err, tombstore.ErrStaleLogin) {
+			return fiber.NewError(fiber.StatusForbidden, "log in again")
+		} else if err != nil {
+			return err
+		}
+		s.Set("user", user)
+		return c.SendString("welcome")
+	})
+
+	res, err := app.Test(httptest.NewRequest("POST", "/login?user=alice&password=secret", nil))
+	if err != nil {
+		log.Fatal(err)
+	}
+	body, _ := io.ReadAll(res.Body)
+	fmt.Println(string(body))
+	fmt.Println(store.InvalidateOwner(context.Background(), "alice"))
+	// Output:
+	// welcome
+	// 1 <nil>
 }

@@ -1,9 +1,12 @@
 package gorillastore_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"time"
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/gorillastore"
@@ -37,6 +40,52 @@ func Example() {
 	handler(w, httptest.NewRequest(http.MethodPost, "/login", nil))
 	fmt.Println(w.Body, len(w.Result().Cookies()))
 	// Output: welcome 1
+}
+
+// A login that can be ended: its owner can be logged out everywhere.
+func ExampleStore_Login() {
+	backend, err := tombstore.NewMemory()
+	if err != nil {
+		panic(err)
+	}
+	store := gorillastore.New(backend, []byte("an authentication key, 32 bytes."))
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		session, err := store.Get(r, "session")
+		if err != nil {
+			http.Error(w, "try again later", http.StatusServiceUnavailable)
+			return
+		}
+		login, err := backend.BeginLogin(r.Context(), r.FormValue("user")) // first of all
+		if err == nil && r.FormValue("password") != "secret" {
+			http.Error(w, "wrong password", http.StatusForbidden)
+			return
+		}
+		if err == nil {
+			err = store.Login(r, session, login, tombstore.Until(time.Now().Add(12*time.Hour)))
+		}
+		switch {
+		case errors.Is(err, tombstore.ErrStaleLogin):
+			http.Error(w, "log in again", http.StatusForbidden)
+			return
+		case err != nil:
+			http.Error(w, "try again later", http.StatusServiceUnavailable)
+			return
+		}
+		session.Values["user"] = r.FormValue("user")
+		if err := session.Save(r, w); err != nil || store.Refused(session) {
+			http.Error(w, "try again later", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, "welcome")
+	}
+
+	w := httptest.NewRecorder()
+	handler(w, httptest.NewRequest(http.MethodPost, "/login?user=alice&password=secret", nil))
+	fmt.Println(w.Body)
+	fmt.Println(backend.InvalidateOwner(context.Background(), "alice"))
+	// Output:
+	// welcome
+	// 1 <nil>
 }
 
 // A program that does not want to answer as if nothing had happened asks after each Save.

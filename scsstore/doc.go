@@ -80,9 +80,19 @@
 // cookie, since scs would otherwise lose the session: only adapter.WithOnUnacknowledged reports it.
 // sm.Destroy returns tombstore.ErrUnacknowledged.
 //
-// # Ending the sessions of a user
+// # Logging a user out everywhere
 //
-// All sessions can be iterated over, to log out a user everywhere: sm.Iterate with sm.Destroy. The
+// Login in the place of sm.RenewToken says whose session it is. Then LogoutEverywhere ends all others of the
+// user's, also those that are about to begin, and store.Sessions lists them, for a page of devices:
+//
+//	login, err := store.BeginLogin(ctx, user)          // before the password is looked at
+//	err = scsstore.Login(ctx, sm, login)               // when it was right
+//	n, err := scsstore.LogoutEverywhere(ctx, sm, user) // when it is changed
+//
+// # Going through all sessions
+//
+// All sessions can be iterated over, to end those of a user that were begun otherwise: sm.Iterate with
+// sm.Destroy. That takes time in proportion to all sessions, and misses logins that are under way. The
 // store does not know their tokens, so sm.Token returns handles there that are good for sm.Destroy only,
 // except for the session of the request itself.
 //

@@ -52,7 +52,7 @@ func Example() {
 	// Output: 200 added 0 cookies
 }
 
-// Logging a user out everywhere.
+// Going through all sessions, to end those of a user that were begun without Login.
 func ExampleStore_AllCtx() {
 	store, err := tombstore.NewMemory()
 	if err != nil {
