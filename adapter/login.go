@@ -31,10 +31,10 @@ func (a *Adapter) binder() (tombstore.Binder, error) {
 }
 
 // Login logs a user in with the session of the request, which goes on under id, new and not saved yet:
-// it reserves the id, and the Save of it, or the Rotate to it, begins a new life for the session. If the
-// request saves another new id instead, that is reserved when it does. Login returns the deadline of the
-// session, or a zero time if the session has been lost to another request, in which case nothing is
-// reserved unless this one takes the renewal over.
+// it reserves the id, and the Save of it, after a Leave, or the Rotate to it begins a new life for the
+// session. If the request saves another new id instead, that is reserved when it does. Login returns the
+// deadline of the session, or a zero time if the session has been lost to another request, in which case
+// nothing is reserved unless this one takes the renewal over.
 //
 // After an error nothing is reserved and the request is what it was. It is that of Reserve, such as
 // tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. If the
@@ -50,31 +50,32 @@ func (a *Adapter) Login(
 		return time.Time{}, err
 	}
 	ctx = context.WithoutCancel(ctx)
-	p := &pending{login: login, opts: opts}
-	of, err := a.login(ctx, r, id, p)
+	of, deadline, err := a.login(ctx, r, id, &pending{login: login, opts: opts})
 	if err = a.tell(ctx, r, "login", of, err); errors.Is(err, tombstore.ErrUnacknowledged) {
 		err = nil // the login is valid, and what saves it asks the replicas again
 	}
-	return p.binding.Deadline, err
+	return deadline, err
 }
 
-// login returns for which session it was.
-func (a *Adapter) login(ctx context.Context, r *Request, id string, p *pending) (of string, err error) {
+// login also returns for which session it was.
+func (a *Adapter) login(
+	ctx context.Context, r *Request, id string, p *pending,
+) (of string, deadline time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	of = cmp.Or(r.id, id)
 	switch r.state {
 	case tainted:
-		return of, r.cause
+		return of, deadline, r.cause
 	case lost:
 	default:
 		a.release(ctx, r.login) // it would take the place of this one
 		if err = a.reserve(ctx, r, p, id); !reserved(err) {
-			return of, err
+			return of, deadline, err
 		}
 	}
 	r.login, r.renews = p, true
-	return of, err
+	return of, p.binding.Deadline, err
 }
 
 // reserve reserves id for p. If the request's own session is the owner's, and as many are there as may be,

@@ -124,5 +124,5 @@
 // known by the caller. Otherwise requests fail as well.
 //
 // scs does not tell its store that a request without a session renews its token, so
-// adapter.WithLateRequests takes a late login for any other late request and refuses it.
+// adapter.WithLateRequests takes a late login by RenewToken for any other late request and refuses it.
 package scsstore

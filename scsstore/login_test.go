@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"testing"
 	"time"
@@ -462,6 +463,35 @@ func TestLogoutEverywhere_Twice(t *testing.T) {
 		require.Empty(m, res.cookies)
 		m.owned("alice", kept)
 	})
+}
+
+// Tokens that come in a header.
+func TestLogin_Protect(t *testing.T) {
+	t.Parallel()
+	store, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	sm := scs.New()
+	handler := scsstore.Protect(sm, store)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, err := sm.Load(r.Context(), r.Header.Get("X-Session"))
+		require.NoError(t, err)
+		login, err := store.BeginLogin(ctx, "alice")
+		require.NoError(t, err)
+		require.NoError(t, scsstore.Login(ctx, sm, login))
+		token, _, err := sm.Commit(ctx)
+		require.NoError(t, err)
+		w.Header().Set("X-Session", token)
+	}))
+	token := ""
+	for range 2 {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", nil)
+		r.Header.Set("X-Session", token)
+		handler.ServeHTTP(w, r)
+		token = w.Header().Get("X-Session")
+		all, err := store.Sessions(t.Context(), "alice")
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		require.Equal(t, tombstore.Ref(token), all[0].Ref)
+	}
 }
 
 // Without the middleware nothing is known of the request, and without a Binder nothing of owners.

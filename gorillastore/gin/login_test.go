@@ -102,6 +102,11 @@ func (c *club) serve() {
 		_, err := store.LogoutEverywhere(g, s, g.Query("user"))
 		return err
 	})
+	page("/everywhere-out", func(g *gin.Context, s sessions.Session) error {
+		_, err := store.LogoutEverywhere(g, s, "alice")
+		s.Clear()
+		return err
+	})
 	server := httptest.NewServer(router)
 	c.Cleanup(server.Close)
 	c.url = server.URL
@@ -225,6 +230,11 @@ func TestLogoutEverywhere(t *testing.T) {
 		c.is("<nil> <nil>", phone)
 		c.is("<nil> <nil>", laptop)
 
+		c.login("alice", "")
+		_, _, out := c.get("/everywhere-out", kept)
+		require.Empty(c, out)
+		c.owned("alice", 0)
+		c.login("alice", "")
 		_, _, none := c.get("/everywhere?user=alice", "")
 		require.Empty(c, none)
 		c.owned("alice", 0)
