@@ -28,6 +28,9 @@
 // logout ends the session under whatever id it has by then: one that another request is renewing,
 // or has renewed, is out as well.
 //
+// [Storage.Login] in the place of Regenerate says whose the session is, so that its owner can be logged
+// out everywhere ([Storage.LogoutEverywhere]).
+//
 // Fiber saves the session of every request. If nothing was changed, and less than a tenth of the idle
 // timeout has passed ([adapter.WithTouchThreshold]), nothing is sent, and the id is taken out of the
 // response, from a cookie and from a header: nobody has asked whether the session was ended or renewed

@@ -24,6 +24,9 @@
 // old one would be dead: whoever clicks twice on a login's button would be logged out by the first
 // click.
 //
+// [Store.Login] in the place of a renewal says whose the session is, so that its owner can be logged
+// out everywhere ([Store.LogoutEverywhere]).
+//
 // echo-contrib takes this store as it is. For gin-contrib/sessions there is package
 // gorillastore/gin.
 package gorillastore
