@@ -9,10 +9,10 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// schedules returns all orders in which two requests, of which A begins, can go from point to point:
-// each letter lets one of them go on to its next one. A request that has ended has no more.
-func schedules() []string {
-	const steps = 5 // to each of the points, and to the end
+// schedules returns all orders in which two requests, of which A begins, can go from point to point, and
+// to the end, in so many steps each: each letter lets one of them go on to its next one. A request that
+// has ended has no more.
+func schedules(steps int) []string {
 	var all []string
 	var extend func(order string, a, b int)
 	extend = func(order string, a, b int) {
@@ -30,10 +30,10 @@ func schedules() []string {
 	return all
 }
 
-// doubleLogin lets two logins with one anonymous session go on in an order, or in a random one if that
-// is empty. The browser must be logged in, with whatever cookie it keeps. It returns how many logins
-// have set one.
-func doubleLogin(t testing.TB, s *site, order string) (cookies int) {
+// doubleLogin lets two logins by an action with one anonymous session go on in an order, or in a random
+// one if that is empty. The browser must be logged in, with whatever cookie it keeps. It returns how many
+// logins have set one.
+func doubleLogin(t testing.TB, s *site, action, order string) (cookies int) {
 	defer func() {
 		if t.Failed() {
 			t.Logf("the order was %q", order)
@@ -42,7 +42,7 @@ func doubleLogin(t testing.TB, s *site, order string) (cookies int) {
 	alice := &browser{TB: t, site: s}
 	alice.do("add")
 	require.NotEmpty(t, alice.cookie)
-	a, b := alice.prepare("login", alice.cookie), alice.prepare("login", alice.cookie)
+	a, b := alice.prepare(action, alice.cookie), alice.prepare(action, alice.cookie)
 	for _, letter := range order {
 		q := map[rune]*request{'A': a, 'B': b}[letter]
 		if !q.ended && q.step() == "" {
@@ -70,27 +70,31 @@ func doubleLogin(t testing.TB, s *site, order string) (cookies int) {
 }
 
 // Two logins at once with one anonymous session, as a double click sends them, leave the browser logged
-// in, and no session that nobody has a cookie of.
+// in, and no session that nobody has a cookie of. So do two that say whose session it is.
 func TestDoubleLogins(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.ClusterURL(t)
-	all := schedules()
-	for _, s := range setups {
-		for _, on := range []struct{ server, url string }{{"server", redistest.URL(t)}, {"cluster", cluster}} {
-			t.Run(s.name+"/"+on.server, func(t *testing.T) {
-				t.Parallel()
-				site := ourSiteAt(t, on.url, s)
-				cookies := 0
-				for i := range rounds(t, 10) {
-					order := all[i*37%len(all)] // 37 and the number of orders have no common divisor
-					cookies += doubleLogin(t, site, order) + doubleLogin(t, site, "")
-				}
-				live := site.live()
-				require.Len(t, live, cookies)
-				for _, data := range live {
-					require.Contains(t, data, "alice")
-				}
-			})
+	for action, all := range map[string][]string{"login": schedules(5), "enter": schedules(6)} {
+		for _, s := range setups {
+			for _, on := range []struct{ server, url string }{{"server", redistest.URL(t)}, {"cluster", cluster}} {
+				t.Run(action+"/"+s.name+"/"+on.server, func(t *testing.T) {
+					t.Parallel()
+					site := ourSiteAt(t, on.url, s)
+					cookies := 0
+					for i := range rounds(t, 10) {
+						order := all[i*37%len(all)] // 37 and the number of orders have no common divisor
+						cookies += doubleLogin(t, site, action, order) + doubleLogin(t, site, action, "")
+					}
+					live := site.live()
+					require.Len(t, live, cookies)
+					for _, data := range live {
+						require.Contains(t, data, "alice")
+					}
+					if action == "enter" {
+						require.Len(t, site.owned(), cookies)
+					}
+				})
+			}
 		}
 	}
 }
