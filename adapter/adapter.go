@@ -427,7 +427,7 @@ func (a *Adapter) save(
 	case r.others[id]:
 		_, err = a.store.Write(ctx, id, data, ttl, tombstore.IfPresent())
 		return "write", id, err
-	case r.state == holding: // a second session
+	case r.state == holding && (r.login == nil || r.login.id != id): // a second session
 		_, err = a.store.Write(ctx, id, data, ttl, tombstore.IfAbsent())
 		return "create", id, err
 	case !r.renews && a.tooLate(r.cause):

@@ -32,9 +32,10 @@ func (a *Adapter) binder() (tombstore.Binder, error) {
 
 // Login logs a user in with the session of the request, which goes on under id, new and not saved yet:
 // it reserves the id, and the Save of it, after a Leave, or the Rotate to it begins a new life for the
-// session. If the request saves another new id instead, that is reserved when it does. Login returns the
-// deadline of the session, or a zero time if the session has been lost to another request, in which case
-// nothing is reserved unless this one takes the renewal over.
+// session. Without a Leave the Save begins another session, which is the request's then. If the request
+// saves another new id instead, that is reserved when it does. Login returns the deadline of the session,
+// or a zero time if the session has been lost to another request, in which case nothing is reserved unless
+// this one takes the renewal over.
 //
 // After an error nothing is reserved and the request is what it was. It is that of Reserve, such as
 // tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. If the

@@ -117,6 +117,22 @@ func TestLogin(t *testing.T) {
 	})
 }
 
+// A session library that has not left the request's session logs in with another one.
+func TestLogin_WithoutLeave(t *testing.T) {
+	b := newBedWith(t)
+	id, flash := b.login("alice"), tombstore.NewID()
+	require.NoError(t, b.save(flash, "flash"))
+	b.owned("alice")
+	require.NoError(t, b.save(id, "alice"))
+	b.owned("alice", id)
+	b.load(nil, b.id, "x")
+	require.NoError(t, b.save(id, "more"))
+	b.load(nil, id, "more")
+	require.NoError(t, b.End(t.Context(), b.b, ""))
+	b.owned("alice")
+	b.load(nil, b.id, "x")
+}
+
 // A login whose owner has been logged out everywhere since it began is refused by Login, and the session
 // goes on as it was.
 func TestLogin_Stale(t *testing.T) {
