@@ -50,7 +50,8 @@ func onEach(t *testing.T, opts []tombstore.Option, test func(s *browser)) {
 		t.Parallel()
 		client := redistest.Client(t)
 		prefix := tombstore.WithKeyPrefix(redistest.Prefix(t, client))
-		store, err := tombstore.New(client, append(opts[:len(opts):len(opts)], prefix)...)
+		minute := tombstore.WithTimeout(time.Minute) // the machine may be busy
+		store, err := tombstore.New(client, append(opts[:len(opts):len(opts)], prefix, minute)...)
 		require.NoError(t, err)
 		test(newBrowser(t, store))
 	})

@@ -43,7 +43,8 @@ func onEachClub(t *testing.T, opts []tombstore.Option, test func(c *club)) {
 		t.Parallel()
 		client := redistest.Client(t)
 		prefix := tombstore.WithKeyPrefix(redistest.Prefix(t, client))
-		store, err := tombstore.New(client, append(opts[:len(opts):len(opts)], prefix)...)
+		minute := tombstore.WithTimeout(time.Minute) // the machine may be busy
+		store, err := tombstore.New(client, append(opts[:len(opts):len(opts)], prefix, minute)...)
 		require.NoError(t, err)
 		c := &club{T: t, store: store}
 		c.serve()
