@@ -130,7 +130,8 @@ type stage struct {
 func newActor(t *testing.T, url, prefix string) *actor {
 	t.Helper()
 	a := &actor{tap: newTap(redistest.Dial(t, url)), over: true}
-	a.bed = bedOn(t, &gate{a.tap, a}, WithKeyPrefix(prefix), WithTimeout(time.Minute)) // it waits while others go
+	// It waits while others go.
+	a.bed = bedOn(t, &gate{a.tap, a}, WithKeyPrefix(prefix), WithTimeout(time.Minute))
 	t.Cleanup(a.die) // or what cleans up would wait at the gate
 	loadScripts(t, a.bed)
 	return a
