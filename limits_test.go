@@ -341,7 +341,7 @@ func TestMaxSessions_Race(t *testing.T) {
 				t.Parallel()
 				b := newBed(t, WithMaxSessions(limit, whenFull), WithTimeout(time.Minute))
 				ctx := t.Context()
-				for range 10 {
+				for range rounds(t, 10) {
 					owner, ids, keys := NewID(), make([]string, 16), make([]string, 16)
 					logins := make([]Login, len(ids))
 					for i := range ids {
