@@ -561,9 +561,19 @@ func TestWatch_Closed(t *testing.T) {
 		b.write(id, "x", time.Hour)
 		ctx, err := c.store.Watch(t.Context(), id)
 		require.NoError(t, err)
-		redistest.Until(t, "the subscription", func() bool {
-			n, err := b.client.Do(t.Context(), b.client.B().PubsubNumsub().Channel(b.channel()).Build()).AsIntMap()
-			return err == nil && n[b.channel()] == 1
+		ws, key := c.store.watches, b.keyOf(id)
+		due := func() time.Time {
+			ws.mu.Lock()
+			defer ws.mu.Unlock()
+			if w := ws.at[key]; w.state == watchDue {
+				return w.due
+			}
+			return time.Time{}
+		}
+		before := due()
+		redistest.Until(t, "the look after the subscription", func() bool {
+			d := due()
+			return !d.Equal(before) && time.Until(d) > ws.floor/4
 		})
 		c.close()
 		<-ctx.Done()
