@@ -313,7 +313,7 @@ type site struct {
 	speeds   map[string]*served // by path
 }
 
-func newSite(f framework, store string, newApp func() app) (*site, error) {
+func newSite(f framework, store string, newApp func() app, visitors int) (*site, error) {
 	s := &site{framework: f, store: store, speeds: map[string]*served{change: {}, read: {}}}
 	for range visitors {
 		v := &visitor{app: newApp()}
@@ -334,7 +334,7 @@ func (s *served) processors() float64 { return median(s.server) + median(s.proce
 // serve lets all visitors ask for a path for a while, and at least n times each.
 func (s *site) serve(path string, n int, d time.Duration) (requests float64, took time.Duration, err error) {
 	var total atomic.Int64
-	errs := make([]error, visitors)
+	errs := make([]error, len(s.visitors))
 	begun := time.Now()
 	var group sync.WaitGroup
 	for i, v := range s.visitors {
@@ -388,7 +388,7 @@ func handlers(ctx context.Context, b *bench) ([]table, error) {
 			"without a refusal of anything, are the least that any store can do.", visitors),
 		head: []string{"framework", "request", "store", "requests/s", "times", "server, µs", "process, µs", "times"},
 	}
-	all, closeAll, err := newSites(ctx, b.server.URL)
+	all, closeAll, err := newSites(ctx, b.server.URL, min(visitors, b.scaled(10*visitors)))
 	defer closeAll()
 	if err != nil {
 		return nil, err
@@ -426,8 +426,8 @@ func handlers(ctx context.Context, b *bench) ([]table, error) {
 }
 
 // newSites returns the sites of each framework: on its usual backend, on a store, on one that caches,
-// and for some on plain commands.
-func newSites(ctx context.Context, url string) (all [][]*site, closeAll func(), err error) {
+// and for some on plain commands. Each has so many visitors.
+func newSites(ctx context.Context, url string, visitors int) (all [][]*site, closeAll func(), err error) {
 	var closers []func()
 	closeAll = func() {
 		for _, f := range closers {
@@ -470,7 +470,7 @@ func newSites(ctx context.Context, url string) (all [][]*site, closeAll func(), 
 		}
 		var sites []*site
 		for _, one := range stores {
-			s, err := newSite(f, one.name, one.app)
+			s, err := newSite(f, one.name, one.app, visitors)
 			if err != nil {
 				return nil, closeAll, fmt.Errorf("%s, %s: %w", f.name, one.name, err)
 			}
