@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -87,18 +88,23 @@ func (s *Sentinels) configure(t testing.TB, i int, addr string, down time.Durati
 func (s *Sentinels) Await(t testing.TB, replicas int) {
 	t.Helper()
 	for _, client := range s.clients {
-		require.Eventually(t, func() bool {
+		var seen string
+		done := assert.Eventually(t, func() bool {
+			seen = ""
 			of := func(what string) []map[string]string { return ask(t, client, what) }
 			well := 0
 			for _, state := range append(of("REPLICAS"), of("SENTINELS")...) {
+				seen += fmt.Sprintf("%s %s %s\n", state["name"], state["flags"], state["master-link-status"])
 				bad := strings.Contains(state["flags"], "s_down") || strings.Contains(state["flags"], "disconnected")
 				if link := state["master-link-status"]; !bad && (link == "ok" || link == "") { // Sentinels have none
 					well++
 				}
 			}
 			primary := of("MASTERS")
+			seen += fmt.Sprintln(primary)
 			return len(primary) == 1 && primary[0]["flags"] == "master" && well == replicas+2
-		}, 5*patience, 20*time.Millisecond, "the Sentinels do not see all")
+		}, 5*patience, 50*time.Millisecond, "a Sentinel does not see all")
+		require.True(t, done, "it sees\n%s", seen)
 	}
 }
 
