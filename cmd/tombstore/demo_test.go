@@ -17,7 +17,7 @@ import (
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	status := run(t.Context(), []string{"demo", "-rounds=20", "-forced=20", "-workers=4"}, &stdout, &stderr)
+	status := run(t.Context(), []string{"demo", "-rounds=20", "-forced=20", "-workers=4"}, nil, &stdout, &stderr)
 	require.Equal(t, exitOK, status, "%s", &stderr)
 	require.Empty(t, stderr.String())
 
@@ -122,7 +122,7 @@ func TestRun_usage(t *testing.T) {
 		"demo -redis=redis://:secret@/x": exitUsage,
 	} {
 		var stdout, stderr bytes.Buffer
-		require.Equal(t, want, run(t.Context(), strings.Fields(args), &stdout, &stderr), args)
+		require.Equal(t, want, run(t.Context(), strings.Fields(args), nil, &stdout, &stderr), args)
 		require.NotEmpty(t, stdout.String()+stderr.String(), args)
 		require.NotContains(t, stdout.String()+stderr.String(), "secret")
 		require.Equal(t, args == "unknown", strings.HasPrefix(stderr.String(), "tombstore: unknown command \"unknown\"\n"), args)

@@ -17,139 +17,192 @@ import (
 
 const inspectTimeout = 2 * time.Second // for each ref
 
+// query is a command on sessions that prints reports.
+type query struct {
+	command
+	asJSON *bool
+}
+
+func newQuery(name, arguments, help string, stdin io.Reader, stderr io.Writer) query {
+	c := newCommand(name, arguments, help, stderr)
+	c.input = &input{stdin: stdin}
+	c.flags.StringVar(&c.input.from, "from", "", "take the lines of a `file` in the place of arguments; - is the standard input")
+	return query{c, c.flags.Bool("json", false, "print one JSON object a line")}
+}
+
+func (q query) printer(stdout io.Writer) *printer {
+	return &printer{asJSON: *q.asJSON, stdout: stdout, stderr: q.stderr}
+}
+
+// store returns the store that the command works on. What it ends is told to those who watch.
+func (q query) store(conn rueidis.Client) (*tombstore.RedisStore, error) {
+	s, err := tombstore.New(conn, tombstore.WithKeyPrefix(*q.prefix), tombstore.WithPublish())
+	if err != nil {
+		fmt.Fprintln(q.stderr, err)
+	}
+	return s, err
+}
+
 // list shows the refs of the sessions that are live, and of those that are between two ids.
-func list(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := newCommand("list", "URL",
-		"Lists live sessions by their refs; those of a store with plain ids have none. Exits with 1 if not all "+
-			"could be read.", stderr)
-	return c.run(args, 0, func(conn rueidis.Client, _ []string) int {
-		s, err := tombstore.New(conn, tombstore.WithKeyPrefix(*c.prefix))
+func list(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	q := newQuery("list", "URL [OWNER...]",
+		"Lists live sessions by their refs; those of a store with plain ids have none. Exits with 1 if not all\n"+
+			"could be read.", stdin, stderr)
+	q.input.orAll = true
+	q.input.ownerFlag(q.flags, "list the sessions of owners")
+	return q.run(args, func(conn rueidis.Client, about []target) int {
+		s, err := q.store(conn)
 		if err != nil {
-			fmt.Fprintln(stderr, err)
 			return exitUsage
 		}
-		status := exitOK
+		out := q.printer(stdout)
+		if q.input.owners {
+			for _, t := range about {
+				listOwned(ctx, s, t, out)
+			}
+			return out.status()
+		}
 		for e, err := range s.List(ctx) {
+			r := report{Ref: e.Ref}
 			switch {
 			case err != nil:
-				fmt.Fprintln(stderr, strings.TrimSpace(e.Ref+"  "+err.Error()))
-				status = exitFailed
+				r.Error = err.Error()
 			case e.Pending:
-				fmt.Fprintf(stdout, "%s  pending: between two ids\n", e.Ref)
+				r.State, r.text = pending, "pending: between two ids"
 			default:
-				fmt.Fprintf(stdout, "%s  live, created at %s\n", e.Ref, stamp(e.CreatedAt))
+				r.Owner, r.CreatedAt, r.Deadline = e.Owner(), e.CreatedAt.UTC(), utc(e.Deadline())
+				r.sayLive("")
 			}
+			out.print(r)
 		}
-		return status
+		return out.status()
 	})
 }
 
-// inspect shows the state of sessions by their refs, and never their data.
-func inspect(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := newCommand("inspect", "URL REF...",
-		"Shows the state of sessions, without their data. Exits with 1 if an argument is not a ref, or its\n"+
-			"key cannot be read or holds a foreign value.", stderr)
-	return c.run(args, 1, func(conn rueidis.Client, refs []string) int {
-		status := exitOK
-		for _, ref := range refs {
-			text, err := look(ctx, conn, *c.prefix, ref)
-			if err != nil {
-				fmt.Fprintf(stderr, "%s  %v\n", ref, err)
-				status = exitFailed
-				continue
+// inspect shows the state of sessions, and never their data.
+func inspect(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	q := newQuery("inspect", "URL [REF...]",
+		"Shows the state of sessions, without their data. Exits with 1 if something is no ref, or its key\n"+
+			"cannot be read or holds a foreign value.", stdin, stderr)
+	q.input.idFlag(q.flags)
+	return q.run(args, func(conn rueidis.Client, about []target) int {
+		out := q.printer(stdout)
+		for _, t := range about {
+			r := t.report()
+			if t.err == nil {
+				r = look(ctx, conn, *q.prefix, t.ref)
 			}
-			fmt.Fprintf(stdout, "%s  %s\n", ref, text)
-			if text == foreign {
-				status = exitFailed
-			}
+			out.print(r)
+			out.failed = out.failed || r.State == foreign
 		}
-		return status
+		return out.status()
 	})
 }
 
 // look describes what the server holds for ref. record.go in the package tombstore has its form.
-func look(ctx context.Context, conn rueidis.Client, prefix, ref string) (string, error) {
-	if !isRef(ref) {
-		return "", errors.New("is no ref of a session")
+func look(ctx context.Context, conn rueidis.Client, prefix, ref string) report {
+	r := report{Ref: ref}
+	if err := r.look(ctx, conn, prefix); err != nil {
+		r = report{Ref: ref, Error: err.Error()}
 	}
+	return r
+}
+
+func (r *report) look(ctx context.Context, conn rueidis.Client, prefix string) error {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
+	key := prefix + r.Ref
 	results := conn.DoMulti(ctx, // not the typed commands, which may be sent to a replica
-		conn.B().Arbitrary("GETRANGE").Keys(prefix+ref).Args("0", "21").Build(),
-		conn.B().Arbitrary("HMGET").Keys(prefix+ref).Args("t", "s", "c").Build(),
-		conn.B().Arbitrary("PTTL").Keys(prefix+ref).Build(),
+		conn.B().Arbitrary("GETRANGE").Keys(key).Args("0", "21").Build(),
+		conn.B().Arbitrary("HMGET").Keys(key).Args("t", "s", "c").Build(),
+		conn.B().Arbitrary("PTTL").Keys(key).Build(),
 	)
 	ms, err := results[2].AsInt64()
 	if err != nil {
-		return "", err
+		return err
 	}
-	ttl := "never expires"
-	if ms >= 0 {
-		ttl = "expires in " + (time.Duration(ms) * time.Millisecond).Round(time.Second).String()
+	expiry := "never expires"
+	if left := time.Duration(ms) * time.Millisecond; left >= 0 {
+		r.ExpiresAt, expiry = time.Now().UTC().Add(left).Truncate(time.Millisecond), expiresIn(left)
 	}
 	header, err := results[0].AsBytes()
 	switch {
 	case err == nil && len(header) == 0:
-		return "absent", nil
+		r.State, r.text = absent, "absent"
+		return nil
 	case err == nil:
-		return live(header, ttl), nil
+		r.live(header, expiry)
+		return nil
 	case !isWrongType(err):
-		return "", err
+		return err
 	}
 	fields, err := results[1].ToArray()
 	switch {
 	case isWrongType(err):
-		return foreign, nil
+		r.foreign()
 	case err != nil:
-		return "", err
+		return err
 	case len(fields) != 3:
-		return "", errors.New("unexpected reply")
+		return errors.New("unexpected reply")
+	default:
+		r.tombstone(fields, expiry)
 	}
-	return tombstone(fields, ttl), nil
+	return nil
 }
 
-const (
-	foreign  = "foreign value"
-	underWay = ", a renewal is under way"
-)
+func (r *report) foreign() { *r = report{Ref: r.Ref, State: foreign, text: "foreign value"} }
 
 // live describes the first bytes of a record.
-func live(header []byte, ttl string) string {
+func (r *report) live(header []byte, expiry string) {
 	if len(header) < 22 || header[0] != 0xC1 || header[1] > 0x7F {
-		return foreign
+		r.foreign()
+		return
 	}
-	text := fmt.Sprintf("live, created at %s, %s", milliseconds(header[10:]), ttl)
+	r.CreatedAt = milliseconds(header[10:])
 	if string(header[16:22]) != "\x00\x00\x00\x00\x00\x00" {
-		text += ", at the latest at " + milliseconds(header[16:])
+		r.Deadline = milliseconds(header[16:])
 	}
-	return text
+	r.sayLive(expiry)
 }
 
 // tombstone describes a tombstone by its end, its successor and its claim.
-func tombstone(fields []rueidis.RedisMessage, ttl string) string {
+func (r *report) tombstone(fields []rueidis.RedisMessage, expiry string) {
 	end, err := fields[0].AsBytes()
 	if err != nil || len(end) < 9 || end[0] != 0xC0 || end[1] > 0x7F {
-		return foreign
+		r.foreign()
+		return
 	}
-	text := fmt.Sprintf("ended (%s) at %s", tombstore.Reason(end[2]), milliseconds(end[3:]))
+	r.State, r.Reason, r.EndedAt = ended, tombstore.Reason(end[2]).String(), milliseconds(end[3:])
+	r.text = fmt.Sprintf("ended (%s) at %s", r.Reason, stamp(r.EndedAt))
 	switch successor, err := fields[1].ToString(); {
 	case err == nil && !isRef(successor):
-		return foreign
+		r.foreign()
+		return
 	case err == nil:
-		text += ", moved to " + successor
+		r.MovedTo = successor
+		r.text += ", moved to " + successor
 	}
 	if !fields[2].IsNil() {
-		text += underWay
+		r.Renewing = true
+		r.text += ", a renewal is under way"
 	}
-	return text + ", tombstone " + ttl
+	r.text += ", tombstone " + expiry
 }
 
-// milliseconds writes the time in six bytes.
-func milliseconds(b []byte) string {
-	return stamp(time.UnixMilli(int64(binary.BigEndian.Uint64(append([]byte{0, 0}, b[:6]...)))))
+// milliseconds returns the time in six bytes.
+func milliseconds(b []byte) time.Time {
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(append([]byte{0, 0}, b[:6]...)))).UTC()
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func expiresIn(left time.Duration) string { return "expires in " + left.Round(time.Second).String() }
+
+// utc leaves a zero time what it is.
+func utc(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.UTC()
+}
 
 func isRef(ref string) bool {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(ref)
@@ -161,61 +214,69 @@ func isWrongType(err error) bool {
 	return ok && strings.HasPrefix(reply.Error(), "WRONGTYPE")
 }
 
-const (
-	ended  = "ended"
-	halted = "ended between two ids"
-	absent = "was absent, and is refused from now on"
-)
-
-// invalidate ends sessions by their refs.
-func invalidate(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := newCommand("invalidate", "URL REF...",
-		"Ends sessions. Exits with 1 unless each of them was live or had been ended before.", stderr)
-	return c.run(args, 1, func(conn rueidis.Client, refs []string) int {
-		s, err := tombstore.New(conn, tombstore.WithKeyPrefix(*c.prefix), tombstore.WithPublish())
+// invalidate ends sessions, or all sessions of owners.
+func invalidate(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	q := newQuery("invalidate", "URL [REF... | OWNER...]",
+		"Ends sessions. Exits with 1 unless each of them was live or had been ended before; of owners, unless\n"+
+			"each was known and all their sessions were ended.", stdin, stderr)
+	q.input.idFlag(q.flags)
+	q.input.ownerFlag(q.flags, "end all sessions of owners")
+	q.flags.BoolVar(&q.input.thorough, "thorough", false, "with -owner: look at all keys, for an owner's may have been lost")
+	return q.run(args, func(conn rueidis.Client, about []target) int {
+		s, err := q.store(conn)
 		if err != nil {
-			fmt.Fprintln(stderr, err)
 			return exitUsage
 		}
-		count, status := 0, exitOK
-		for _, ref := range refs {
-			before, _ := look(ctx, conn, *c.prefix, ref)
-			text, err := end(ctx, s, ref)
-			if err == nil && text != ended && strings.Contains(before, underWay) {
-				text = halted
+		count, out := 0, q.printer(stdout)
+		for _, t := range about {
+			r := t.report()
+			switch {
+			case t.err != nil:
+			case t.owner != "":
+				r.endOwned(ctx, s, t.owner, q.input.thorough)
+			default:
+				r.end(ctx, s, look(ctx, conn, *q.prefix, t.ref))
 			}
-			if err != nil {
-				fmt.Fprintf(stderr, "%s  %v\n", ref, err)
-				status = exitFailed
-				continue
+			if r.Ended != nil {
+				count += *r.Ended
 			}
-			fmt.Fprintf(stdout, "%s  %s\n", ref, text)
-			switch text {
-			case ended, halted:
-				count++
-			case absent:
-				status = exitFailed
-			}
+			out.print(r)
+			out.failed = out.failed || r.State == absent
 		}
-		if count == 0 {
-			fmt.Fprintln(stdout, "ended nothing")
-		} else {
-			fmt.Fprintf(stdout, "ended %d of %d\n", count, len(refs))
+		switch {
+		case count == 0:
+			out.remark("ended nothing")
+		case q.input.owners:
+			out.remark(fmt.Sprintf("sessions ended in all: %d", count))
+		default:
+			out.remark(fmt.Sprintf("ended %d of %d", count, len(about)))
 		}
-		return status
+		return out.status()
 	})
 }
 
-// end ends a session and says what was there.
-func end(ctx context.Context, s *tombstore.RedisStore, ref string) (string, error) {
+// end ends a session and says what was there, which was looked at before.
+func (r *report) end(ctx context.Context, s *tombstore.RedisStore, before report) {
 	revoked := tombstore.WithReason(tombstore.Revoked)
-	err := s.InvalidateRef(ctx, ref, revoked, tombstore.IfLive())
-	var before *tombstore.InvalidatedError
+	err := s.InvalidateRef(ctx, r.Ref, revoked, tombstore.IfLive())
+	var end *tombstore.InvalidatedError
+	n := 0
 	switch {
-	case errors.As(err, &before):
-		return fmt.Sprintf("had been ended before (%s) at %s", before.Reason, stamp(before.At)), nil
+	case err == nil:
+		n, r.State, r.text = 1, live, "ended"
+	case errors.As(err, &end):
+		r.State, r.Reason, r.EndedAt = ended, end.Reason.String(), end.At.UTC()
+		r.text, err = fmt.Sprintf("had been ended before (%s) at %s", r.Reason, stamp(r.EndedAt)), nil
 	case errors.Is(err, tombstore.ErrNotFound):
-		return absent, s.InvalidateRef(ctx, ref, revoked)
+		r.State, r.text = absent, "was absent, and is refused from now on"
+		err = s.InvalidateRef(ctx, r.Ref, revoked)
 	}
-	return ended, err
+	switch {
+	case err != nil:
+		*r = report{Ref: r.Ref, Error: err.Error()}
+		return
+	case n == 0 && before.Renewing:
+		n, *r = 1, report{Ref: r.Ref, State: pending, text: "ended between two ids"}
+	}
+	r.Ended = &n
 }

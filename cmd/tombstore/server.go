@@ -24,6 +24,7 @@ type command struct {
 	flags  *flag.FlagSet
 	prefix *string
 	stderr io.Writer
+	input  *input // what else it is about; nil: nothing
 }
 
 func newCommand(name, arguments, help string, stderr io.Writer) command {
@@ -34,11 +35,11 @@ func newCommand(name, arguments, help string, stderr io.Writer) command {
 		flags.PrintDefaults()
 	}
 	prefix := flags.String("prefix", "tombstore:", "key `prefix` of the store")
-	return command{flags, prefix, stderr}
+	return command{flags: flags, prefix: prefix, stderr: stderr}
 }
 
-// run parses args, which are the URL and least others or more, and connects; use gets the others.
-func (c command) run(args []string, least int, use func(conn rueidis.Client, rest []string) int) int {
+// run parses args and connects; use gets what the command is about.
+func (c command) run(args []string, use func(conn rueidis.Client, about []target) int) int {
 	if err := c.flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return exitOK
@@ -46,7 +47,7 @@ func (c command) run(args []string, least int, use func(conn rueidis.Client, res
 		return exitUsage
 	}
 	rest := c.flags.Args()
-	if len(rest) < 1+least || least == 0 && len(rest) > 1 {
+	if len(rest) == 0 || c.input == nil && len(rest) > 1 {
 		c.flags.Usage()
 		return exitUsage
 	}
@@ -54,7 +55,11 @@ func (c command) run(args []string, least int, use func(conn rueidis.Client, res
 		fmt.Fprintln(c.stderr, "flags come before the URL")
 		return exitUsage
 	}
-	option, err := client.Option(c.flags.Arg(0), true)
+	option, err := client.Option(rest[0], true)
+	var about []target
+	if err == nil && c.input != nil {
+		about, err = c.input.read(rest[1:])
+	}
 	if err != nil {
 		fmt.Fprintln(c.stderr, "tombstore:", err)
 		return exitUsage
@@ -65,7 +70,7 @@ func (c command) run(args []string, least int, use func(conn rueidis.Client, res
 		return exitUsage
 	}
 	defer conn.Close()
-	return use(conn, c.flags.Args()[1:])
+	return use(conn, about)
 }
 
 // isFlag reports whether arg is a flag of the command. A ref may begin with a dash, too.
@@ -80,7 +85,7 @@ func examine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		"Looks at a server's settings for what would bring ended sessions back. Exits with 1 if a finding is\n"+
 			"\"fail\", and with 0 if there are only others: ok, unknown (the server does not say), warning.", stderr)
 	asJSON := c.flags.Bool("json", false, "print the findings as JSON")
-	return c.run(args, 0, func(conn rueidis.Client, _ []string) int {
+	return c.run(args, func(conn rueidis.Client, _ []target) int {
 		ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
 		defer cancel()
 		findings := doctor.Examine(ctx, conn, *c.prefix)

@@ -16,8 +16,13 @@ import (
 // call runs a command line.
 func call(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
+	return callWith(t, "", args...)
+}
+
+func callWith(t *testing.T, stdin string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
 	var out, err strings.Builder
-	status = run(t.Context(), args, &out, &err)
+	status = run(t.Context(), args, strings.NewReader(stdin), &out, &err)
 	return status, out.String(), err.String()
 }
 
