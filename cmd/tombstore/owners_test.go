@@ -178,7 +178,14 @@ func TestInvalidate_Published(t *testing.T) {
 			name := map[string]string{"-owner": alice, "-id": id}[flag]
 			status, _, stderr := b.runWith(name, "invalidate", flag, "-from=-", b.url)
 			require.Equal(t, exitOK, status, stderr)
-			require.Equal(t, b.prefix+ref, <-messages)
+			redistest.Until(t, "the message", func() bool {
+				select {
+				case key := <-messages:
+					return key == b.prefix+ref
+				default:
+					return false
+				}
+			})
 		})
 	}
 }
