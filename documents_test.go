@@ -1,9 +1,11 @@
 package tombstore
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,6 +29,44 @@ func TestDocuments_GiveTheNumbersOfTheCode(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, want, got, "%s: %s", path, found[0])
 			}
+		}
+	}
+}
+
+// docs/standards.md goes through all of ASVS V7, once each, and what it says that there is, is there.
+func TestStandards_NameWhatThereIs(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("docs/standards.md")
+	require.NoError(t, err)
+	var got []string
+	for _, row := range regexp.MustCompile(`(?m)^\| (7\.\d\.\d) \|`).FindAllStringSubmatch(string(text), -1) {
+		got = append(got, row[1])
+	}
+	var want []string
+	for section, last := range []int{3, 4, 2, 5, 3, 2} {
+		for i := range last {
+			want = append(want, fmt.Sprintf("7.%d.%d", section+1, i+1))
+		}
+	}
+	require.Equal(t, want, got)
+
+	var sources strings.Builder
+	paths, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	more, err := filepath.Glob("*store/login.go")
+	require.NoError(t, err)
+	for _, path := range append(paths, more...) {
+		source, err := os.ReadFile(path)
+		require.NoError(t, err)
+		sources.Write(source)
+	}
+	others := []string{"HttpOnly", "KeyGenerator", "MaxAge", "RenewToken", "SameSite", "Save"} // of session libraries
+	named := regexp.MustCompile("`([A-Z][a-z]\\w+)`|\\[(Example\\w*)\\]").FindAllStringSubmatch(string(text), -1)
+	require.Greater(t, len(named), 50)
+	for _, name := range named {
+		declared := regexp.MustCompile(`(?m)^(func (\(\w+ \*?\w+\) )?|type |\t)` + name[1] + name[2] + `\b`)
+		if !slices.Contains(others, name[1]) {
+			require.True(t, declared.MatchString(sources.String()), name[0])
 		}
 	}
 }

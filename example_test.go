@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net/http"
 	"strings"
 	"time"
 
@@ -267,6 +268,43 @@ func ExampleLogin() {
 	// Output:
 	// <nil>
 	// <nil>
+}
+
+// A login with the limits that NIST SP 800-63B-4 has for AAL2: a session ends after an hour without
+// activity, and after a day in any case. docs/standards.md has the settings of session libraries.
+func Example_aal2() {
+	const inactivity, overall = time.Hour, 24 * time.Hour
+	store, err := tombstore.NewMemory(tombstore.WithAbsoluteTimeout(overall))
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	login, err := store.BeginLogin(ctx, "alice") // then both factors are looked at
+	if err != nil {
+		log.Fatal(err)
+	}
+	id := tombstore.NewID()
+	binding, err := store.Reserve(ctx, id, login)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err = store.Write(ctx, id, []byte("alice"), inactivity, tombstore.Bound(binding)); err != nil {
+		log.Fatal(err)
+	}
+	cookie := http.Cookie{ // without an age: the server knows when the session ends
+		Name: "__Host-session", Value: id, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	}
+
+	// Each request of the user.
+	session, err := store.Read(ctx, cookie.Value, tombstore.Slide(inactivity))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(session.Deadline().Sub(session.CreatedAt))
+	fmt.Println(time.Until(session.ExpiresAt) <= inactivity)
+	// Output:
+	// 24h0m0s
+	// true
 }
 
 // A token that may be used once, such as that of a link by which a password is reset, is a session of
