@@ -336,13 +336,16 @@ func TestMaxSessions_Lowered(t *testing.T) {
 func TestMaxSessions_Race(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{1, 3} {
-		for name, whenFull := range map[string]WhenFull{"refuse": Refuse, "evict": EvictOldest} {
+		for name, full := range map[string]struct {
+			when   WhenFull
+			logins int // those that evict wait for each other
+		}{"refuse": {Refuse, 64}, "evict": {EvictOldest, 16}} {
 			t.Run(fmt.Sprint(name, limit), func(t *testing.T) {
 				t.Parallel()
-				b := newBed(t, WithMaxSessions(limit, whenFull), WithTimeout(time.Minute))
+				b := newBed(t, WithMaxSessions(limit, full.when), WithTimeout(time.Minute))
 				ctx := t.Context()
 				for range rounds(t, 10) {
-					owner, ids, keys := NewID(), make([]string, 16), make([]string, 16)
+					owner, ids, keys := NewID(), make([]string, full.logins), make([]string, full.logins)
 					logins := make([]Login, len(ids))
 					for i := range ids {
 						ids[i] = NewID()
