@@ -90,11 +90,9 @@ func (a *Adapter) reserve(ctx context.Context, r *Request, p *pending, id string
 	own := (r.state == holding || r.state == left) && r.held.Owner() == p.login.Owner
 	switch {
 	case own && errors.Is(err, tombstore.ErrTooManySessions):
-		if err := ended(a.store.Invalidate(ctx, r.id, tombstore.WithReason(tombstore.Revoked))); err != nil {
+		if err := a.endOwn(ctx, r); err != nil {
 			return err
 		}
-		r.hold("", tombstore.Session{})
-		r.state = anonymous
 		p.binding, err = binder.Reserve(ctx, id, p.login, p.opts...)
 	case own && reserved(err) && r.state == holding: // Reserve may have chosen it
 		if _, read := a.store.Read(ctx, r.id, tombstore.Fresh()); revoked(read) {
@@ -104,6 +102,21 @@ func (a *Adapter) reserve(ctx context.Context, r *Request, p *pending, id string
 	}
 	if reserved(err) {
 		p.id = id
+	}
+	return err
+}
+
+// endOwn ends the session that the request holds or has left, and whose user logs in again: the login
+// begins another one then. If somebody else has ended it the request is tainted.
+func (a *Adapter) endOwn(ctx context.Context, r *Request) error {
+	err := a.revoke(ctx, r.id)
+	switch {
+	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged), r.state == left && rotated(err):
+		r.hold("", tombstore.Session{})
+		r.state = anonymous
+		return nil
+	case tombstore.NoSession(err):
+		r.taint(err)
 	}
 	return err
 }
@@ -188,11 +201,13 @@ func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n in
 		return 0, err
 	}
 	ctx = context.WithoutCancel(ctx)
-	id := r.idAs(tombstore.Ref(owner))
+	id, err := a.idAs(ctx, r, tombstore.Ref(owner))
 	if id == "" {
 		return binder.InvalidateOwner(ctx, owner)
 	}
-	n, err = binder.InvalidateOwner(ctx, owner, tombstore.Except(id))
+	if err == nil {
+		n, err = binder.InvalidateOwner(ctx, owner, tombstore.Except(id))
+	}
 	if tombstore.NoSession(err) {
 		err = a.tell(ctx, r, "end others", id, err)
 	}
@@ -200,20 +215,27 @@ func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n in
 }
 
 // idAs returns the id of the session that the request has, or will have, as one of an owner's; "" if
-// there is none.
-func (r *Request) idAs(owner string) string {
+// there is none. Of an owner who logs in again that is the new one, and the old one is ended: it is one of
+// the others, and its end by InvalidateOwner would be somebody else's to the request.
+func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string, err error) {
 	if r == nil {
-		return ""
+		return "", nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	own := r.held.Owner() == owner
 	switch {
 	case r.login != nil && r.login.login.Owner == owner:
-		return cmp.Or(r.login.id, r.id)
-	case r.held.Owner() == owner:
-		return r.id
+		id = cmp.Or(r.login.id, r.id)
+		if own && r.login.id != "" && (r.state == holding || r.state == left) {
+			err = a.endOwn(ctx, r)
+			a.giveUpTainted(ctx, r)
+		}
+		return id, err
+	case own:
+		return r.id, nil
 	}
-	return ""
+	return "", nil
 }
 
 // revoked reports whether err says that a session was ended for the reason Revoked.

@@ -519,3 +519,69 @@ func TestEndOthers_WhileLoggingIn(t *testing.T) {
 		b.owned("alice", firsts)
 	})
 }
+
+// A user who logs in again and logs out all others goes on by the login, also where the request's session
+// is the owner's before it.
+func TestEndOthers_LoggingInAgain(t *testing.T) {
+	again := func(b *bed) (other string) {
+		b.loginAs("alice")
+		other, err := b.another("alice")
+		require.NoError(b, err)
+		alices := b.b.ID()
+		b.b = &Request{}
+		b.load(b.b, alices, "alice")
+		return other
+	}
+	eachWay(t, nil, func(b *bed, begin func(), save func(id, data string) error) {
+		other := again(b)
+		begin()
+		old, id := b.b.ID(), b.login("alice")
+		n, err := b.EndOthers(b.Context(), b.b, "alice")
+		require.NoError(b, err)
+		require.NoError(b, save(id, "alice again"))
+		b.owned("alice", id)
+		b.load(nil, id, "alice again")
+		b.load(nil, other, "")
+		if old != "" {
+			require.Equal(b, 1, n)
+			b.load(nil, old, "")
+		}
+		require.NoError(b, b.b.Gone())
+	})
+	t.Run("ended by somebody else", func(t *testing.T) {
+		eachWay(t, nil, func(b *bed, begin func(), save func(id, data string) error) {
+			other := again(b)
+			begin()
+			old, id := b.b.ID(), b.login("alice")
+			if old == "" {
+				return
+			}
+			require.NoError(b, b.Store().Invalidate(b.Context(), old))
+			_, err := b.EndOthers(b.Context(), b.b, "alice")
+			require.ErrorIs(b, err, ErrRefused)
+			require.ErrorIs(b, save(id, "alice again"), ErrRefused)
+			b.owned("alice", other)
+		})
+	})
+}
+
+// That the end of the session which makes room for its next life is not confirmed is no reason to log in
+// without a place.
+func TestLogin_FullUnacknowledged(t *testing.T) {
+	eachWay(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)},
+		func(b *bed, begin func(), save func(id, data string) error) {
+			b.loginAs("alice")
+			alices := b.b.ID()
+			b.Adapter = New(late{b.store.MemoryStore})
+			b.b = &Request{}
+			b.load(b.b, alices, "alice")
+			begin()
+			if b.b.ID() == "" {
+				return
+			}
+			id := b.login("alice")
+			b.owned("alice")
+			require.NoError(b, save(id, "alice again"))
+			b.owned("alice", id)
+		})
+}

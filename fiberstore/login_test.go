@@ -449,10 +449,10 @@ func TestLogoutEverywhere_HereToo(t *testing.T) {
 	})
 }
 
-// A login that logs out all others is the one that stays.
+// A login that logs out all others is the one that stays, also if it is in the place of an earlier one.
 func TestLogoutEverywhere_AtLogin(t *testing.T) {
 	eachMember(t, session.Config{}, nil, func(m *members, _ mode) {
-		for _, id := range []string{"", m.visitor()} {
+		for _, id := range []string{m.login("alice", ""), "", m.visitor()} {
 			m.login("alice", "")
 			m.act(func(c fiber.Ctx, s Session) error {
 				if err := m.in("alice")(c, s); err != nil {

@@ -436,10 +436,10 @@ func TestLogoutEverywhere_HereToo(t *testing.T) {
 	})
 }
 
-// A login that logs out all others is the one that stays.
+// A login that logs out all others is the one that stays, also if it is in the place of an earlier one.
 func TestLogoutEverywhere_AtLogin(t *testing.T) {
 	onEachStore(t, nil, func(m *members) {
-		for _, x := range []string{"", m.visitor()} {
+		for _, x := range []string{m.login("alice", ""), "", m.visitor()} {
 			m.login("alice", "")
 			res := m.get("/in-everywhere", x)
 			require.Equal(m, http.StatusAccepted, res.status, res.body)
