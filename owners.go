@@ -774,20 +774,37 @@ func (s *RedisStore) endOlder(
 	ctx context.Context, key string, generation int64, reason Reason,
 ) (n int, first error) {
 	below := "(" + decimal(generation<<32)
-	for kept := 0; ; { // entries of sessions for which something has failed
-		entries, err := s.entries(ctx, key, "1", below, kept)
-		if err != nil || len(entries) == 0 {
+	failed := map[string]bool{}
+	for skip, more := 0, false; ; {
+		entries, err := s.entries(ctx, key, "1", below, skip)
+		if err != nil {
 			return n, worse(first, err)
 		}
-		refs := refsOf(entries)
+		if len(entries) == 0 {
+			if !more {
+				return n, first
+			}
+			skip, more = 0, false // what moves, or goes, shifts those that are passed over
+			continue
+		}
+		var refs []string
+		for _, e := range entries {
+			if !failed[e.ref] {
+				refs = append(refs, e.ref)
+			}
+		}
 		live, ended, err := s.endAll(ctx, key, refs, reason)
 		n += live
 		first = worse(first, err)
-		if len(ended) < len(refs) { // bind.lua prunes what is not closed
+		if len(ended) < len(refs) {
 			now := time.Now()
 			for _, e := range entries {
-				if e.expired(now) && !slices.Contains(ended, e.ref) {
+				switch {
+				case failed[e.ref] || slices.Contains(ended, e.ref):
+				case e.expired(now): // bind.lua prunes what is not closed
 					ended = append(ended, e.ref)
+				default:
+					failed[e.ref], more = true, true
 				}
 			}
 		}
@@ -796,7 +813,7 @@ func (s *RedisStore) endOlder(
 				return n, worse(first, err)
 			}
 		}
-		kept += len(refs) - len(ended)
+		skip += len(entries) - len(ended)
 	}
 }
 
@@ -808,14 +825,6 @@ type scored struct {
 
 // expired reports whether the session's deadline has passed an hour ago.
 func (e scored) expired(now time.Time) bool { return e.score&(1<<32-1) < now.Unix() }
-
-func refsOf(entries []scored) []string {
-	refs := make([]string, len(entries))
-	for i, e := range entries {
-		refs[i] = e.ref
-	}
-	return refs
-}
 
 // entries returns at most entryBatch sessions of an owner whose scores are between two, from the one
 // of number skip on.

@@ -1194,6 +1194,33 @@ func TestInvalidateOwner_Fails(t *testing.T) {
 	require.True(t, b.live(id))
 }
 
+// A session that moves while an owner's are ended and replicas are late is not passed over: with
+// ErrUnacknowledged all have been ended.
+func TestInvalidateOwner_UnacknowledgedMove(t *testing.T) {
+	t.Parallel()
+	url := redistest.Start(t).URL
+	other := bedOn(t, redistest.Dial(t, url))
+	client := newTap(redistest.Dial(t, url))
+	b := bedOn(t, client, WithReplicaAcks(1, time.Millisecond), WithKeyPrefix(other.prefix))
+	owner := NewID()
+	first, second, next := other.bound(owner), other.bound(owner), NewID()
+	moved := false
+	client.after = func(words []string) error {
+		if words[0] == "ZRANGE" && !moved {
+			moved = true
+			_, err := other.Rotate(t.Context(), first, next)
+			require.NoError(t, err)
+		}
+		return nil
+	}
+	_, err := b.InvalidateOwner(t.Context(), owner)
+	require.ErrorIs(t, err, ErrUnacknowledged)
+	require.True(t, moved)
+	for _, id := range []string{first, second, next} {
+		require.False(t, b.live(id))
+	}
+}
+
 // At no moment of a login or a move is a session live that has no entry: without one it could be
 // found through tombstones only, until these expire.
 func TestBinding_EntryBeforeSession(t *testing.T) {
