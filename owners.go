@@ -892,8 +892,8 @@ func (s *RedisStore) endAll(
 		}
 		if first = worse(first, err); err == nil {
 			ended = append(ended, ref)
-		} else if errors.Is(err, context.DeadlineExceeded) { // the others would wait as long for a server that is away
-			break
+		} else if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrUnacknowledged) {
+			break // the others would wait as long for a server that is away
 		}
 	}
 	return live, ended, first

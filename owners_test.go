@@ -1221,6 +1221,26 @@ func TestInvalidateOwner_UnacknowledgedMove(t *testing.T) {
 	}
 }
 
+// Nor is any passed over because the replicas of one could not be asked.
+func TestInvalidateOwner_UnacknowledgedInTime(t *testing.T) {
+	t.Parallel()
+	client := newTap(redistest.Dial(t, redistest.Start(t).URL))
+	b := bedOn(t, client, WithReplicaAcks(1, time.Millisecond), WithTimeout(100*time.Millisecond))
+	other := bedOn(t, client.Client, WithKeyPrefix(b.prefix))
+	owner := NewID()
+	first, second := other.bound(owner), other.bound(owner)
+	client.after = func(words []string) error {
+		if words[0] == "WAIT" {
+			return context.DeadlineExceeded
+		}
+		return nil
+	}
+	_, err := b.InvalidateOwner(t.Context(), owner)
+	require.ErrorIs(t, err, ErrUnacknowledged)
+	require.False(t, other.live(first))
+	require.False(t, other.live(second))
+}
+
 // At no moment of a login or a move is a session live that has no entry: without one it could be
 // found through tombstones only, until these expire.
 func TestBinding_EntryBeforeSession(t *testing.T) {
