@@ -95,7 +95,7 @@ type watches struct {
 	hinted []*watch
 	end    context.CancelFunc // of the goroutines; nil while nothing is watched
 
-	wakeDue, wakeHinted chan struct{}
+	wakeDue, wakeHinted chan struct{} // of the goroutines
 }
 
 func newWatches(
@@ -103,7 +103,6 @@ func newWatches(
 ) *watches {
 	return &watches{
 		floor: floor, look: look, hear: hear, at: map[string]*watch{},
-		wakeDue: make(chan struct{}, 1), wakeHinted: make(chan struct{}, 1),
 	}
 }
 
@@ -207,6 +206,8 @@ func (ws *watches) lookAgain() {
 func (ws *watches) start() {
 	ctx, end := context.WithCancel(context.Background())
 	ws.end = end
+	// Those of goroutines that end would be taken by them.
+	ws.wakeDue, ws.wakeHinted = make(chan struct{}, 1), make(chan struct{}, 1)
 	go ws.work(ctx, ws.wakeDue, watchPause, ws.takeDue)
 	go ws.work(ctx, ws.wakeHinted, 0, ws.takeHinted)
 	if ws.hear != nil {
