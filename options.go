@@ -165,7 +165,8 @@ const (
 	Refuse WhenFull = iota + 1
 	// EvictOldest ends the session whose login is the longest ago, with the reason Revoked. It spares
 	// what is reserved or between two ids; if there is nothing else, Reserve fails with
-	// ErrTooManySessions.
+	// ErrTooManySessions. A session that has expired within ten minutes of its login cannot be told
+	// from one that is reserved.
 	EvictOldest
 )
 
