@@ -355,7 +355,9 @@ func (ws *watches) over(w *watch, cause error) {
 	if w.stop != nil {
 		w.stop()
 	}
-	w.cancel(wrap("watch", cause))
+	if cause != nil { // or the end of the caller's context ends it, with that one's error
+		w.cancel(wrap("watch", cause))
+	}
 	if ws.remove(w); len(ws.at) == 0 {
 		ws.end()
 		ws.end = nil

@@ -544,6 +544,42 @@ func TestWatch_Subscription(t *testing.T) {
 	})
 }
 
+// foreignContext is a caller's context that package context does not know as its own.
+type foreignContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c foreignContext) Done() <-chan struct{} { return c.done }
+
+func (c foreignContext) Err() error {
+	select {
+	case <-c.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// A watch ends as its caller's context does, whatever that is made of.
+func TestWatch_ForeignContext(t *testing.T) {
+	t.Parallel()
+	m, err := NewMemory()
+	require.NoError(t, err)
+	id := NewID()
+	_, err = m.Write(t.Context(), id, nil, time.Hour)
+	require.NoError(t, err)
+	for range 100 {
+		caller := foreignContext{t.Context(), make(chan struct{})}
+		ctx, err := m.Watch(caller, id)
+		require.NoError(t, err)
+		close(caller.done)
+		<-ctx.Done()
+		require.Equal(t, context.DeadlineExceeded, ctx.Err())
+		require.Equal(t, context.DeadlineExceeded, context.Cause(ctx))
+	}
+}
+
 // When the store is closed nobody hears of an end any more.
 func TestWatch_Closed(t *testing.T) {
 	t.Parallel()
