@@ -514,6 +514,9 @@ func (a *Adapter) finish(
 	if renewal.Binding, err = a.binding(ctx, r, id); err != nil {
 		return tombstore.Session{}, err
 	}
+	if r.state != left { // it has made room for its next life
+		return a.create(ctx, r, id, data, ttl)
+	}
 	s, err := a.store.FinishRenewal(ctx, renewal, id, data, ttl)
 	return s, a.met(ctx, renewal.Binding, id, err)
 }
@@ -542,8 +545,13 @@ func (a *Adapter) Rotate(
 	id := r.id
 	b, err := a.binding(ctx, r, newID)
 	if err != nil {
+		a.giveUpTainted(ctx, r)
 		r.mu.Unlock()
-		return err
+		return a.tell(ctx, r, "rotate", id, err)
+	}
+	if r.state != holding { // it has made room for its next life
+		r.mu.Unlock()
+		return a.Save(ctx, r, newID, data, ttl)
 	}
 	s, err := a.update(r, data, func(data []byte, held tombstore.Session) (tombstore.Session, error) {
 		opts := []tombstore.RotateOption{tombstore.WithData(data, ttl)}

@@ -38,9 +38,9 @@ func (a *Adapter) binder() (tombstore.Binder, error) {
 // this one takes the renewal over.
 //
 // After an error nothing is reserved and the request is what it was. It is that of Reserve, such as
-// tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. If the
-// owner has as many sessions as may be and the request's own is one of them, that makes room. The store
-// must be a tombstore.Binder.
+// tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. If Reserve
+// refuses because the owner has as many sessions as may be, and the request's own is one of them, that
+// makes room. The store must be a tombstore.Binder.
 func (a *Adapter) Login(
 	ctx context.Context, r *Request, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) (deadline time.Time, err error) {
@@ -193,6 +193,7 @@ func (r *Request) Holds() bool {
 
 // EndOthers ends all sessions of an owner but the one that the request holds, or is about to save, if
 // that is the owner's, and returns how many. A session that the request holds should get a new id then.
+// If it logs in, what it is about to save goes on, and a session of the owner's that it holds is ended.
 // It returns a *RefusedError, and has ended nothing, if the request's own session has been ended by
 // somebody else. The store must be a tombstore.Binder.
 func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n int, err error) {

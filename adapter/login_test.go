@@ -359,6 +359,48 @@ func TestLogin_Full(t *testing.T) {
 	}
 }
 
+// taking is a store in which somebody takes the place that is given up.
+type taking struct {
+	*tombstore.MemoryStore
+	take func()
+}
+
+func (s taking) Release(ctx context.Context, b tombstore.Binding) error {
+	err := s.MemoryStore.Release(ctx, b)
+	s.take()
+	return err
+}
+
+// A session that logs in again makes room for itself also when another id is saved than Login was given.
+func TestLogin_AnotherIDFull(t *testing.T) {
+	eachWay(t, []tombstore.Option{tombstore.WithMaxSessions(2, tombstore.Refuse)},
+		func(b *bed, begin func(), save func(id, data string) error) {
+			b.loginAs("alice")
+			alices, other, next := b.b.ID(), "", tombstore.NewID()
+			b.Adapter = New(taking{b.store.MemoryStore, func() {
+				if other != "" {
+					return
+				}
+				other = tombstore.NewID()
+				opts := []tombstore.ReserveOption{tombstore.Until(time.Now().Add(8 * time.Hour)), tombstore.Label("phone")}
+				binding, err := b.store.Reserve(b.Context(), other, b.ticket("alice"), opts...)
+				require.NoError(b, err)
+				_, err = b.store.Write(b.Context(), other, []byte("alice"), time.Hour, tombstore.Bound(binding))
+				require.NoError(b, err)
+			}})
+			b.b = &Request{}
+			b.load(b.b, alices, "alice")
+			begin()
+			if b.b.ID() == "" {
+				return
+			}
+			b.login("alice")
+			require.NoError(b, save(next, "alice again"))
+			b.owned("alice", next, other)
+			b.load(nil, alices, "")
+		})
+}
+
 // A login is no late request, whether it renews a session or not.
 func TestLogin_Late(t *testing.T) {
 	b := newBedWith(t)
