@@ -115,9 +115,6 @@ func (ws *watches) watch(
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	ws.mu.Lock()
 	ws.enter(w)
-	if ws.end == nil {
-		ws.start()
-	}
 	ws.mu.Unlock()
 	for {
 		s := first(ctx, w.key)
@@ -138,7 +135,9 @@ func (ws *watches) watch(
 			if ctx.Done() != nil {
 				w.stop = context.AfterFunc(ctx, func() { ws.leave(w) })
 			}
-			ws.note(w, s)
+			if ws.note(w, s); w.state != watchOver && ws.end == nil { // not for an id without a session
+				ws.start()
+			}
 		}
 		over := w.state == watchOver
 		ws.mu.Unlock()
@@ -358,7 +357,7 @@ func (ws *watches) over(w *watch, cause error) {
 	if cause != nil { // or the end of the caller's context ends it, with that one's error
 		w.cancel(wrap("watch", cause))
 	}
-	if ws.remove(w); len(ws.at) == 0 {
+	if ws.remove(w); len(ws.at) == 0 && ws.end != nil {
 		ws.end()
 		ws.end = nil
 	}

@@ -538,10 +538,32 @@ func TestWatch_Subscription(t *testing.T) {
 			require.Nil(t, a.watches.end)
 			a.watches.mu.Unlock()
 		}
-		_, err := a.Watch(t.Context(), NewID())
-		require.ErrorIs(t, err, ErrNotFound)
-		redistest.Until(t, "the end of the subscription", func() bool { return a.subscribers() == 0 })
 	})
+}
+
+// What is not live, or cannot be looked at, opens no connection: strangers choose the ids.
+func TestWatch_NoSession(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := bedOn(t, redistest.Dial(t, server.URL))
+	s, err := Open(server.URL)
+	require.NoError(t, err)
+	connections := func() string { return redistest.Info(t, b.client, "total_connections_received") }
+	_, err = s.Watch(t.Context(), NewID())
+	require.ErrorIs(t, err, ErrNotFound)
+	before := connections()
+	for range 20 {
+		_, err = s.Watch(t.Context(), NewID())
+		require.ErrorIs(t, err, ErrNotFound)
+		s.watches.mu.Lock()
+		require.Empty(t, s.watches.at)
+		s.watches.mu.Unlock()
+	}
+	s.Close()
+	_, err = s.Watch(t.Context(), NewID())
+	require.ErrorIs(t, err, rueidis.ErrClosing)
+	require.Equal(t, before, connections())
+	require.Nil(t, s.watches.wakeDue, "nothing was started")
 }
 
 // foreignContext is a caller's context that package context does not know as its own.
