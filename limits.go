@@ -103,6 +103,15 @@ func excess(live []OwnedSession, moving, limit int, whenFull WhenFull) (refs []s
 	return refs, nil
 }
 
+// placeKept returns for how long an id keeps its place under which nothing is stored. Where the oldest
+// session has to give way, so has a login that takes longer than a minute.
+func (c *config) placeKept() time.Duration {
+	if c.whenFull == EvictOldest {
+		return time.Minute
+	}
+	return reservedFor
+}
+
 // underWay reports whether there may be a session, or one may be about to be written, whose entry was
 // found with nothing under its ref that is known to be live: the ref was entered lately, or the session
 // has just left it for another id, or a later version has written it. now is the time of the owner's
@@ -113,7 +122,7 @@ func (s *RedisStore) underWay(ctx context.Context, key string, l looked, now int
 		return true, nil
 	case stateAbsent, stateForeign:
 		at, marked, err := s.score(ctx, key, "w"+l.Ref)
-		return marked && time.Duration(now+at*1000)*time.Millisecond < reservedFor, err
+		return marked && time.Duration(now+at*1000)*time.Millisecond < s.placeKept(), err
 	}
 	res, _ := s.send(ctx, func() rueidis.Completed {
 		return s.client.B().Arbitrary("HMGET").Keys(s.prefix+l.Ref).Args("t", "s", "h").Build()

@@ -224,6 +224,53 @@ func TestMaxSessions_GivenUp(t *testing.T) {
 	}
 }
 
+// An id that was reserved, and under which nothing is stored, keeps its place for a while. Who comes
+// later than that with what was reserved is refused.
+func TestMaxSessions_Unwritten(t *testing.T) {
+	t.Parallel()
+	onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {
+		for name, c := range map[string]struct {
+			whenFull WhenFull
+			kept     time.Duration
+		}{"refuse": {Refuse, 10 * time.Minute}, "evict": {EvictOldest, time.Minute}} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				s, ctx, owner, id := newStore(WithMaxSessions(1, c.whenFull)), t.Context(), NewID(), NewID()
+				entered := func(ago time.Duration) {
+					at := time.Now().Add(-ago)
+					switch s := s.(type) {
+					case *RedisStore:
+						mark := s.client.B().Zadd().Key(s.ownerKey(Ref(owner))).ScoreMember().
+							ScoreMember(-float64(at.Unix()), "w"+Ref(id)).Build()
+						require.NoError(t, s.client.Do(ctx, mark).Error())
+					case *MemoryStore:
+						key := s.prefix + Ref(id)
+						in := s.owners[Ref(owner)].sessions[key]
+						in.at = at
+						s.owners[Ref(owner)].sessions[key] = in
+					}
+				}
+				login, err := s.BeginLogin(ctx, owner)
+				require.NoError(t, err)
+				b, err := s.Reserve(ctx, id, login, until())
+				require.NoError(t, err)
+				entered(c.kept - 10*time.Second)
+				_, _, err = enter(ctx, s, owner)
+				require.ErrorIs(t, err, ErrTooManySessions)
+
+				entered(c.kept + 10*time.Second)
+				_, _, err = enter(ctx, s, owner)
+				require.NoError(t, err)
+				_, err = s.Write(ctx, id, nil, time.Hour, Bound(b))
+				require.ErrorIs(t, err, ErrInvalidated)
+				all, err := s.Sessions(ctx, owner)
+				require.NoError(t, err)
+				require.Len(t, all, 1)
+			})
+		}
+	})
+}
+
 // What is under the id of an entry and is no session takes no place for long, and is left as it is. What
 // a later version may take for a session does, until its deadline.
 func TestMaxSessions_Foreign(t *testing.T) {

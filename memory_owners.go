@@ -193,7 +193,7 @@ func (m *MemoryStore) makeRoom(o *owned, now time.Time) error {
 		case err == nil:
 			s := e.session()
 			live = append(live, s.owned(m.ref(key)))
-		case errors.Is(err, ErrNotFound) && now.Sub(in.at) < reservedFor,
+		case errors.Is(err, ErrNotFound) && now.Sub(in.at) < m.placeKept(),
 			errors.Is(err, ErrInvalidated) && left.ended.underWay(left.successor != "" || left.record != nil):
 			moving++
 		default:

@@ -161,12 +161,12 @@ func WithPublish() Option { return func(c *config) { c.publish = true } }
 type WhenFull byte
 
 const (
-	// Refuse makes Reserve fail with ErrTooManySessions.
+	// Refuse makes Reserve fail with ErrTooManySessions. A session that has expired within ten minutes
+	// of its login keeps its place until then, since it cannot be told from one that is reserved.
 	Refuse WhenFull = iota + 1
 	// EvictOldest ends the session whose login is the longest ago, with the reason Revoked. It spares
-	// what is reserved or between two ids; if there is nothing else, Reserve fails with
-	// ErrTooManySessions. A session that has expired within ten minutes of its login cannot be told
-	// from one that is reserved.
+	// what was reserved within the last minute or is between two ids; if there is nothing else, Reserve
+	// fails with ErrTooManySessions.
 	EvictOldest
 )
 
