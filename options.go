@@ -106,13 +106,12 @@ func WithMaxDataSize(bytes int) Option { return func(c *config) { c.maxData = by
 func WithTouchThreshold(part float64) Option { return func(c *config) { c.touchThreshold = part } }
 
 // WithReplicaAcks makes Invalidate, Rotate and both halves of a renewal wait until n replicas have
-// the tombstone, and Reserve and InvalidateOwner what they have entered and closed, for at most timeout
-// each time, and return ErrUnacknowledged otherwise. Only with n
-// as large as the number of replicas that could be promoted does an ended session survive the loss
-// of the primary (Redis documentation, WAIT). It takes a connection for itself while
-// it waits. If that breaks, or while a slot of a cluster is between two nodes, it waits again,
-// until the context ends. The default is 0: replication is asynchronous, and a failover may bring
-// back sessions ended in the moments before it.
+// the tombstone, and Reserve and InvalidateOwner what they have entered and closed, for at most
+// timeout each time, and return ErrUnacknowledged otherwise. Only with n as large as the number of
+// replicas that could be promoted does an ended session survive the loss of the primary (Redis
+// documentation, WAIT). It takes a connection for itself while it waits. If that breaks, or while a
+// slot of a cluster is between two nodes, it waits again, until the context ends. The default is 0:
+// replication is asynchronous, and a failover may bring back sessions ended in the moments before it.
 func WithReplicaAcks(n int, timeout time.Duration) Option {
 	return func(c *config) { c.acks, c.acksTimeout = n, timeout }
 }
@@ -202,8 +201,8 @@ func Fresh() ReadOption { return func(o *ReadOptions) { o.Fresh = true } }
 func Shared() ReadOption { return func(o *ReadOptions) { o.Shared = true } }
 
 // WriteOption is a condition of Write, IfAbsent, IfPresent, IfVersion or Replacing, or Bound. Of
-// several conditions the last one counts. For a session that was ended Write fails with ErrInvalidated, whatever its
-// condition.
+// several conditions the last one counts. For a session that was ended Write fails with
+// ErrInvalidated, whatever its condition.
 type WriteOption func(*WriteOptions)
 
 // WriteOptions is what the options of one Write add up to; at most one of Absent, Present and Match

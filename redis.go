@@ -170,7 +170,8 @@ func dial(o rueidis.ClientOption, timeout time.Duration) (rueidis.Client, error)
 }
 
 // Close closes the connections of a store that Open or OpenOption returned; operations then fail
-// with an error that wraps rueidis.ErrClosing, and so does what is watched end. It does nothing to a store that New returned.
+// with an error that wraps rueidis.ErrClosing, and watches end with one. It does nothing to a store
+// that New returned.
 func (s *RedisStore) Close() {
 	if s.owned {
 		s.closed.Store(true)

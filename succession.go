@@ -248,9 +248,9 @@ func (s *RedisStore) moveAtOnce(
 }
 
 // moveInSteps ends the old id by rotate.lua, enters the new one in the key of the session's owner if
-// it has one, and then creates it. An end that comes in between follows the old id's tombstone, and leaves one under the new id, which refuses the second
-// step. The replicas must have the tombstone before that step: if they lost it while the new id is
-// live, an end by the old id would not find that.
+// it has one, and then creates it. An end that comes in between follows the old id's tombstone, and
+// leaves one under the new id, which refuses the last step. The replicas must have the tombstone
+// before that step: if they lost it while the new id is live, an end by the old id would not find that.
 func (s *RedisStore) moveInSteps(
 	ctx context.Context, oldKey, newKey string, args []string, version Version, o RotateOptions,
 ) (Session, error) {

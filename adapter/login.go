@@ -37,10 +37,10 @@ func (a *Adapter) binder() (tombstore.Binder, error) {
 // or a zero time if the session has been lost to another request, in which case nothing is reserved unless
 // this one takes the renewal over.
 //
-// After an error nothing is reserved and the request is what it was. It is that of Reserve, such as
-// tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. If Reserve
-// refuses because the owner has as many sessions as may be, and the request's own is one of them, that
-// makes room. The store must be a tombstore.Binder.
+// After an error nothing is reserved. The error is that of Reserve, such as tombstore.ErrStaleLogin, or a
+// *RefusedError if nothing of the request is saved any more. If Reserve refuses because the owner has as
+// many sessions as may be, and the request's own is one of them, that is ended to make room; in every
+// other case the request is what it was. The store must be a tombstore.Binder.
 func (a *Adapter) Login(
 	ctx context.Context, r *Request, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) (deadline time.Time, err error) {

@@ -1,0 +1,284 @@
+package tombstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// BeginLogin implements [Binder].
+func (s *RedisStore) BeginLogin(ctx context.Context, owner string) (Login, error) {
+	l, err := s.beginLogin(ctx, owner)
+	return l, wrap("begin login", err)
+}
+
+func (s *RedisStore) beginLogin(ctx context.Context, owner string) (Login, error) {
+	digest, err := ownerOf(owner)
+	if err != nil {
+		return Login{}, err
+	}
+	generation, at, err := s.generation(ctx, s.ownerKey(digest))
+	if err != nil {
+		return Login{}, err
+	}
+	return Login{Owner: digest, Generation: generation, At: time.UnixMilli(at)}, nil
+}
+
+// generation returns the generation of an owner's key, or -1 if there is no key, and the server's
+// time.
+func (s *RedisStore) generation(ctx context.Context, key string) (generation, at int64, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	for range 2 { // a key that expires between the first two commands is not foreign
+		results, err := s.pipeline(ctx, s.client, func() []rueidis.Completed {
+			return []rueidis.Completed{
+				s.client.B().Arbitrary("EXISTS").Keys(key).Build(),
+				s.client.B().Arbitrary("ZSCORE").Keys(key).Args("g").Build(),
+				s.client.B().Arbitrary("TIME").Build().SetSlot(key),
+			}
+		})
+		if err != nil {
+			return 0, 0, explain(err)
+		}
+		exists, err := intOf(results[0])
+		mark, marked, err2 := scoreOf(results[1])
+		at, err3 := millisOf(results[2])
+		switch err := cmp.Or(err, err2, err3); {
+		case err != nil:
+			return 0, 0, explain(err)
+		case marked && mark >= 0:
+			return 0, 0, ErrCorrupt
+		case marked:
+			return -mark / 2, at, nil
+		case exists == 0:
+			return -1, at, nil
+		}
+	}
+	return 0, 0, ErrCorrupt
+}
+
+// millisOf returns what TIME says, in ms since 1970.
+func millisOf(res rueidis.RedisResult) (int64, error) {
+	m, err := res.ToMessage()
+	if err != nil {
+		return 0, err
+	}
+	if !m.IsArray() {
+		return 0, errUnexpected
+	}
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 2 || !parts[0].IsString() || !parts[1].IsString() {
+		return 0, errUnexpected
+	}
+	seconds, err := parts[0].AsInt64()
+	micros, err2 := parts[1].AsInt64()
+	if err != nil || err2 != nil {
+		return 0, errUnexpected
+	}
+	return seconds*1000 + micros/1000, nil
+}
+
+func generationOf(text string) (int64, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, errUnexpected
+	}
+	return n, nil
+}
+
+// Reserve implements [Binder].
+func (s *RedisStore) Reserve(
+	ctx context.Context, id string, login Login, opts ...ReserveOption,
+) (Binding, error) {
+	b, err := s.reserve(ctx, id, login, collect(opts))
+	return b, wrap("reserve", err)
+}
+
+func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o ReserveOptions) (Binding, error) {
+	key, err := s.key(id)
+	if err != nil {
+		return Binding{}, err
+	}
+	begun := time.Now()
+	b, err := s.bind(s.ref(key), login, o, begun)
+	if err != nil {
+		return Binding{}, err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	at, deadline, late, err := s.enterLogin(ctx, b.Ref, login, untilMillis(o.Until), s.argAbsolute)
+	switch {
+	case errors.Is(err, ErrUnknownOutcome):
+		return b, err
+	case err != nil:
+		return Binding{}, err
+	}
+	s.complete(&b, at, deadline, begun)
+	return b, late
+}
+
+// enterLogin enters ref for a login, and makes room if that is needed. Without an absolute timeout or
+// a deadline the other is "0" or 0.
+func (s *RedisStore) enterLogin(
+	ctx context.Context, ref string, login Login, until int64, absolute string,
+) (at, deadline int64, late, err error) {
+	args := []string{
+		ref,
+		decimal(until),
+		s.ownerTTL(),
+		newGeneration(),
+		"",
+		"",
+		decimal(login.At.UnixMilli()),
+		absolute,
+	}
+	if login.Generation >= 0 {
+		args[5] = decimal(login.Generation)
+	}
+	if s.maxSessions > 0 {
+		args = append(args, strconv.Itoa(s.maxSessions))
+	}
+	lost := false
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		at, deadline, late, err = s.enter(ctx, login.Owner, args...)
+		if !errors.Is(err, errFull) {
+			break
+		}
+		lost = lost || errors.Is(err, ErrUnknownOutcome)
+		if err = s.makeRoom(ctx, s.ownerKey(login.Owner)); err != nil {
+			break
+		}
+		if pause > firstPause && !sleep(ctx, pause) { // others come first, again and again
+			err = ErrTooManySessions
+			break
+		}
+	}
+	if err != nil && lost { // an attempt whose reply was lost may yet enter it
+		err = unknown(nil)
+	}
+	return at, deadline, late, err
+}
+
+// ownerTTL returns how long an owner's key lives at least. No login from before a revoke is accepted
+// for longer than an hour, so the revoke must not be forgotten before.
+func (s *RedisStore) ownerTTL() string {
+	return decimal(ownerLife.Milliseconds() + s.tombstoneTTL.Milliseconds())
+}
+
+// enter runs bind.lua, and returns the server's time and the deadline, in ms since 1970. late is
+// ErrUnacknowledged or nil. An errFull wraps ErrUnknownOutcome if an attempt was lost.
+func (s *RedisStore) enter(
+	ctx context.Context, owner string, args ...string,
+) (at, deadline int64, late, err error) {
+	key := s.ownerKey(owner)
+	reply, lost, err := s.ask(ctx, &bindScript, []string{key}, args...)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	if reply[0] == codeDone {
+		var again string
+		again, late = s.acknowledged(ctx, &bindScript, key, func() []string { return args })
+		reply = cmp.Or(again, reply)
+	}
+	switch reply[0] {
+	case codeStale:
+		return 0, 0, nil, ErrStaleLogin
+	case codeNoDeadline:
+		return 0, 0, nil, ErrNoDeadline
+	case codeLimit:
+		if lost {
+			return 0, 0, nil, unknown(errFull)
+		}
+		return 0, 0, nil, errFull
+	}
+	if err := outcome(reply, lost); err != nil {
+		return 0, 0, nil, err
+	}
+	if len(reply) != 1+6+6 {
+		return 0, 0, nil, errUnexpected
+	}
+	return milli48(reply[1:]), milli48(reply[1+6:]), late, nil
+}
+
+// rebind tells the key of a session's owner that the session, whose header w has, leaves oldKey for
+// the new id, which is about to be written. It comes when the old id has been ended and before the
+// new one is written: until then the owner's entry leads to the new id through the tombstone of the
+// old one, and from then on it names it. With b the session begins a new life with an owner who has
+// an entry for it already; that of the old id goes, so that its end does not follow the session into
+// the new life. If any of this fails the session is not written.
+func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *Binding) (late, err error) {
+	owner := ownerIn([]byte(w.begins))
+	switch {
+	case b != nil:
+		if owner != "" {
+			err = s.dropEntries(ctx, s.ownerKey(owner), s.ref(oldKey))
+		}
+		w.begins = string(b.header())
+	case owner != "":
+		_, _, late, err = s.enter(ctx, owner,
+			s.ref(w.key),
+			decimal(deadlineIn(w.begins)),
+			s.ownerTTL(),
+			newGeneration(),
+			s.ref(oldKey),
+		)
+	}
+	switch {
+	case errors.Is(err, ErrStaleLogin): // the old id has been ended, and nothing leads to the new one
+		return nil, &InvalidatedError{Reason: Revoked, At: time.Now().Truncate(time.Millisecond)}
+	case err != nil && !errors.Is(err, ErrUnknownOutcome):
+		err = unknown(err)
+	}
+	return late, err
+}
+
+// unlist takes a session that was ended out of its owner's key, if its header names one. An entry
+// that stays is in nobody's way, so it is tried once.
+func (s *RedisStore) unlist(ctx context.Context, header, key string) {
+	if owner := ownerIn([]byte(header)); owner != "" {
+		_ = s.client.Do(ctx, s.removal(s.ownerKey(owner), s.ref(key))).Error()
+	}
+}
+
+// dropEntries takes entries out of an owner's key.
+func (s *RedisStore) dropEntries(ctx context.Context, key string, refs ...string) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	res, _ := s.send(ctx, func() rueidis.Completed { return s.removal(key, refs...) })
+	_, err := intOf(res)
+	return explain(err)
+}
+
+func (s *RedisStore) removal(key string, refs ...string) rueidis.Completed {
+	members := make([]string, len(refs)) // what says that they were entered stays
+	for i, ref := range refs {
+		members[i] = "l" + ref
+	}
+	return s.client.B().Zrem().Key(key).Member(members...).Build()
+}
+
+// Release implements [Binder].
+func (s *RedisStore) Release(ctx context.Context, b Binding) error {
+	return wrap("release", s.release(ctx, b))
+}
+
+func (s *RedisStore) release(ctx context.Context, b Binding) error {
+	key, err := s.refKey(b.Ref)
+	if err == nil && digestOf(b.Owner) == nil {
+		err = ErrInvalidID
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if err := s.end(ctx, key, InvalidateOptions{}); err != nil {
+		return err
+	}
+	_ = s.client.Do(ctx, s.removal(s.ownerKey(b.Owner), b.Ref)).Error()
+	return nil
+}
