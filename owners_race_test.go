@@ -348,8 +348,8 @@ func rounds(t *testing.T, otherwise int) int {
 }
 
 // Whoever logs in, moves, gives up, adopts and looks while InvalidateOwner is called, in whatever order
-// their commands reach the server, and whoever dies on the way: no session from before the call is live after it, none too many at any
-// moment, and the one that goes on does.
+// their commands reach the server, and whoever dies on the way: no session from before the call is live
+// after it, none too many at any moment, and the one that goes on does.
 func TestOwners_Race(t *testing.T) {
 	t.Parallel()
 	servers := map[string]string{"standalone": redistest.URL(t), "cluster": redistest.ClusterURL(t)}
