@@ -9,7 +9,6 @@ import (
 	"flag"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -24,17 +23,25 @@ import (
 
 var screenshot = flag.String("screenshot", "", "`file` for a picture of the page after the race, on the plain store")
 
-func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
+const phoneWidth = 390
 
-// browser is Chromium with two tabs on a shop.
-type browser struct {
+// chromium is a browser with two tabs on a shop, or on two devices.
+type chromium struct {
 	*testing.T
 	site, shop string
 	ctx        context.Context // of the browser
 	tab        [3]context.Context
+	path       [3]string // of the tab's page
 }
 
-func open(t *testing.T, shop string) *browser {
+func open(t *testing.T, shop string) *chromium {
+	t.Helper()
+	b := openTabs(t, "/"+shop+"/tab/1", "/"+shop+"/tab/2")
+	b.shop = shop
+	return b
+}
+
+func openTabs(t *testing.T, path1, path2 string) *chromium {
 	t.Helper()
 	t.Parallel()
 	path := ""
@@ -44,20 +51,14 @@ func open(t *testing.T, shop string) *browser {
 		}
 	}
 	require.NotEmpty(t, path, "the browser test needs Chromium (Debian: apt-get install chromium)")
-	client, closeAll, err := connect(redistest.URL(t))
-	require.NoError(t, err)
-	t.Cleanup(closeAll)
-	handler, err := newSite(client)
-	require.NoError(t, err)
-	server := httptest.NewServer(handler)
-	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	site, _, _ := serve(t, redistest.URL(t))
 
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.Flag("disable-quic", true))...)
 	t.Cleanup(cancel)
-	b := &browser{T: t, site: server.URL, shop: shop}
+	b := &chromium{T: t, site: site, path: [3]string{1: path1, 2: path2}}
 	b.ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
 	require.NoError(t, chromedp.Run(b.ctx))
@@ -70,25 +71,25 @@ func open(t *testing.T, shop string) *browser {
 }
 
 // reload opens the tab's page and waits for it.
-func (b *browser) reload(n int) {
+func (b *chromium) reload(n int) {
 	b.Helper()
-	require.NoError(b, chromedp.Run(b.tab[n], chromedp.Navigate(b.site+"/"+b.shop+"/tab/"+string(rune('0'+n)))))
+	require.NoError(b, chromedp.Run(b.tab[n], chromedp.Navigate(b.site+b.path[n])))
 }
 
 // click presses a button, waits for the page that it leads to, and requires that it shows the user.
-func (b *browser) click(n int, button, user string) {
+func (b *chromium) click(n int, button, user string) {
 	b.Helper()
 	require.NoError(b, b.press(n, button))
 	require.Equal(b, user, b.user(n))
 }
 
-func (b *browser) press(n int, button string) error {
+func (b *chromium) press(n int, button string) error {
 	_, err := chromedp.RunResponse(b.tab[n], chromedp.Click("#"+button, chromedp.ByQuery))
 	return err
 }
 
 // user returns who the tab's page shows.
-func (b *browser) user(n int) (user string) {
+func (b *chromium) user(n int) (user string) {
 	b.Helper()
 	require.NoError(b, chromedp.Run(b.tab[n], chromedp.Text("#user", &user, chromedp.ByQuery)))
 	return user
@@ -96,7 +97,7 @@ func (b *browser) user(n int) (user string) {
 
 // slow starts a slow request and returns when it has loaded the session. What it returns lets the
 // request finish, and waits for its page.
-func (b *browser) slow(n int) (finish func()) {
+func (b *chromium) slow(n int) (finish func()) {
 	b.Helper()
 	answered := make(chan error, 1)
 	go func() { answered <- b.press(n, "slow") }()
@@ -116,7 +117,7 @@ func (b *browser) slow(n int) (finish func()) {
 }
 
 // users reloads both tabs and requires that they show the user.
-func (b *browser) users(user string) {
+func (b *chromium) users(user string) {
 	b.Helper()
 	for _, n := range []int{1, 2} {
 		b.reload(n)
@@ -124,7 +125,7 @@ func (b *browser) users(user string) {
 	}
 }
 
-func (b *browser) logoutDuringSlowRequest() {
+func (b *chromium) logoutDuringSlowRequest() {
 	b.Helper()
 	b.click(1, "login", "alice")
 	b.reload(2)
@@ -133,7 +134,7 @@ func (b *browser) logoutDuringSlowRequest() {
 	finish()
 }
 
-func (b *browser) loginDuringSlowRequest() {
+func (b *chromium) loginDuringSlowRequest() {
 	b.Helper()
 	b.click(1, "add", "anonymous")
 	b.reload(2)
@@ -170,7 +171,53 @@ func TestLogin_Plain(t *testing.T) {
 	b.users("anonymous")
 }
 
-func (b *browser) picture(file string) {
+// Who is logged out on another device sees it without loading the page again.
+func TestDevices_InBrowser(t *testing.T) {
+	for action, button := range map[string]string{"one": ".end", "all others": "#others"} {
+		t.Run(action, func(t *testing.T) {
+			b := openTabs(t, "/devices/refuse/phone/", "/devices/refuse/laptop/")
+			b.click(1, "login", "alice")
+			b.click(2, "login", "alice")
+			var message string
+			var same bool
+			require.NoError(b, chromedp.Run(b.tab[1], chromedp.Evaluate("window.same = true", nil)))
+			_, err := chromedp.RunResponse(b.tab[2], chromedp.Click(button, chromedp.ByQuery))
+			require.NoError(b, err)
+			ctx, cancel := context.WithTimeout(b.tab[1], 30*time.Second) // what is not told is noticed in a minute
+			defer cancel()
+			require.NoError(b, chromedp.Run(ctx,
+				chromedp.WaitVisible("#login", chromedp.ByQuery),
+				chromedp.WaitNotVisible("#user", chromedp.ByQuery),
+				chromedp.Text("#message", &message, chromedp.ByQuery),
+				chromedp.Evaluate("window.same === true", &same),
+			))
+			require.Equal(b, "You have been logged out.", message)
+			require.True(b, same, "the page was loaded again")
+			require.Equal(b, "alice", b.user(2))
+			b.click(1, "login", "alice")
+		})
+	}
+}
+
+// On a phone nothing is wider than the screen.
+func TestPhone(t *testing.T) {
+	b := openTabs(t, "/devices.html", "/devices/refuse/phone/")
+	require.NoError(b, chromedp.Run(b.tab[2], chromedp.EmulateViewport(phoneWidth, 844, chromedp.EmulateMobile)))
+	fits := func(path string) {
+		b.path[2] = path
+		b.reload(2)
+		var width int
+		require.NoError(b, chromedp.Run(b.tab[2], chromedp.Evaluate("document.documentElement.scrollWidth", &width)))
+		require.LessOrEqual(b, width, phoneWidth, path)
+	}
+	fits("/devices/refuse/phone/")
+	b.click(2, "login", "alice")
+	for _, path := range []string{"/devices/refuse/phone/", "/devices.html", "/", "/tombstore/tab/1"} {
+		fits(path)
+	}
+}
+
+func (b *chromium) picture(file string) {
 	b.Helper()
 	var png []byte
 	require.NoError(b, chromedp.Run(b.tab[1],

@@ -32,13 +32,13 @@ var files embed.FS
 
 var tabPage = template.Must(template.ParseFS(files, "page/tab.html"))
 
-// newSite returns the handler of both shops and of the page that shows them.
-func newSite(client rueidis.Client) (http.Handler, error) {
-	store, err := tombstore.New(client, tombstore.WithKeyPrefix("twotabs:"))
+// newSite returns the handler of both shops, of the devices, and of the pages that show them.
+func newSite(client rueidis.Client, prefix string) (http.Handler, error) {
+	store, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix+"tombstore:"))
 	if err != nil {
 		return nil, err
 	}
-	usual := plainStore{client, "twotabs-plain:"}
+	usual := plainStore{client, prefix + "plain:"}
 	mux := http.NewServeMux()
 
 	plain := newShop("plain")
@@ -60,6 +60,9 @@ func newSite(client rueidis.Client) (http.Handler, error) {
 		return state(err == nil, false, err)
 	}
 
+	if err := mountDevices(mux, client, prefix); err != nil {
+		return nil, err
+	}
 	static, err := fs.Sub(files, "page")
 	if err != nil {
 		return nil, err
