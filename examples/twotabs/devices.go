@@ -75,7 +75,7 @@ func (d *device) login(w http.ResponseWriter, r *http.Request) {
 		err = scsstore.Login(r.Context(), d.sessions, login, tombstore.Label(label))
 	}
 	if errors.Is(err, tombstore.ErrTooManySessions) {
-		d.show(w, r, http.StatusForbidden, fmt.Sprintf("Log out on another device first: %d are the limit.", maxDevices))
+		d.show(w, r, http.StatusForbidden, fmt.Sprintf("At most %d devices: log out on another one first.", maxDevices))
 		return
 	}
 	if err == nil {

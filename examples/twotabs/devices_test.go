@@ -219,7 +219,7 @@ func TestDevices_Refuse(t *testing.T) {
 		phone, laptop := u.login("phone"), u.login("laptop")
 		status, page := u.page(u.browser.PostForm(u.url("tablet", "login"), nil))
 		require.Equal(u, http.StatusForbidden, status)
-		require.Contains(u, page, "2 are the limit")
+		require.Contains(u, page, "At most 2 devices")
 		require.False(u, u.shows("tablet"))
 		u.live(phone, laptop)
 	})

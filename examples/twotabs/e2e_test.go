@@ -199,6 +199,28 @@ func TestDevices_InBrowser(t *testing.T) {
 	}
 }
 
+// A page that was left holds no connection, of which a browser has six, and hears again when it is gone back to.
+func TestDevices_LeftPage(t *testing.T) {
+	b := openTabs(t, "/devices/refuse/phone/", "/devices/refuse/laptop/")
+	b.click(1, "login", "alice")
+	b.click(2, "login", "alice")
+	ctx, cancel := context.WithTimeout(b.tab[1], 30*time.Second) // a browser keeps a page for a minute
+	defer cancel()
+	for range 6 {
+		require.NoError(b, chromedp.Run(ctx, chromedp.Navigate(b.site), chromedp.Navigate(b.site+b.path[1])))
+	}
+	shown := func(id string) func() bool {
+		return func() (shown bool) {
+			visible := `document.getElementById("` + id + `")?.checkVisibility() === true`
+			return chromedp.Run(ctx, chromedp.Evaluate(visible, &shown)) == nil && shown
+		}
+	}
+	require.NoError(b, chromedp.Run(ctx, chromedp.Navigate(b.site), chromedp.Evaluate("history.back()", nil)))
+	require.Eventually(b, shown("others"), 30*time.Second, 50*time.Millisecond)
+	require.NoError(b, b.press(2, "others"))
+	require.Eventually(b, shown("login"), 30*time.Second, 50*time.Millisecond)
+}
+
 // On a phone nothing is wider than the screen.
 func TestPhone(t *testing.T) {
 	b := openTabs(t, "/devices.html", "/devices/refuse/phone/")

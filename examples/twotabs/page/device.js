@@ -1,7 +1,8 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
+let events;
 const listen = () => {
-  const events = new EventSource("events");
+  events = new EventSource("events");
   events.onmessage = () => {
     events.close();
     $("message").textContent = "You have been logged out.";
@@ -12,4 +13,6 @@ const listen = () => {
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   };
 };
-listen();
+// A page that the browser keeps, to go back to, would keep its connection, and there are no more than six.
+addEventListener("pagehide", () => events.close());
+addEventListener("pageshow", listen);

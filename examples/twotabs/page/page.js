@@ -12,7 +12,7 @@ const cell = (kind, text, className) => {
   return e;
 };
 
-new EventSource(`/${store}/events`).onmessage = (message) => {
+const show = (message) => {
   const view = JSON.parse(message.data);
   $("finish").disabled = !view.Waiting;
   $("log").replaceChildren(...view.Log.map((e) => {
@@ -23,3 +23,11 @@ new EventSource(`/${store}/events`).onmessage = (message) => {
   if (view.Sessions.length) $("sessions").replaceChildren(...view.Sessions.map((s) =>
     cell("li", `session ${s.Name}: ${s.State}`, s.State.replace(" ", "-"))));
 };
+
+// A page that the browser keeps, to go back to, would keep its connection, and there are no more than six.
+let events;
+addEventListener("pagehide", () => events.close());
+addEventListener("pageshow", () => {
+  events = new EventSource(`/${store}/events`);
+  events.onmessage = show;
+});
