@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/scsstore"
 )
 
@@ -71,25 +72,28 @@ func (d *device) index(w http.ResponseWriter, r *http.Request) { d.show(w, r, ht
 func (d *device) login(w http.ResponseWriter, r *http.Request) {
 	login, err := d.store.BeginLogin(r.Context(), "alice") // before her password is checked
 	if err == nil {
-		label := d.name + ", " + browser(r.UserAgent())
+		label := d.name + ", " + browserName(r.UserAgent())
 		err = scsstore.Login(r.Context(), d.sessions, login, tombstore.Label(label))
 	}
-	if errors.Is(err, tombstore.ErrTooManySessions) {
+	switch {
+	case errors.Is(err, tombstore.ErrTooManySessions):
 		d.show(w, r, http.StatusForbidden, fmt.Sprintf("At most %d devices: log out on another one first.", maxDevices))
-		return
+	case errors.Is(err, tombstore.ErrStaleLogin): // all were ended since BeginLogin
+		d.show(w, r, http.StatusForbidden, "Log in again.")
+	default:
+		if err == nil {
+			d.sessions.Put(r.Context(), "user", "alice")
+		}
+		d.done(w, r, err)
 	}
-	if err == nil {
-		d.sessions.Put(r.Context(), "user", "alice")
-	}
-	d.done(w, r, err)
 }
 
 func (d *device) logout(w http.ResponseWriter, r *http.Request) {
 	d.done(w, r, d.sessions.Destroy(r.Context()))
 }
 
-// end logs the user out on another device. Whose it is says the session, and not the form: with the ref
-// of somebody else's session nothing happens.
+// end logs the user out on another device. The owner comes from the session and not from the form, so
+// the ref of somebody else's session ends nothing.
 func (d *device) end(w http.ResponseWriter, r *http.Request) {
 	var err error
 	if user := d.sessions.GetString(r.Context(), "user"); user != "" {
@@ -110,9 +114,10 @@ func (d *device) endOthers(w http.ResponseWriter, r *http.Request) {
 	d.done(w, r, err)
 }
 
-// done answers a form: with the page, which is loaded when the session is saved, so that it is listed.
+// done answers a form with a redirect to the page, because the list has this session only when this
+// request has saved it. A refusal says that the session has been ended meanwhile, as the page does.
 func (d *device) done(w http.ResponseWriter, r *http.Request, err error) {
-	if err != nil {
+	if err != nil && !errors.Is(err, adapter.ErrRefused) {
 		http.Error(w, "no session store", http.StatusServiceUnavailable)
 		return
 	}
@@ -151,8 +156,8 @@ func (d *device) events(w http.ResponseWriter, r *http.Request) {
 	} // else the browser asks again
 }
 
-// browser returns the name of a browser.
-func browser(userAgent string) string {
+// browserName returns the name of a browser.
+func browserName(userAgent string) string {
 	for _, name := range []string{"Firefox", "Chrome", "Safari"} { // Chrome says that it is Safari, too
 		if strings.Contains(userAgent, name+"/") {
 			return name

@@ -25,8 +25,8 @@ var screenshot = flag.String("screenshot", "", "`file` for a picture of the page
 
 const phoneWidth = 390
 
-// chromium is a browser with two tabs on a shop, or on two devices.
-type chromium struct {
+// browser is Chromium with two tabs, on a shop or on two devices.
+type browser struct {
 	*testing.T
 	site, shop string
 	ctx        context.Context // of the browser
@@ -34,14 +34,14 @@ type chromium struct {
 	path       [3]string // of the tab's page
 }
 
-func open(t *testing.T, shop string) *chromium {
+func open(t *testing.T, shop string) *browser {
 	t.Helper()
 	b := openTabs(t, "/"+shop+"/tab/1", "/"+shop+"/tab/2")
 	b.shop = shop
 	return b
 }
 
-func openTabs(t *testing.T, path1, path2 string) *chromium {
+func openTabs(t *testing.T, path1, path2 string) *browser {
 	t.Helper()
 	t.Parallel()
 	path := ""
@@ -58,7 +58,7 @@ func openTabs(t *testing.T, path1, path2 string) *chromium {
 	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.Flag("disable-quic", true))...)
 	t.Cleanup(cancel)
-	b := &chromium{T: t, site: site, path: [3]string{1: path1, 2: path2}}
+	b := &browser{T: t, site: site, path: [3]string{1: path1, 2: path2}}
 	b.ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
 	require.NoError(t, chromedp.Run(b.ctx))
@@ -71,25 +71,25 @@ func openTabs(t *testing.T, path1, path2 string) *chromium {
 }
 
 // reload opens the tab's page and waits for it.
-func (b *chromium) reload(n int) {
+func (b *browser) reload(n int) {
 	b.Helper()
 	require.NoError(b, chromedp.Run(b.tab[n], chromedp.Navigate(b.site+b.path[n])))
 }
 
 // click presses a button, waits for the page that it leads to, and requires that it shows the user.
-func (b *chromium) click(n int, button, user string) {
+func (b *browser) click(n int, button, user string) {
 	b.Helper()
 	require.NoError(b, b.press(n, button))
 	require.Equal(b, user, b.user(n))
 }
 
-func (b *chromium) press(n int, button string) error {
+func (b *browser) press(n int, button string) error {
 	_, err := chromedp.RunResponse(b.tab[n], chromedp.Click("#"+button, chromedp.ByQuery))
 	return err
 }
 
 // user returns who the tab's page shows.
-func (b *chromium) user(n int) (user string) {
+func (b *browser) user(n int) (user string) {
 	b.Helper()
 	require.NoError(b, chromedp.Run(b.tab[n], chromedp.Text("#user", &user, chromedp.ByQuery)))
 	return user
@@ -97,7 +97,7 @@ func (b *chromium) user(n int) (user string) {
 
 // slow starts a slow request and returns when it has loaded the session. What it returns lets the
 // request finish, and waits for its page.
-func (b *chromium) slow(n int) (finish func()) {
+func (b *browser) slow(n int) (finish func()) {
 	b.Helper()
 	answered := make(chan error, 1)
 	go func() { answered <- b.press(n, "slow") }()
@@ -117,7 +117,7 @@ func (b *chromium) slow(n int) (finish func()) {
 }
 
 // users reloads both tabs and requires that they show the user.
-func (b *chromium) users(user string) {
+func (b *browser) users(user string) {
 	b.Helper()
 	for _, n := range []int{1, 2} {
 		b.reload(n)
@@ -125,7 +125,7 @@ func (b *chromium) users(user string) {
 	}
 }
 
-func (b *chromium) logoutDuringSlowRequest() {
+func (b *browser) logoutDuringSlowRequest() {
 	b.Helper()
 	b.click(1, "login", "alice")
 	b.reload(2)
@@ -134,7 +134,7 @@ func (b *chromium) logoutDuringSlowRequest() {
 	finish()
 }
 
-func (b *chromium) loginDuringSlowRequest() {
+func (b *browser) loginDuringSlowRequest() {
 	b.Helper()
 	b.click(1, "add", "anonymous")
 	b.reload(2)
@@ -199,7 +199,8 @@ func TestDevices_InBrowser(t *testing.T) {
 	}
 }
 
-// A page that was left holds no connection, of which a browser has six, and hears again when it is gone back to.
+// A page that was left holds no connection, of which a browser has six, and hears again when the user
+// goes back to it.
 func TestDevices_LeftPage(t *testing.T) {
 	b := openTabs(t, "/devices/refuse/phone/", "/devices/refuse/laptop/")
 	b.click(1, "login", "alice")
@@ -239,7 +240,7 @@ func TestPhone(t *testing.T) {
 	}
 }
 
-func (b *chromium) picture(file string) {
+func (b *browser) picture(file string) {
 	b.Helper()
 	var png []byte
 	require.NoError(b, chromedp.Run(b.tab[1],

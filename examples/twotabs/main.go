@@ -1,8 +1,9 @@
 // Command twotabs is a small shop to try a logout race in, with two tabs of one browser: while a
 // slow request of one tab is under way, log out, or log in, in the other. A switch changes the
-// session store: scs on plain GET, SET and DEL, or scs on tombstore. On a second page, devices.html, a
-// user sees where she is logged in, ends the sessions of other devices, which hear of it at once, and
-// meets a limit. It serves http://127.0.0.1:8080 and brings its own Redis, unless -redis names one.
+// session store: scs on plain GET, SET and DEL, or scs on tombstore. A second page, devices.html, has
+// "your devices": users see where they are logged in, end their other sessions, whose pages say so at
+// once, and meet a limit. It serves http://127.0.0.1:8080 and brings its own Redis, unless -redis names
+// one.
 package main
 
 import (

@@ -13,6 +13,7 @@ const listen = () => {
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   };
 };
-// A page that the browser keeps, to go back to, would keep its connection, and there are no more than six.
+// A browser keeps a page that was left, to go back to, and would keep its connection, of which it has
+// no more than six.
 addEventListener("pagehide", () => events.close());
 addEventListener("pageshow", listen);

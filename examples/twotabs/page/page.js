@@ -24,7 +24,8 @@ const show = (message) => {
     cell("li", `session ${s.Name}: ${s.State}`, s.State.replace(" ", "-"))));
 };
 
-// A page that the browser keeps, to go back to, would keep its connection, and there are no more than six.
+// A browser keeps a page that was left, to go back to, and would keep its connection, of which it has
+// no more than six.
 let events;
 addEventListener("pagehide", () => events.close());
 addEventListener("pageshow", () => {
