@@ -207,8 +207,10 @@ func TestDevices_LeftPage(t *testing.T) {
 	b.click(2, "login", "alice")
 	ctx, cancel := context.WithTimeout(b.tab[1], 30*time.Second) // a browser keeps a page for a minute
 	defer cancel()
-	for range 6 {
-		require.NoError(b, chromedp.Run(ctx, chromedp.Navigate(b.site), chromedp.Navigate(b.site+b.path[1])))
+	for _, pages := range [][]string{{"/?store=plain", "/?store=tombstore"}, {b.path[2], b.path[1]}} {
+		for range 6 {
+			require.NoError(b, chromedp.Run(ctx, chromedp.Navigate(b.site+pages[0]), chromedp.Navigate(b.site+pages[1])))
+		}
 	}
 	shown := func(id string) func() bool {
 		return func() (shown bool) {
