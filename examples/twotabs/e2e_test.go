@@ -205,7 +205,7 @@ func TestDevices_LeftPage(t *testing.T) {
 	b := openTabs(t, "/devices/refuse/phone/", "/devices/refuse/laptop/")
 	b.click(1, "login", "alice")
 	b.click(2, "login", "alice")
-	ctx, cancel := context.WithTimeout(b.tab[1], 30*time.Second) // a browser keeps a page for a minute
+	ctx, cancel := context.WithTimeout(b.tab[1], 50*time.Second) // a browser keeps a page for a minute
 	defer cancel()
 	for _, pages := range [][]string{{"/?store=plain", "/?store=tombstore"}, {b.path[2], b.path[1]}} {
 		for range 6 {
