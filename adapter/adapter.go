@@ -417,11 +417,7 @@ func (a *Adapter) save(
 			if a.updates.conflict {
 				return a.store.Write(ctx, id, data, ttl, tombstore.IfVersion(held.Version))
 			}
-			s, err := a.store.Write(ctx, id, data, ttl, tombstore.Replacing(held))
-			if errors.Is(err, tombstore.ErrConflict) { // another session has begun under the id
-				err = tombstore.ErrNotFound
-			}
-			return s, err
+			return a.replace(ctx, id, data, ttl, held)
 		}, func() (tombstore.Session, error) { return a.store.Read(ctx, id, tombstore.Fresh()) })
 		r.saved(id, s, data, err)
 	case r.others[id]:
@@ -439,6 +435,27 @@ func (a *Adapter) save(
 		r.saved(id, s, data, err)
 	}
 	return verb, of, err
+}
+
+// replace stores data over a session that is held. One that has been given an owner meanwhile (Adopt) is
+// the same session, although its header is another one.
+func (a *Adapter) replace(
+	ctx context.Context, id string, data []byte, ttl time.Duration, held tombstore.Session,
+) (tombstore.Session, error) {
+	s, err := a.store.Write(ctx, id, data, ttl, tombstore.Replacing(held))
+	if errors.Is(err, tombstore.ErrConflict) && held.Owner() == "" {
+		adopted, failed := a.store.Read(ctx, id, tombstore.Fresh())
+		switch {
+		case failed != nil:
+			return adopted, failed
+		case adopted.Owner() != "" && adopted.CreatedAt.Equal(held.CreatedAt):
+			s, err = a.store.Write(ctx, id, data, ttl, tombstore.Replacing(adopted))
+		}
+	}
+	if errors.Is(err, tombstore.ErrConflict) { // another session has begun under the id
+		err = tombstore.ErrNotFound
+	}
+	return s, err
 }
 
 // nearly reports whether the TTL of a session that was read is so near to ttl that a Touch would leave it

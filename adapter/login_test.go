@@ -627,3 +627,43 @@ func TestLogin_FullUnacknowledged(t *testing.T) {
 			b.owned("alice", id)
 		})
 }
+
+// A session that gets an owner during the request is the same session: what the request saves is stored,
+// and so is what it saves after that.
+func TestSave_Adopted(t *testing.T) {
+	b := newBedWith(t)
+	_, err := b.store.Adopt(t.Context(), b.id, b.ticket("alice"),
+		tombstore.Until(time.Now().Add(8*time.Hour)), tombstore.Label("phone"))
+	require.NoError(t, err)
+	require.NoError(t, b.save(b.id, "y"))
+	require.NoError(t, b.save(b.id, "z"))
+	s, err := b.store.Read(t.Context(), b.id)
+	require.NoError(t, err)
+	require.Equal(t, "z", string(s.Data))
+	b.owned("alice", b.id)
+
+	require.NoError(t, b.store.Invalidate(t.Context(), b.id))
+	require.ErrorIs(t, b.save(b.id, "late"), ErrRefused)
+}
+
+// Another session that has begun under the id is another one, whosever it is.
+func TestSave_AnotherAdopted(t *testing.T) {
+	b, another := newBedWith(t), (*tombstore.MemoryStore)(nil)
+	require.Eventually(t, func() bool { // creation times are whole milliseconds
+		var err error
+		another, err = tombstore.NewMemory()
+		require.NoError(t, err)
+		s, err := another.Write(t.Context(), b.id, []byte("other"), time.Hour, tombstore.IfAbsent())
+		require.NoError(t, err)
+		return s.CreatedAt.After(b.b.held.CreatedAt)
+	}, time.Minute, time.Millisecond)
+	login, err := another.BeginLogin(t.Context(), "bob")
+	require.NoError(t, err)
+	_, err = another.Adopt(t.Context(), b.id, login, tombstore.Until(time.Now().Add(time.Hour)))
+	require.NoError(t, err)
+
+	require.ErrorIs(t, New(another).Save(t.Context(), b.b, b.id, []byte("y"), time.Hour), ErrRefused)
+	s, err := another.Read(t.Context(), b.id)
+	require.NoError(t, err)
+	require.Equal(t, "other", string(s.Data))
+}
