@@ -29,7 +29,7 @@ func (s *RedisStore) invalidateOwned(ctx context.Context, owner, ref string, o I
 	}
 	key, err := s.refKey(ref)
 	if err != nil {
-		return err
+		return ErrNotFound
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()

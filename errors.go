@@ -29,7 +29,7 @@ var (
 	// ErrInvalidID says that an id, or an owner, is empty or longer than 1024 bytes, that a session
 	// would move to the id that it has, that a ref is none, that a Binding is for another id, or,
 	// with WithPlainIDs, that an id begins like the key of an owner. Nothing was sent.
-	ErrInvalidID = errors.New("invalid session id")
+	ErrInvalidID = errors.New("invalid session id, ref or owner")
 	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")
 	// ErrTooLarge says that the data is larger than WithMaxDataSize allows, or a label than 1024
@@ -48,13 +48,13 @@ var (
 	ErrUnacknowledged = errors.New("ended, but not confirmed by enough replicas")
 	// ErrStaleLogin says that a login has come too late: the owner's sessions have been ended since
 	// it began, or more than an hour has passed, or too long since Reserve. The user has to log in
-	// again.
-	ErrStaleLogin = errors.New("login is stale")
+	// again. It says the same of a Login that BeginLogin has not returned.
+	ErrStaleLogin = errors.New("login is stale, or was not begun")
 	// ErrTooManySessions says that an owner has as many sessions as WithMaxSessions allows, and that
 	// none was to be ended for another one.
 	ErrTooManySessions = errors.New("owner has too many sessions")
 	// ErrNoDeadline says that a session of an owner would have no deadline, or one that has passed.
-	ErrNoDeadline = errors.New("session of an owner needs a deadline to come")
+	ErrNoDeadline = errors.New("session of an owner needs a deadline in the future")
 )
 
 // InvalidatedError is the ErrInvalidated of one session.

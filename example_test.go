@@ -237,7 +237,7 @@ func ExampleMemoryStore_InvalidateOwner() {
 	// <nil>
 	// 2 <nil>
 	// 1 <nil>
-	// true tombstore: reserve: login is stale
+	// true tombstore: reserve: login is stale, or was not begun
 	// tombstore: read: session was ended: revoked
 	// <nil>
 }

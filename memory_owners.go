@@ -258,8 +258,11 @@ func (m *MemoryStore) InvalidateOwned(
 	ctx context.Context, owner, ref string, opts ...InvalidateOption,
 ) error {
 	digest, err := ownerOf(owner)
-	key, err2 := m.refKey(ref)
-	if err := cmp.Or(err, err2, ctx.Err()); err != nil {
+	key, known := m.refKey(ref)
+	if known != nil {
+		known = ErrNotFound
+	}
+	if err := cmp.Or(err, known, ctx.Err()); err != nil {
 		return wrap("invalidate owned", err)
 	}
 	m.mu.Lock()
@@ -306,8 +309,8 @@ func (m *MemoryStore) InvalidateOwner(
 func (m *MemoryStore) invalidateOwner(ctx context.Context, owner string, o InvalidateOptions) (n int, err error) {
 	digest, err := ownerOf(owner)
 	except := ""
-	if err == nil && o.Except != "" {
-		except, err = m.key(o.Except)
+	if err == nil && o.Except != nil {
+		except, err = m.key(*o.Except)
 	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return 0, err

@@ -58,7 +58,7 @@ func newConfig(opts []Option) (config, error) {
 		c.acksTimeout)
 	must(c.maxAge == 0 || c.maxAge >= time.Millisecond, "maximum age of cached sessions %v is below one millisecond", c.maxAge)
 	must(c.maxSessions >= 0, "maximum number of sessions %d is negative", c.maxSessions)
-	must(c.maxSessions == 0 || c.whenFull == Refuse || c.whenFull == EvictOldest, "what to do with too many sessions is not said")
+	must(c.maxSessions == 0 || c.whenFull == Refuse || c.whenFull == EvictOldest, "WithMaxSessions needs Refuse or EvictOldest")
 	must(c.maxAge == 0 || !c.strict, "a cache and strict reads exclude each other")
 	if len(faults) > 0 {
 		return config{}, errors.New("tombstore: new: " + strings.Join(faults, "; "))
@@ -141,17 +141,20 @@ func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
 // WithMaxSessions sets how many sessions an owner may have, ids that are reserved and sessions that are
 // between two ids among them, and what Reserve does with one more. There is no moment at which an
-// owner has more, but after the limit was lowered. All processes must have the same. A session that
-// logs in again counts for itself until it has moved: it may be the one that is ended, and Rotate then
-// fails with ErrInvalidated; Write stores the new session all the same. The default is 0, any number.
+// owner has more, but after the limit was lowered. All processes must have the same. Who logs in again
+// with a session that is the owner's already has two until Rotate has moved it: with Refuse that may be
+// one too many, and with EvictOldest the old session may be the one that is ended. Rotate then fails
+// with ErrInvalidated, and Write with Bound stores the new session. The adapters see to both. The
+// default is 0, any number.
 func WithMaxSessions(n int, whenFull WhenFull) Option {
 	return func(c *config) { c.maxSessions, c.whenFull = n, whenFull }
 }
 
 // WithPublish makes every end and every move of a session send a message (PUBLISH), so that those who
-// watch it (see Watcher) are told at once. Set it in every process that ends sessions: an end by
-// another one is noticed within a minute. The message is the session's key, on the channel that is
-// called as the key prefix and "ended"; with WithPlainIDs the key shows the id to whoever may
+// watch it (see Watcher) are told at once. Set it in every process that ends sessions: without it an
+// end is noticed within a minute, also by the process that has ended the session. A MemoryStore needs
+// no messages. The message is the session's key, on the channel whose name is the key prefix and
+// "ended"; with WithPlainIDs the key shows the id to whoever may
 // subscribe. A message that is not permitted is not sent, and the session is ended all the same. The
 // default is to send none.
 func WithPublish() Option { return func(c *config) { c.publish = true } }
@@ -164,8 +167,8 @@ const (
 	// of its login keeps its place until then, since it cannot be told from one that is reserved.
 	Refuse WhenFull = iota + 1
 	// EvictOldest ends the session whose login is the longest ago, with the reason Revoked. It spares
-	// what was reserved within the last minute or is between two ids; if there is nothing else, Reserve
-	// fails with ErrTooManySessions.
+	// sessions that are between two ids, and ids that were reserved within the last minute and are not
+	// written yet; if there is nothing else, Reserve fails with ErrTooManySessions.
 	EvictOldest
 )
 
@@ -271,10 +274,10 @@ type InvalidateOption func(*InvalidateOptions)
 
 // InvalidateOptions is what the options of one Invalidate add up to.
 type InvalidateOptions struct {
-	Reason Reason // zero: Logout
-	Live   bool   // fail unless a live session was ended
-	Alone  bool   // do not follow the session to another id
-	Except string // id of the session that InvalidateOwner lets live, or ""
+	Reason Reason  // zero: Logout
+	Live   bool    // fail unless a live session was ended
+	Alone  bool    // do not follow the session to another id
+	Except *string // id of the session that InvalidateOwner lets live; or nil
 
 	Thorough bool // InvalidateOwner looks at the owner in each record, too
 

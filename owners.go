@@ -68,7 +68,7 @@ type Binder interface {
 
 	// InvalidateOwned is Invalidate for the session that Sessions returned with ref, with the reason
 	// [Revoked] unless another one is given. It must return an error wrapping [ErrNotFound] if ref
-	// is not of that owner: it may come from a form.
+	// is not of that owner, or is none at all: it may come from a form.
 	InvalidateOwned(ctx context.Context, owner, ref string, opts ...InvalidateOption) error
 
 	// InvalidateOwner ends all sessions of an owner, with the reason [Revoked] unless another one is
@@ -162,8 +162,9 @@ func Bound(b Binding) WriteOption { return func(o *WriteOptions) { o.Binding = &
 // of its old life may have cut short.
 func WithBinding(b Binding) RotateOption { return func(o *RotateOptions) { o.Binding = &b } }
 
-// Except lets one session go on when InvalidateOwner ends the others.
-func Except(id string) InvalidateOption { return func(o *InvalidateOptions) { o.Except = id } }
+// Except lets one session go on when InvalidateOwner ends the others. An id that is none, such as "",
+// is ErrInvalidID.
+func Except(id string) InvalidateOption { return func(o *InvalidateOptions) { o.Except = &id } }
 
 // Thorough makes InvalidateOwner end the sessions, too, that name the owner in their record and are not
 // among the owner's: when the server may have lost that key, by an eviction, without persistence or in

@@ -26,8 +26,8 @@ func (s *RedisStore) invalidateOwner(ctx context.Context, owner string, o Invali
 		return 0, err
 	}
 	except := ""
-	if o.Except != "" {
-		if except, err = s.key(o.Except); err != nil {
+	if o.Except != nil {
+		if except, err = s.key(*o.Except); err != nil {
 			return 0, err
 		}
 	}

@@ -751,7 +751,7 @@ func TestOptions(t *testing.T) {
 		"timeout of":         WithReplicaAcks(1, 0),
 		"maximum age":        WithClientCache(-1),
 		"number of sessions": WithMaxSessions(-1, Refuse),
-		"too many sessions":  WithMaxSessions(1, 0),
+		"WithMaxSessions":    WithMaxSessions(1, 0),
 		"exclude each":       func(c *config) { WithClientCache(time.Second)(c); WithStrictReads()(c) },
 	} {
 		_, err := New(untouchable{}, opt)

@@ -436,7 +436,9 @@ var owners = []rule{
 		ref := c.sessions(owner)[0].Ref
 		require.ErrorIs(c, c.binder.InvalidateOwned(c, mallory, ref), tombstore.ErrNotFound)
 		require.ErrorIs(c, c.binder.InvalidateOwned(c, "nobody", ref), tombstore.ErrNotFound)
-		require.ErrorIs(c, c.binder.InvalidateOwned(c, owner, ""), tombstore.ErrInvalidID)
+		for _, none := range []string{"", "xxx", tombstore.NewID()} {
+			require.ErrorIs(c, c.binder.InvalidateOwned(c, owner, none), tombstore.ErrNotFound)
+		}
 		c.holds(id, "x")
 		_, next := c.rotate(id)
 		require.ErrorIs(c, c.binder.InvalidateOwned(c, mallory, ref), tombstore.ErrNotFound)
@@ -554,8 +556,10 @@ var owners = []rule{
 			_, err := c.binder.InvalidateOwner(c, owner, tombstore.Except(bad))
 			require.ErrorIs(c, err, tombstore.ErrNotFound)
 		}
-		_, err := c.binder.InvalidateOwner(c, owner, tombstore.Except(strings.Repeat("a", 1025)))
-		require.ErrorIs(c, err, tombstore.ErrInvalidID)
+		for _, none := range []string{"", strings.Repeat("a", 1025)} {
+			_, err := c.binder.InvalidateOwner(c, owner, tombstore.Except(none))
+			require.ErrorIs(c, err, tombstore.ErrInvalidID)
+		}
 		c.holds(id, "x")
 		require.NoError(c, c.logIn(tombstore.NewID(), login), "nothing was changed")
 	}},

@@ -129,7 +129,7 @@ func onOwnerEnd(
 func endListed(ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions) (n int, err error) {
 	all, err := s.Sessions(ctx, owner)
 	for _, found := range all {
-		if o.Except != "" && found.Ref == tombstore.Ref(o.Except) {
+		if o.Except != nil && found.Ref == tombstore.Ref(*o.Except) {
 			continue
 		}
 		if err := s.InvalidateOwned(ctx, owner, found.Ref, reasonOf(o)...); err != nil {
@@ -365,7 +365,7 @@ var ownerMutants = map[string]mutant{
 	"Except takes anybody's": {"InvalidateOwner/Except must be", onOwnerEnd(func(
 		ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
 	) (int, error) {
-		n, err := s.InvalidateOwner(ctx, owner, append(reasonOf(o), tombstore.Except(o.Except))...)
+		n, err := s.InvalidateOwner(ctx, owner, append(reasonOf(o), tombstore.Except(*o.Except))...)
 		if errors.Is(err, tombstore.ErrNotFound) {
 			return s.InvalidateOwner(ctx, owner, reasonOf(o)...)
 		}
@@ -374,7 +374,7 @@ var ownerMutants = map[string]mutant{
 	"Except knows the first id only": {"Race/all move against InvalidateOwner Except", onOwnerEnd(func(
 		ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
 	) (int, error) {
-		if o.Except == "" {
+		if o.Except == nil {
 			return s.InvalidateOwner(ctx, owner, reasonOf(o)...)
 		}
 		return endListed(ctx, s, owner, o)
