@@ -31,6 +31,13 @@ type Row struct {
 	Release    string // filled in by Report
 }
 
+// Add counts one more injection, and what was checked after it.
+func (r *Row) Add(checked, violations int64) {
+	r.Injected++
+	r.Checked += checked
+	r.Violations += violations
+}
+
 // Duration returns how long a test breaks things: FAULTS_DURATION, or a short time that suits every
 // run of the tests.
 func Duration(t testing.TB, short time.Duration) time.Duration {

@@ -190,9 +190,7 @@ func (r rows) add(kind faults.Kind, fault string, checked, violations int64) {
 		row = &faults.Row{Kind: kind, Fault: fault}
 		r[fault] = row
 	}
-	row.Injected++
-	row.Checked += checked
-	row.Violations += violations
+	row.Add(checked, violations)
 }
 
 func (r rows) report(t *testing.T) {

@@ -48,21 +48,37 @@ func TestRestart(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, c.args...)
 			row := faults.Row{Kind: c.kind, Fault: "restart after SIGKILL, " + c.persistence}
+			owned := faults.Row{Kind: c.kind, Fault: row.Fault + ": owners that were logged out everywhere"}
 			faults.Repeat(t, 1, 1, func() {
 				client := redistest.Dial(t, server.URL)
 				s := newStore(t, client)
 				ids := faults.Create(t, s, 100)
+				var all []*faults.Devices
+				for range 5 {
+					a := &faults.Account{Owner: tombstore.NewID(), NewID: tombstore.NewID, Whole: s}
+					all = append(all, a.Devices(t))
+				}
 				if c.snapshot {
 					do(t, client, "SAVE")
 				}
 				faults.End(t, s, ids)
+				for _, d := range all {
+					_, err := s.InvalidateOwner(t.Context(), d.Owner)
+					require.NoError(t, err)
+				}
 				server.Kill(t)
 				server.Restart(t)
-				row.Injected++
-				row.Checked += int64(len(ids))
-				row.Violations += faults.Live(t, newStore(t, redistest.Dial(t, server.URL)), ids)
+				s = newStore(t, redistest.Dial(t, server.URL))
+				row.Add(int64(len(ids)), faults.Live(t, s, ids))
+				owned.Injected++
+				for _, d := range all {
+					checked, violations := d.Out(t, s)
+					owned.Checked += checked
+					owned.Violations += violations
+				}
 			})
 			faults.Report(t, row)
+			faults.Report(t, owned)
 		})
 	}
 }
