@@ -1,12 +1,14 @@
 package faults
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // Create stores n sessions for an hour and returns their ids.
@@ -82,4 +84,30 @@ func Gone(t testing.TB, err error) bool {
 	}
 	require.True(t, tombstore.NoSession(err), "%v", err)
 	return true
+}
+
+// Slot returns the slot of a key without braces: its CRC16 (Redis cluster specification).
+func Slot(key string) int {
+	crc := uint16(0)
+	for _, b := range []byte(key) {
+		crc ^= uint16(b) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ 0x1021
+			} else {
+				crc <<= 1
+			}
+		}
+	}
+	return int(crc) % redistest.Slots
+}
+
+// NewID returns a new id that is wanted.
+func NewID(wanted func(id string) bool) string {
+	start := tombstore.NewID()
+	for n := 0; ; n++ {
+		if id := start + strconv.Itoa(n); wanted(id) {
+			return id
+		}
+	}
 }

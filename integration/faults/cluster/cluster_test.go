@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/integration/faults"
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
@@ -101,30 +102,11 @@ func newStore(t *testing.T, client rueidis.Client, opts ...tombstore.Option) *to
 
 func keyOf(id string) string { return prefix + tombstore.Ref(id) }
 
-// slotOf returns the slot of an id: CRC16 of its key (Redis cluster specification).
-func slotOf(id string) int {
-	crc := uint16(0)
-	for _, b := range []byte(keyOf(id)) {
-		crc ^= uint16(b) << 8
-		for range 8 {
-			if crc&0x8000 != 0 {
-				crc = crc<<1 ^ 0x1021
-			} else {
-				crc <<= 1
-			}
-		}
-	}
-	return int(crc) % redistest.Slots
-}
+func slotOf(id string) int { return faults.Slot(keyOf(id)) }
 
 // newID returns a new id whose slot is one of those wanted.
 func newID(wanted func(slot int) bool) string {
-	start := tombstore.NewID()
-	for n := 0; ; n++ {
-		if id := start + strconv.Itoa(n); wanted(slotOf(id)) {
-			return id
-		}
-	}
+	return faults.NewID(func(id string) bool { return wanted(slotOf(id)) })
 }
 
 // errorReplies counts the error replies of this kind that all nodes have given.
