@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -114,9 +115,9 @@ func (a *Account) Devices(t testing.TB) *Devices {
 	return d
 }
 
-// Out lets late logins go on with a store, after InvalidateOwner has returned nil. It returns how
-// many ids it has looked at, and how many of them are live.
-func (d *Devices) Out(t testing.TB, s *tombstore.RedisStore) (checked, violations int64) {
+// Out lets late logins go on with a store, after InvalidateOwner has returned nil, and counts the ids
+// that are live.
+func (d *Devices) Out(t testing.TB, s *tombstore.RedisStore, row *Row) {
 	t.Helper()
 	_, _ = s.Write(t.Context(), d.id, []byte("late"), time.Hour, tombstore.Bound(d.binding))
 	out := append(d.out[:len(d.out):len(d.out)], d.In...)
@@ -129,15 +130,23 @@ func (d *Devices) Out(t testing.TB, s *tombstore.RedisStore) (checked, violation
 			out = append(out, l.user)
 		}
 	}
-	return int64(len(out)), Live(t, s, out)
+	row.Checked += int64(len(out))
+	row.Violations += Live(t, s, out)
 }
 
-// LogOut calls InvalidateOwner while the sessions move, and while logins go on that have begun before.
-// With except one session goes on, which moves too. It returns how many ids it has looked at, and how
-// many of them are live that must not be, or are not live that must be.
-func (a *Account) LogOut(t testing.TB, except bool) (checked, violations int64) {
+// LogOut calls InvalidateOwner while the sessions move, and while logins go on that have begun before,
+// and then once more. With except one session goes on at first, which moves too. Out counts the ids
+// that are live and must not be, or that must be and are not; told the sessions whose watchers are not
+// told of their end, or are told that the session has ended which goes on.
+func (a *Account) LogOut(t testing.TB, except bool, out, told *Row) {
 	t.Helper()
 	ctx, d := t.Context(), a.Devices(t)
+	var watches []context.Context
+	for _, id := range d.In {
+		watch, err := a.Store.Watch(ctx, id)
+		require.NoError(t, err)
+		watches = append(watches, watch)
+	}
 	next := []string{a.NewID(), a.NewID(), a.NewID()}
 	d.out = append(d.out, next[1:]...)
 	var moved, ended error
@@ -170,33 +179,47 @@ func (a *Account) LogOut(t testing.TB, except bool) (checked, violations int64) 
 		_, ended = a.Store.InvalidateOwner(ctx, a.Owner, opts...)
 	}
 	require.NoError(t, ended)
+	out.Injected++
+	told.Injected++
 	first := d.In[0]
 	if except {
 		d.In = d.In[1:]
-		switch {
-		case moved == nil:
-			checked, violations = 1, 1-Live(t, a.Whole, next[:1])
-		case tombstore.NoSession(moved):
-			checked, violations = 1, 1
+		lost := tombstore.NoSession(moved)
+		if moved == nil {
+			lost = Live(t, a.Whole, next[:1]) == 0
+			told.check(watches[0].Err() != nil)
 		}
+		out.check(lost)
 	}
-	c, v := d.Out(t, a.Store)
-	checked, violations = checked+c, violations+v
+	d.Out(t, a.Store, out)
 
 	again := a.begin(t, byWrite, a.ticket(t))
 	require.NoError(t, again.finish(ctx, a.Store))
-	checked, violations = checked+1, violations+1-Live(t, a.Whole, []string{again.user})
+	out.check(Live(t, a.Whole, []string{again.user}) == 0)
 	_, err := a.Store.InvalidateOwner(ctx, a.Owner)
 	require.NoError(t, err)
 	d.out = append(d.out, first, next[0], again.user)
-	c, v = d.Out(t, a.Store)
-	return checked + c, violations + v
+	d.Out(t, a.Store, out)
+	if out.Violations > 0 { // what is live has no end that could be told
+		return
+	}
+	late := time.NewTimer(30 * time.Second) // a watch looks at a session once a minute in any case
+	defer late.Stop()
+	for _, watch := range watches {
+		select {
+		case <-watch.Done():
+		case <-late.C:
+			late.Reset(0)
+		}
+		told.check(!errors.Is(context.Cause(watch), tombstore.ErrInvalidated))
+	}
 }
 
-// Crowd logs in many times at once, with a store that lets limit sessions be. It returns how often it
-// has looked at all of them in one moment, and how often there were more.
-func (a *Account) Crowd(t testing.TB, limit int64) (checked, violations int64) {
+// Crowd logs in many times at once, with a store that lets limit sessions be, and counts the moments
+// at which there are more.
+func (a *Account) Crowd(t testing.TB, limit int64, row *Row) {
 	t.Helper()
+	row.Injected++
 	var steps []func()
 	var keys []string
 	var in atomic.Int64
@@ -214,9 +237,7 @@ func (a *Account) Crowd(t testing.TB, limit int64) (checked, violations int64) {
 		if err != nil {
 			return err
 		}
-		if checked++; n > limit {
-			violations++
-		}
+		row.check(n > limit)
 		return nil
 	}
 	over := make(chan struct{})
@@ -229,7 +250,7 @@ func (a *Account) Crowd(t testing.TB, limit int64) (checked, violations int64) {
 		case <-over:
 			require.NoError(t, look())
 			require.Positive(t, in.Load(), "nobody has logged in")
-			return checked, violations
+			return
 		default:
 			_ = look() // the server may be away
 		}

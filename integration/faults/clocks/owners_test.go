@@ -117,15 +117,17 @@ func (e *ending) reserve(t *testing.T, id string, left time.Duration) tombstore.
 }
 
 // missed logs the owner in so often that what has expired is taken out of the key, and then out
-// everywhere. It returns how many sessions there were, and how many of them are live.
-func (e *ending) missed(t *testing.T) (checked, violations int64) {
+// everywhere, and counts the sessions that are live.
+func (e *ending) missed(t *testing.T, row *faults.Row) {
 	t.Helper()
 	for range 100 {
 		e.reserve(t, e.NewID(), 5*hour)
 	}
 	_, err := e.Store.InvalidateOwner(t.Context(), e.Owner)
 	require.NoError(t, err)
-	return int64(len(e.ids)), faults.Live(t, e.Store, e.ids)
+	row.Injected++
+	row.Checked += int64(len(e.ids))
+	row.Violations += faults.Live(t, e.Store, e.ids)
 }
 
 // TestOwners moves the clock of the server that has the owners' keys, and not that of their sessions'.
@@ -138,30 +140,31 @@ func TestOwners(t *testing.T) {
 	}{{"10 s ahead", 10 * time.Second}, {"10 s behind", -10 * time.Second}, {"1 h ahead", hour}, {"1 h behind", -hour}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p, r := startPair(t), rows{}
-			add := func(what string, checked, violations int64) {
-				t.Helper()
-				r.add(faults.Promised, "clock of the owner's server "+c.name+": "+what, checked, violations)
-			}
-			round := 0
+			p := startPair(t)
+			var near, before, out, told, places faults.Row
 			faults.Repeat(t, 2, 1, func() {
 				p.owners.move(t, 0)
-				before := p.account(t, same)
-				devices, ending := before.Devices(t), p.ending(t, c.skew, same)
+				a := p.account(t, same)
+				devices, ending := a.Devices(t), p.ending(t, c.skew, same)
 				p.owners.move(t, c.skew)
-				checked, violations := ending.missed(t)
-				add("sessions near their deadline that InvalidateOwner misses", checked, violations)
-				_, err := before.Store.InvalidateOwner(t.Context(), before.Owner)
+				ending.missed(t, &near)
+				_, err := a.Store.InvalidateOwner(t.Context(), a.Owner)
 				require.NoError(t, err)
-				checked, violations = devices.Out(t, before.Store)
-				add("InvalidateOwner of sessions and logins from before it moved", checked, violations)
-				checked, violations = p.account(t, same).LogOut(t, round%2 == 1)
-				add("InvalidateOwner against logins and moves", checked, violations)
-				checked, violations = p.account(t, same, tombstore.WithMaxSessions(limit, tombstore.EvictOldest)).Crowd(t, limit)
-				add("moments with more sessions than the limit", checked, violations)
-				round++
+				before.Injected++
+				devices.Out(t, a.Store, &before)
+				p.account(t, same, tombstore.WithPublish()).LogOut(t, out.Injected%2 == 1, &out, &told)
+				p.account(t, same, tombstore.WithMaxSessions(limit, tombstore.EvictOldest)).Crowd(t, limit, &places)
 			})
-			r.report(t)
+			for what, row := range map[string]*faults.Row{
+				"sessions near their deadline that InvalidateOwner misses":    &near,
+				"InvalidateOwner of sessions and logins from before it moved": &before,
+				"InvalidateOwner against logins and moves":                    &out,
+				"watchers of sessions that move, and then end":                &told,
+				"moments with more sessions than the limit":                   &places,
+			} {
+				row.Kind, row.Fault = faults.Promised, "clock of the owner's server "+c.name+": "+what
+				faults.Report(t, *row)
+			}
 		})
 	}
 }
@@ -189,7 +192,7 @@ func TestOwners_NearDeadline(t *testing.T) {
 				p.owners.move(t, 0)
 				ending := p.ending(t, c.skew, c.wrap)
 				p.owners.move(t, c.skew)
-				row.Add(ending.missed(t))
+				ending.missed(t, &row)
 			}
 			faults.Report(t, row)
 		})

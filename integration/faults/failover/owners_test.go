@@ -73,9 +73,7 @@ func TestOwners(t *testing.T) {
 				r.lead(far)
 				row.Injected++
 				for _, d := range promised {
-					checked, violations := d.Out(t, far.store(t))
-					row.Checked += checked
-					row.Violations += violations
+					d.Out(t, far.store(t), &row)
 				}
 				old.restartAs(t, far.Addr)
 				near.follow(t, far.wireAddr())

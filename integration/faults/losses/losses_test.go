@@ -69,12 +69,12 @@ func TestRestart(t *testing.T) {
 				server.Kill(t)
 				server.Restart(t)
 				s = newStore(t, redistest.Dial(t, server.URL))
-				row.Add(int64(len(ids)), faults.Live(t, s, ids))
+				row.Injected++
+				row.Checked += int64(len(ids))
+				row.Violations += faults.Live(t, s, ids)
 				owned.Injected++
 				for _, d := range all {
-					checked, violations := d.Out(t, s)
-					owned.Checked += checked
-					owned.Violations += violations
+					d.Out(t, s, &owned)
 				}
 			})
 			faults.Report(t, row)

@@ -27,11 +27,12 @@ var strikes = map[string]func(t *testing.T, b *bed){
 
 // bed is a server on which owners log in and out, and what was found.
 type bed struct {
-	server      *redistest.Server
-	wire        *redistest.Proxy
-	admin       rueidis.Client // past the wire
-	client      *faults.Striking
-	out, places faults.Row
+	server *redistest.Server
+	wire   *redistest.Proxy
+	admin  rueidis.Client // past the wire
+	client *faults.Striking
+
+	out, told, places faults.Row
 }
 
 // newBed returns a bed whose store has a client that is wrapped.
@@ -55,8 +56,8 @@ func (b *bed) round(t *testing.T) {
 			Store: newStore(t, b.client, opts...), Whole: newStore(t, b.admin), Server: b.admin,
 		}
 	}
-	b.out.Add(account().LogOut(t, b.out.Injected%2 == 1))
-	b.places.Add(account(tombstore.WithMaxSessions(limit, tombstore.EvictOldest)).Crowd(t, limit))
+	account(tombstore.WithPublish()).LogOut(t, b.out.Injected%2 == 1, &b.out, &b.told)
+	account(tombstore.WithMaxSessions(limit, tombstore.EvictOldest)).Crowd(t, limit, &b.places)
 }
 
 // TestOwners breaks things while owners log in, move and are logged out everywhere.
@@ -70,10 +71,14 @@ func TestOwners(t *testing.T) {
 			if fault == "replies lost" {
 				require.Positive(t, b.wire.Lost())
 			}
-			b.out.Kind, b.out.Fault = faults.Promised, "owners, "+fault+": InvalidateOwner against logins and moves"
-			b.places.Kind, b.places.Fault = faults.Promised, "owners, "+fault+": moments with more sessions than the limit"
-			faults.Report(t, b.out)
-			faults.Report(t, b.places)
+			for what, row := range map[string]*faults.Row{
+				"InvalidateOwner against logins and moves":     &b.out,
+				"watchers of sessions that move, and then end": &b.told,
+				"moments with more sessions than the limit":    &b.places,
+			} {
+				row.Kind, row.Fault = faults.Promised, "owners, "+fault+": "+what
+				faults.Report(t, *row)
+			}
 		})
 	}
 }
