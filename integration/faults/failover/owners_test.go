@@ -79,6 +79,7 @@ func TestOwners(t *testing.T) {
 				near.follow(t, far.wireAddr())
 				old.Restart(t)
 				near, far = old, near
+				r.synced(t)
 			})
 			faults.Report(t, row)
 		})
