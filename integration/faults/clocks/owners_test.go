@@ -1,9 +1,12 @@
 package clocks
 
 import (
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,10 +30,7 @@ func startPair(t *testing.T) *pair {
 	p := &pair{}
 	var buses []string
 	for i, node := range []**server{&p.owners, &p.sessions} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		_, bus, _ := net.SplitHostPort(l.Addr().String())
-		l.Close()
+		bus := busPort()
 		buses = append(buses, bus)
 		*node = start(t, 0, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-announce-bus-port", bus, "--cluster-node-timeout", "1000")
 		(*node).do(t, "CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*redistest.Slots/2), strconv.Itoa((i+1)*redistest.Slots/2-1))
@@ -53,6 +53,23 @@ func startPair(t *testing.T) *pair {
 	t.Cleanup(p.client.Close)
 	require.Equal(t, rueidis.ClientModeCluster, p.client.Mode())
 	return p
+}
+
+var lastBus = func() *atomic.Int64 {
+	n := new(atomic.Int64)
+	n.Store(rand.Int64N(20000))
+	return n
+}()
+
+// busPort returns a port that is free, and that no system gives to those who ask for any.
+func busPort() string {
+	for {
+		port := strconv.FormatInt(10000+lastBus.Add(1)%20000, 10)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
 }
 
 func (s *server) do(t *testing.T, command ...string) string {
@@ -116,18 +133,36 @@ func (e *ending) reserve(t *testing.T, id string, left time.Duration) tombstore.
 	return b
 }
 
-// missed logs the owner in so often that what has expired is taken out of the key, and then out
-// everywhere, and counts the sessions that are live.
-func (e *ending) missed(t *testing.T, row *faults.Row) {
+// prune logs the owner in so often that what has expired is taken out of the key.
+func (e *ending) prune(t *testing.T) {
 	t.Helper()
 	for range 100 {
 		e.reserve(t, e.NewID(), 5*hour)
 	}
+}
+
+// end logs the owner out everywhere, and counts the sessions that are live.
+func (e *ending) end(t *testing.T, row *faults.Row) {
+	t.Helper()
 	_, err := e.Store.InvalidateOwner(t.Context(), e.Owner)
 	require.NoError(t, err)
 	row.Injected++
 	row.Checked += int64(len(e.ids))
 	row.Violations += faults.Live(t, e.Store, e.ids)
+}
+
+// list counts the sessions that are live and that Sessions does not return.
+func list(t *testing.T, a *faults.Account, ids []string, row *faults.Row) {
+	t.Helper()
+	sessions, err := a.Store.Sessions(t.Context(), a.Owner)
+	require.NoError(t, err)
+	row.Injected++
+	for _, id := range ids {
+		row.Checked++
+		if !slices.ContainsFunc(sessions, func(s tombstore.OwnedSession) bool { return s.Ref == tombstore.Ref(id) }) {
+			row.Violations += faults.Live(t, a.Store, []string{id})
+		}
+	}
 }
 
 // TestOwners moves the clock of the server that has the owners' keys, and not that of their sessions'.
@@ -141,13 +176,16 @@ func TestOwners(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := startPair(t)
-			var near, before, out, told, places faults.Row
+			var listed, near, before, out, told, places faults.Row
 			faults.Repeat(t, 2, 1, func() {
 				p.owners.move(t, 0)
 				a := p.account(t, same)
 				devices, ending := a.Devices(t), p.ending(t, c.skew, same)
 				p.owners.move(t, c.skew)
-				ending.missed(t, &near)
+				ending.prune(t)
+				list(t, ending.Account, ending.ids, &listed)
+				ending.end(t, &near)
+				list(t, a, devices.In, &listed)
 				_, err := a.Store.InvalidateOwner(t.Context(), a.Owner)
 				require.NoError(t, err)
 				before.Injected++
@@ -156,6 +194,7 @@ func TestOwners(t *testing.T) {
 				p.account(t, same, tombstore.WithMaxSessions(limit, tombstore.EvictOldest)).Crowd(t, limit, &places)
 			})
 			for what, row := range map[string]*faults.Row{
+				"live sessions that Sessions does not list":                   &listed,
 				"sessions near their deadline that InvalidateOwner misses":    &near,
 				"InvalidateOwner of sessions and logins from before it moved": &before,
 				"InvalidateOwner against logins and moves":                    &out,
@@ -192,7 +231,8 @@ func TestOwners_NearDeadline(t *testing.T) {
 				p.owners.move(t, 0)
 				ending := p.ending(t, c.skew, c.wrap)
 				p.owners.move(t, c.skew)
-				ending.missed(t, &row)
+				ending.prune(t)
+				ending.end(t, &row)
 			}
 			faults.Report(t, row)
 		})

@@ -57,7 +57,8 @@ func (b *bed) round(t *testing.T) {
 		}
 	}
 	account(tombstore.WithPublish()).LogOut(t, b.out.Injected%2 == 1, &b.out, &b.told)
-	account(tombstore.WithMaxSessions(limit, tombstore.EvictOldest)).Crowd(t, limit, &b.places)
+	whenFull := []tombstore.WhenFull{tombstore.EvictOldest, tombstore.Refuse}[b.places.Injected%2]
+	account(tombstore.WithMaxSessions(limit, whenFull)).Crowd(t, limit, &b.places)
 }
 
 // TestOwners breaks things while owners log in, move and are logged out everywhere.
