@@ -152,8 +152,10 @@ func TestJSON(t *testing.T) {
 	require.Equal(t, exitOK, status)
 	requireJSON(t, lines, session)
 
-	delete(session, "owner")
-	delete(session, "label")
+	status, lines = json(bob, "list", "-owner", "-from=-")
+	require.Equal(t, exitOK, status)
+	requireJSON(t, lines, map[string]any{"owner": tombstore.Ref(bob), "state": "absent"})
+
 	absent := tombstore.Ref("none")
 	status, lines = json(ref+"\nno ref\n"+absent, "inspect", "-from=-")
 	require.Equal(t, exitFailed, status)

@@ -37,7 +37,7 @@ func listOwned(ctx context.Context, s *tombstore.RedisStore, owner target, out *
 	case err != nil:
 		out.print(report{Owner: owner.ref, Error: err.Error()})
 	case len(sessions) == 0:
-		out.remark("owner " + owner.ref + "  no live session")
+		out.print(report{Owner: owner.ref, State: absent, text: "no live session"})
 	}
 }
 

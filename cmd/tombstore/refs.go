@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +16,14 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-const inspectTimeout = 2 * time.Second // for each ref
+const (
+	inspectTimeout = 2 * time.Second // for each ref
+
+	// Of a record, as package tombstore has it.
+	itemOwner = 1
+	itemLabel = 2
+	headRead  = 22 + 2 + 3 + 16 + 3 + 1024 // bytes, with an owner and the longest label
+)
 
 // query is a command on sessions that prints reports.
 type query struct {
@@ -113,7 +121,7 @@ func (r *report) look(ctx context.Context, conn rueidis.Client, prefix string) e
 	defer cancel()
 	key := prefix + r.Ref
 	results := conn.DoMulti(ctx, // not the typed commands, which may be sent to a replica
-		conn.B().Arbitrary("GETRANGE").Keys(key).Args("0", "21").Build(),
+		conn.B().Arbitrary("GETRANGE").Keys(key).Args("0", strconv.Itoa(headRead-1)).Build(),
 		conn.B().Arbitrary("HMGET").Keys(key).Args("t", "s", "c").Build(),
 		conn.B().Arbitrary("PTTL").Keys(key).Build(),
 	)
@@ -125,13 +133,13 @@ func (r *report) look(ctx context.Context, conn rueidis.Client, prefix string) e
 	if left := time.Duration(ms) * time.Millisecond; left >= 0 {
 		r.ExpiresAt, expiry = time.Now().UTC().Add(left).Truncate(time.Millisecond), expiresIn(left)
 	}
-	header, err := results[0].AsBytes()
+	head, err := results[0].AsBytes()
 	switch {
-	case err == nil && len(header) == 0:
+	case err == nil && len(head) == 0:
 		r.State, r.text = absent, "absent"
 		return nil
 	case err == nil:
-		r.live(header, expiry)
+		r.live(head, expiry)
 		return nil
 	case !isWrongType(err):
 		return err
@@ -153,16 +161,37 @@ func (r *report) look(ctx context.Context, conn rueidis.Client, prefix string) e
 func (r *report) foreign() { *r = report{Ref: r.Ref, State: foreign, text: "foreign value"} }
 
 // live describes the first bytes of a record.
-func (r *report) live(header []byte, expiry string) {
-	if len(header) < 22 || header[0] != 0xC1 || header[1] > 0x7F {
+func (r *report) live(head []byte, expiry string) {
+	if len(head) < 22 || head[0] != 0xC1 || head[1] > 0x7F {
 		r.foreign()
 		return
 	}
-	r.CreatedAt = milliseconds(header[10:])
-	if string(header[16:22]) != "\x00\x00\x00\x00\x00\x00" {
-		r.Deadline = milliseconds(header[16:])
+	r.CreatedAt = milliseconds(head[10:])
+	if string(head[16:22]) != "\x00\x00\x00\x00\x00\x00" {
+		r.Deadline = milliseconds(head[16:])
 	}
+	r.Owner = base64.RawURLEncoding.EncodeToString(itemIn(head, itemOwner))
+	r.Label = string(itemIn(head, itemLabel))
 	r.sayLive(expiry)
+}
+
+// itemIn returns an item of the record that begins with head, or nil. What follows the items is data.
+func itemIn(head []byte, kind byte) []byte {
+	if head[1]&1 == 0 || len(head) < 24 {
+		return nil
+	}
+	items := head[24:min(len(head), 24+int(binary.BigEndian.Uint16(head[22:])))]
+	for len(items) >= 3 {
+		size := 3 + int(binary.BigEndian.Uint16(items[1:]))
+		if size > len(items) {
+			return nil
+		}
+		if items[0] == kind {
+			return items[3:size]
+		}
+		items = items[size:]
+	}
+	return nil
 }
 
 // tombstone describes a tombstone by its end, its successor and its claim.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +104,22 @@ func TestInspect(t *testing.T) {
 func TestInspect_Deadline(t *testing.T) {
 	b := newBench(t, tombstore.WithAbsoluteTimeout(time.Hour))
 	_, ref := b.begin()
-	require.Regexp(t, `expires in (1m0|59)s, at the latest at `+timePattern+`$`, b.state(ref))
+	require.Regexp(t, `expires in (1m0|59)s, deadline `+timePattern+`$`, b.state(ref))
+}
+
+// Owner and label are shown, and nothing of the data behind them.
+func TestInspect_Owner(t *testing.T) {
+	b := newBench(t)
+	for _, label := range []string{"", "phone\x1b[2J", strings.Repeat("x", 1024)} {
+		id, ref := b.logIn(alice, label)
+		_, err := b.Write(t.Context(), id, []byte("\x02\x00\x06secret"), time.Minute, tombstore.IfPresent()) // as a label
+		require.NoError(t, err)
+		want := `, owner ` + tombstore.Ref(alice)
+		if label != "" {
+			want += `, label ` + strconv.QuoteToASCII(label)
+		}
+		require.Regexp(t, `, deadline `+timePattern+regexp.QuoteMeta(want)+`$`, b.state(ref))
+	}
 }
 
 // A foreign value is an error, as it is to list. The fields and flags of a later edition are no reason

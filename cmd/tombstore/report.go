@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// States of a session. An owner is live or ended if the server knows it.
+// States of a session. An owner is live or ended if the server knows it; a list of an owner's sessions
+// does not tell ended and absent apart.
 const (
 	live    = "live"
 	pending = "pending" // between two ids
@@ -57,7 +58,7 @@ func (r *report) sayLive(expiry string) {
 		r.text += ", " + expiry
 	}
 	if !r.Deadline.IsZero() {
-		r.text += ", at the latest at " + stamp(r.Deadline)
+		r.text += ", deadline " + stamp(r.Deadline)
 	}
 	if r.Owner != "" {
 		r.text += ", owner " + r.Owner
