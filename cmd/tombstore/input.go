@@ -39,7 +39,7 @@ func (in *input) ownerFlag(flags *flag.FlagSet, usage string) {
 	flags.BoolVar(&in.owners, "owner", false, usage)
 }
 
-// read returns what the input names. No error quotes it.
+// read returns what the input names: nothing only with -from. No error quotes it.
 func (in *input) read(args []string) ([]target, error) {
 	switch {
 	case in.ids && in.owners:
@@ -67,7 +67,7 @@ func (in *input) read(args []string) ([]target, error) {
 	case in.owners:
 		place = "owner"
 	}
-	if len(args) == 0 {
+	if len(args) == 0 && in.from == "" {
 		return nil, errors.New("nothing is named, neither behind the URL nor with -from")
 	}
 	about := make([]target, len(args))

@@ -71,6 +71,21 @@ func TestFrom_BadLines(t *testing.T) {
 	require.Equal(t, "line 1  is no ref of a session\n", stderr)
 }
 
+// There is nothing to do at the end of a pipe from an empty store.
+func TestFrom_Empty(t *testing.T) {
+	b := newBench(t)
+	for _, args := range [][]string{
+		{"list", "-owner"}, {"inspect"}, {"inspect", "-json"}, {"invalidate"}, {"invalidate", "-owner"},
+	} {
+		for _, from := range []string{"-", os.DevNull} {
+			status, lines, stderr := b.runWith("", append(args, "-from", from, b.url)...)
+			require.Equal(t, exitOK, status, args)
+			require.Equal(t, []string{""}, lines, args)
+			require.Empty(t, stderr, args)
+		}
+	}
+}
+
 // Nothing is done where it is not clear what is meant.
 func TestInput_Usage(t *testing.T) {
 	b := newBench(t)
@@ -88,7 +103,7 @@ func TestInput_Usage(t *testing.T) {
 		{"give -owner", []string{"list", "-from=-", b.url}},
 		{"nothing is named", []string{"list", "-owner", b.url}},
 		{"nothing is named", []string{"inspect", b.url}},
-		{"nothing is named", []string{"invalidate", "-from", os.DevNull, b.url}},
+		{"nothing is named", []string{"invalidate", "-from", "", b.url}},
 		{"no such file", []string{"invalidate", "-owner", "-from", missing, b.url}},
 		{"is a directory", []string{"invalidate", "-owner", "-from", t.TempDir(), b.url}},
 		{"the URL does not begin with", []string{"invalidate", "-owner", alice, b.url}},

@@ -64,6 +64,9 @@ func (c command) run(args []string, use func(conn rueidis.Client, about []target
 		fmt.Fprintln(c.stderr, "tombstore:", err)
 		return exitUsage
 	}
+	if c.input != nil && c.input.from != "" && len(about) == 0 {
+		return exitOK // as at the end of a pipe from an empty store
+	}
 	conn, err := client.Dial(option)
 	if err != nil {
 		fmt.Fprintln(c.stderr, "tombstore: no connection:", err)
