@@ -11,7 +11,10 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-const maxName = 1024 // bytes of an id or an owner, as package tombstore has it
+const (
+	maxName       = 1024     // bytes of an id or an owner, as package tombstore has it
+	byteOrderMark = "\uFEFF" // with which editors of Windows begin a file
+)
 
 // input is what a command is about: sessions, by their refs or ids, or owners. They are the arguments
 // behind the URL or the lines of a file.
@@ -93,7 +96,7 @@ func (in *input) lines() ([]string, error) {
 		return nil, fmt.Errorf("-from: %w", err)
 	}
 	var lines []string
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(strings.TrimPrefix(string(text), byteOrderMark)) {
 		lines = append(lines, strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"))
 	}
 	return lines, nil

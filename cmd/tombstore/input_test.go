@@ -43,6 +43,21 @@ func TestFrom(t *testing.T) {
 	}
 }
 
+// The mark with which a file may begin is no part of an owner's name. A line that looks like a comment
+// is a name.
+func TestFrom_Names(t *testing.T) {
+	b := newBench(t)
+	b.logIn(alice, "")
+	b.logIn("# "+bob, "")
+	status, lines, stderr := b.runWith("\uFEFF"+alice+"\r\n# "+bob+"\n", "invalidate", "-owner", "-from=-", b.url)
+	require.Equal(t, exitOK, status, stderr)
+	require.Equal(t, []string{
+		"owner " + tombstore.Ref(alice) + "  sessions ended: 1",
+		"owner " + tombstore.Ref("# "+bob) + "  sessions ended: 1",
+		"sessions ended in all: 2",
+	}, lines)
+}
+
 // What a line does not name is told by its number, and the others are carried out.
 func TestFrom_BadLines(t *testing.T) {
 	b := newBench(t)
