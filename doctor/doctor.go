@@ -427,6 +427,7 @@ func (e *examination) rights() {
 	try("WithStrictReads", "GETEX", key)
 	try("List", "SCAN", "0", "MATCH", key, "COUNT", "1")
 	try("WithReplicaAcks", "WAIT", "0", "1")
+	try("noticing that the server of an idle connection is gone", "PING")
 	for _, command := range [][]string{
 		{"ZADD", key, "XX", "0", "x"},
 		{"ZREM", key, "x"},
@@ -515,7 +516,7 @@ func (e *examination) latency() {
 	for range pings {
 		begun := time.Now()
 		if err := e.do("PING").Error(); err != nil {
-			e.found(name, Unknown, "", "PING failed")
+			e.found(name, Unknown, "", "PING failed: %v", err)
 			return
 		}
 		took = append(took, time.Since(begun))
