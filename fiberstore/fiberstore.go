@@ -286,6 +286,7 @@ func (s *Storage) DeleteWithContext(ctx context.Context, key string) error {
 	case err != nil:
 		return err
 	case method != regenerate:
+		h.destroyed = h.destroyed || method == destroy
 		err = s.end(ctx, h)
 	case h.id != key:
 		return errTwice

@@ -32,17 +32,22 @@ var (
 // be right, and set what the session needs to know after it. The values so far stay.
 //
 // After an error nobody is logged in, and the session goes on as it was, under a new id:
-// tombstore.ErrStaleLogin if the owner's sessions have been ended since BeginLogin, or an hour ago, so
-// that the user has to give the password again, tombstore.ErrTooManySessions if the owner has as many as
-// may be, and an adapter.ErrRefused if the request's session has been ended meanwhile. If the owner's
+// tombstore.ErrStaleLogin if the owner's sessions have been ended since BeginLogin, or if BeginLogin was
+// more than an hour ago, so that the user has to give the password again, tombstore.ErrTooManySessions if
+// the owner has as many as may be, tombstore.ErrTooLarge if a label has more than 1024 bytes (cut a
+// User-Agent), and an adapter.ErrRefused if the request's session has been ended meanwhile. If the owner's
 // sessions are ended after Login, nothing is saved, as of any session that was ended.
 //
 // The session needs a deadline: by tombstore.Until, by tombstore.WithAbsoluteTimeout, or by the
 // AbsoluteTimeout of fiber's session, which begins anew at the login with the middleware, and not with a
-// session of Store.Get. Otherwise the error is tombstore.ErrNoDeadline: an IdleTimeout is none.
+// session of Store.Get, whose Reset also removes it. Otherwise the error is tombstore.ErrNoDeadline: an
+// IdleTimeout is none.
 //
-// If the handler panics, what Login has reserved counts among the owner's sessions for ten minutes. The
-// store must be a tombstore.Binder.
+// To begin with an empty session call Reset before Login. After Destroy the middleware saves nothing any
+// more in the request, so Login fails.
+//
+// If the handler fails after Login, log out (Destroy), which gives up what Login has reserved. If it
+// panics, that counts among the owner's sessions for ten minutes. The store must be a tombstore.Binder.
 func (s *Storage) Login(
 	c fiber.Ctx, sess Session, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) error {
@@ -50,8 +55,11 @@ func (s *Storage) Login(
 	if err != nil {
 		return err
 	}
+	if _, ok := sess.(*session.Middleware); ok && h.destroyed {
+		return errDestroyed
+	}
 	key, expires := expiration(sess)
-	if key != nil {
+	if !expires.IsZero() {
 		opts = append([]tombstore.ReserveOption{tombstore.Until(expires)}, opts...)
 	}
 	ctx, _ := s.request(c)
@@ -89,7 +97,11 @@ func (s *Storage) LogoutEverywhere(c fiber.Ctx, sess Session, owner string) (n i
 	return n, err
 }
 
-var errAnother = errors.New("fiberstore: the session is not kept in this Storage")
+var (
+	errAnother   = errors.New("fiberstore: the session is not kept in this Storage")
+	errDestroyed = errors.New("fiberstore: login: the session was destroyed in this request, after which fiber " +
+		"saves nothing; for an empty one call Reset")
+)
 
 // renew gives a session a new id, and returns what the request holds under that.
 func (s *Storage) renew(c fiber.Ctx, sess Session) (*held, error) {
@@ -107,18 +119,17 @@ func (s *Storage) renew(c fiber.Ctx, sess Session) (*held, error) {
 	return h, nil
 }
 
-// expiration returns the key under which fiber keeps when a session expires at the latest, nil if there
-// is none, and when that is for a session that is logged in now.
+// expiration returns the key under which a session keeps when it expires at the latest, nil if it does
+// not, and when that is if it is logged in now, zero if there is no such time.
 func expiration(sess Session) (key any, expires time.Time) {
-	for _, key := range sess.Keys() {
-		expires, ok := sess.Get(key).(time.Time)
-		if !ok || reflect.TypeOf(key).PkgPath() != sessionPath {
-			continue
+	for _, k := range sess.Keys() {
+		at, ok := sess.Get(k).(time.Time)
+		if ok && reflect.TypeOf(k).PkgPath() == sessionPath {
+			key, expires = k, at
 		}
-		if m, ok := sess.(*session.Middleware); ok {
-			expires = time.Now().Add(m.Store().AbsoluteTimeout)
-		}
-		return key, expires
 	}
-	return nil, time.Time{}
+	if m, ok := sess.(*session.Middleware); ok && m.Store().AbsoluteTimeout > 0 {
+		expires = time.Now().Add(m.Store().AbsoluteTimeout)
+	}
+	return key, expires
 }

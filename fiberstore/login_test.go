@@ -229,6 +229,63 @@ func TestLogin_NewLife(t *testing.T) {
 	})
 }
 
+// Reset takes fiber's expiration away, but the middleware knows how long that is.
+func TestLogin_AfterReset(t *testing.T) {
+	config := session.Config{AbsoluteTimeout: 12 * time.Hour, IdleTimeout: time.Hour}
+	eachMember(t, config, nil, func(m *members, how mode) {
+		for _, x := range []string{m.visitor(), m.login("bob", "")} {
+			m.act(func(c fiber.Ctx, s Session) error {
+				return errors.Join(s.(values).Reset(), m.in("alice")(c, s))
+			})
+			m.opts = nil
+			r := m.get("step", x)
+			want := 12 * time.Hour
+			if how == storeMode {
+				require.Contains(m, r.body, tombstore.ErrNoDeadline.Error())
+				want = 2 * time.Hour
+				m.opts = []tombstore.ReserveOption{tombstore.Until(time.Now().Add(want))}
+				r = m.get("step", x)
+			}
+			require.Equal(m, http.StatusAccepted, r.status, r.body)
+			require.WithinDuration(m, time.Now().Add(want), m.owned("alice", r.id())[0].Deadline, time.Minute)
+			m.holds(r.id(), map[any]any{"user": "alice"})
+			m.dead(x)
+
+			again := m.login("alice", r.id()) // as before
+			require.WithinDuration(m, time.Now().Add(want), m.owned("alice", again)[0].Deadline, time.Minute)
+			m.endAll("alice")
+			m.opts = []tombstore.ReserveOption{tombstore.Until(time.Now().Add(want))}
+		}
+	})
+}
+
+// What the middleware has destroyed it does not save, so nobody would be in. The other one does.
+func TestLogin_AfterDestroy(t *testing.T) {
+	one := []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)}
+	eachMember(t, session.Config{}, one, func(m *members, how mode) {
+		for _, then := range []func(s values) error{
+			func(values) error { return nil }, values.Reset, values.Regenerate,
+		} {
+			for _, x := range []string{m.visitor(), m.login("bob", "")} {
+				m.act(func(c fiber.Ctx, s Session) error {
+					return errors.Join(s.(values).Destroy(), then(s.(values)), m.in("alice")(c, s))
+				})
+				r := m.get("step", x)
+				m.dead(x)
+				if how == middleware {
+					require.Contains(m, r.body, errDestroyed.Error())
+					m.owned("alice", m.login("alice", ""))
+				} else {
+					require.Equal(m, http.StatusAccepted, r.status, r.body)
+					m.holds(r.id(), map[any]any{"user": "alice"})
+					m.owned("alice", r.id())
+				}
+				m.endAll("alice")
+			}
+		}
+	})
+}
+
 func TestLogin_NoDeadline(t *testing.T) {
 	eachMember(t, session.Config{}, nil, func(m *members, _ mode) {
 		m.opts = nil

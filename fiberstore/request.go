@@ -27,9 +27,10 @@ type request struct {
 // held is one of them.
 type held struct {
 	adapter.Request
-	id     string   // what fiber has it under, "" if that has not been seen yet
-	live   bool     // it was loaded or saved, and the request has not ended it
-	places []string // the cookies and headers that it came in, if it was renewed or not found
+	id        string   // what fiber has it under, "" if that has not been seen yet
+	live      bool     // it was loaded or saved, and the request has not ended it
+	destroyed bool     // by Destroy, after which fiber's middleware saves nothing
+	places    []string // the cookies and headers that it came in, if it was renewed or not found
 }
 
 func (r *request) hold(id string, h *held) { r.held[id], h.id = h, id }
