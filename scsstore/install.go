@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
@@ -174,7 +175,7 @@ type outerWriter struct {
 	request *adapter.Request
 	cookie  string // its name
 	hashes  bool   // the store sees hashes of tokens
-	begun   bool
+	begun   atomic.Bool
 
 	mu   sync.Mutex     // requests within the request, and TimeoutHandler, run beside it
 	left map[string]int // token to how often scs has saved a session that was left as it was
@@ -218,10 +219,9 @@ func (w *outerWriter) takeBack() {
 }
 
 func (w *outerWriter) begin() {
-	if w.begun {
+	if w.begun.Swap(true) {
 		return
 	}
-	w.begun = true
 	w.takeBack()
 	if h := w.Header(); len(h["Set-Cookie"]) > 0 && w.request.Gone() != nil {
 		h["Set-Cookie"] = slices.DeleteFunc(h["Set-Cookie"], func(c string) bool {

@@ -14,14 +14,20 @@ import (
 // known to be right, and put what the session needs to know after it. The values so far stay.
 //
 // After an error nobody is logged in, and the session goes on as it was, under a new token:
-// tombstore.ErrStaleLogin if the owner's sessions have been ended since store.BeginLogin, or an hour ago,
-// so that the user has to give the password again, tombstore.ErrTooManySessions if the owner has as many
-// as may be, and an adapter.ErrRefused if the request's session has been ended meanwhile. If the owner's
-// sessions are ended after Login, the request saves nothing, like any whose session was ended.
+// tombstore.ErrStaleLogin if the owner's sessions have been ended since store.BeginLogin, or if BeginLogin
+// was more than an hour ago, so that the user has to give the password again,
+// tombstore.ErrTooManySessions if the owner has as many as may be, tombstore.ErrTooLarge if a label has
+// more than 1024 bytes (cut a User-Agent), and an adapter.ErrRefused if the request's session has been
+// ended meanwhile. If the owner's sessions are ended after Login, the request saves nothing, like any whose
+// session was ended. If the handler fails after Login, log out (sm.Destroy), which gives up what Login has
+// reserved.
 //
 // The session lives until sm.Lifetime from now, or until what tombstore.Until says, which may be later or
-// sooner. Its token can be renewed again without an effect on that.
+// sooner. A later sm.RenewToken does not move that, but begins the deadline of scs anew: the session ends
+// at the sooner one, and sm.Deadline and the cookie know only that of scs. To keep the two the same, give
+// sm.SetDeadline after RenewToken what sm.Deadline was before, as LogoutEverywhere does.
 //
+// Once the response has begun Login fails, and the session stays what it is, since no cookie can be set.
 // It works only within the middleware of Install or Protect, and the store must be a tombstore.Binder.
 func Login(
 	ctx context.Context, sm *scs.SessionManager, login tombstore.Login, opts ...tombstore.ReserveOption,
@@ -54,7 +60,7 @@ func Login(
 // The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no other
 // one was ended. After any other error call it again. With tombstore.ErrUnacknowledged all were ended.
 //
-// It works only within the middleware of Install or Protect, and the store must be a tombstore.Binder.
+// Once the response has begun it fails, and has ended nothing, since no cookie can be set. It works only within the middleware of Install or Protect, and the store must be a tombstore.Binder.
 // An administrator ends the sessions of somebody else by store.InvalidateOwner.
 func LogoutEverywhere(ctx context.Context, sm *scs.SessionManager, owner string) (n int, err error) {
 	outer, err := within(ctx, sm)
@@ -73,10 +79,17 @@ func LogoutEverywhere(ctx context.Context, sm *scs.SessionManager, owner string)
 	return n, err
 }
 
-// within returns what the middleware has put around the request of ctx.
+var errBegun = errors.New("scsstore: the response has begun, so it cannot set the cookie of a new token any more")
+
+// within returns what the middleware has put around the request of ctx, whose response can still set a
+// cookie.
 func within(ctx context.Context, sm *scs.SessionManager) (*outerWriter, error) {
-	if outer, ok := ctx.Value(outerKey{sm}).(*outerWriter); ok {
-		return outer, nil
+	outer, ok := ctx.Value(outerKey{sm}).(*outerWriter)
+	switch {
+	case !ok:
+		return nil, errNoMiddleware
+	case outer.begun.Load():
+		return nil, errBegun
 	}
-	return nil, errNoMiddleware
+	return outer, nil
 }

@@ -200,6 +200,84 @@ func TestLogin_Until(t *testing.T) {
 	})
 }
 
+// A later renewal begins the deadline of scs anew, and not that of the login, and the sooner one counts. A
+// program that keeps scs' keeps both.
+func TestLogin_UntilThenRenewed(t *testing.T) {
+	onEachStore(t, nil, func(m *members) {
+		m.sm.Lifetime = 24 * time.Hour
+		m.actions["/renew-keep"] = func(_ http.ResponseWriter, r *http.Request) error {
+			deadline := m.sm.Deadline(r.Context())
+			err := m.sm.RenewToken(r.Context())
+			m.sm.SetDeadline(r.Context(), deadline)
+			return err
+		}
+		var shown time.Time
+		m.actions["/deadline"] = func(_ http.ResponseWriter, r *http.Request) error {
+			shown = m.sm.Deadline(r.Context())
+			return nil
+		}
+		for _, until := range []time.Duration{30 * time.Minute, 30 * 24 * time.Hour} {
+			for path, of := range map[string]time.Duration{"/renew": m.sm.Lifetime, "/renew-keep": until} {
+				m.opts = []tombstore.ReserveOption{tombstore.Until(time.Now().Add(until))}
+				token := m.get(path, m.login("alice", m.visitor())).token()
+				s := m.owned("alice", token)[0]
+				require.WithinDuration(m, time.Now().Add(until), s.Deadline, time.Minute)
+				ends := min(until, of)
+				if m.sm.IdleTimeout > 0 {
+					ends = min(ends, m.sm.IdleTimeout)
+				}
+				require.WithinDuration(m, time.Now().Add(ends), s.ExpiresAt, time.Minute)
+				m.get("/deadline", token)
+				require.WithinDuration(m, time.Now().Add(of), shown, time.Minute)
+				require.Equal(m, http.StatusAccepted, m.get("/logout", token).status)
+			}
+		}
+	})
+}
+
+// Once the response has begun no cookie can be set. Nothing is done then.
+func TestLogin_ResponseHasBegun(t *testing.T) {
+	onEachStore(t, nil, func(m *members) {
+		const begun = "the response has begun"
+		for name, begin := range map[string]func(w http.ResponseWriter){
+			"status": func(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) },
+			"body":   func(w http.ResponseWriter) { _, _ = w.Write([]byte("body")) },
+			"flush":  func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() },
+		} {
+			var failed error
+			m.actions["/late-in"] = func(w http.ResponseWriter, r *http.Request) error {
+				begin(w)
+				failed = m.in(r, "alice")
+				return nil
+			}
+			m.actions["/late-everywhere"] = func(w http.ResponseWriter, r *http.Request) error {
+				begin(w)
+				_, failed = scsstore.LogoutEverywhere(r.Context(), m.sm, "alice")
+				return nil
+			}
+			visitor := m.visitor()
+			m.get("/late-in", visitor)
+			require.ErrorContains(m, failed, begun, name)
+			m.is("/1", visitor)
+			m.owned("alice")
+
+			phone, laptop := m.login("alice", m.visitor()), m.login("alice", m.visitor())
+			m.get("/late-everywhere", phone)
+			require.ErrorContains(m, failed, begun, name)
+			m.owned("alice", phone, laptop)
+			m.endAll("alice")
+		}
+		// An informational response is no beginning.
+		m.actions["/hints-in"] = func(w http.ResponseWriter, r *http.Request) error {
+			w.WriteHeader(http.StatusEarlyHints)
+			return m.in(r, "alice")
+		}
+		res := m.get("/hints-in", m.visitor())
+		require.Equal(m, http.StatusAccepted, res.status, res.body)
+		m.owned("alice", res.token())
+	})
+}
+
 // What the store allows counts too.
 func TestLogin_AbsoluteTimeout(t *testing.T) {
 	onEachStore(t, []tombstore.Option{tombstore.WithAbsoluteTimeout(2 * time.Hour)}, func(m *members) {
