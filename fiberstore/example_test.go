@@ -1,6 +1,7 @@
 package fiberstore_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -95,4 +96,76 @@ func ExampleStorage_Login() {
 	// Output:
 	// welcome
 	// 1 <nil>
+}
+
+// Server-sent events that end with the session. The handler has returned when they begin.
+func Example_events() {
+	store, err := tombstore.NewMemory() // on a server: tombstore.Open, with tombstore.WithPublish
+	if err != nil {
+		log.Fatal(err)
+	}
+	app := fiber.New()
+	app.Use(session.New(session.Config{Storage: fiberstore.New(store)}))
+	app.Post("/visit", func(c fiber.Ctx) error { return c.SendStatus(fiber.StatusNoContent) })
+	news := make(chan string)
+	app.Get("/events", func(c fiber.Ctx) error {
+		ctx, cancel := context.WithCancel(context.Background())
+		ctx, err := store.Watch(ctx, session.FromContext(c).ID())
+		if err != nil {
+			cancel()
+			if tombstore.NoSession(err) {
+				return fiber.ErrUnauthorized
+			}
+			return err
+		}
+		c.Set(fiber.HeaderContentType, "text/event-stream")
+		return c.SendStreamWriter(func(w *bufio.Writer) {
+			defer cancel() // in the handler it would end the watch at once
+			for {
+				select {
+				case text := <-news:
+					fmt.Fprintf(w, "data: %s\n\n", text)
+				case <-ctx.Done():
+					fmt.Fprint(w, "event: end\ndata: you are logged out\n\n")
+					return
+				case <-time.After(15 * time.Second):
+					fmt.Fprint(w, ": are you there?\n\n")
+				}
+				if w.Flush() != nil { // the browser has gone
+					return
+				}
+			}
+		})
+	})
+
+	visit, err := app.Test(httptest.NewRequest("POST", "/visit", nil))
+	if err != nil {
+		log.Fatal(err)
+	}
+	cookie := visit.Cookies()[0]
+	go func() {
+		news <- "hello"
+		if err := store.Invalidate(context.Background(), cookie.Value); err != nil { // a logout in another tab
+			log.Fatal(err)
+		}
+	}()
+	for range 2 {
+		r := httptest.NewRequest("GET", "/events", nil)
+		r.AddCookie(cookie)
+		events, err := app.Test(r, fiber.TestConfig{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		text, _ := io.ReadAll(events.Body)
+		fmt.Printf("%s\n%s", events.Status, text)
+	}
+	// Output:
+	// 200 OK
+	// data: hello
+	//
+	// event: end
+	// data: you are logged out
+	//
+	// 401 Unauthorized
+	// Unauthorized
 }

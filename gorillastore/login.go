@@ -17,11 +17,14 @@ import (
 // tombstore.ErrNoDeadline: MaxAge is none, since it begins anew with each Save.
 //
 // After an error nobody is logged in, and the session is as it was: tombstore.ErrStaleLogin if the owner's
-// sessions have been ended since BeginLogin, or an hour ago, so that the user has to give the password
-// again, tombstore.ErrTooManySessions if the owner has as many as may be, and an adapter.ErrRefused if an
-// earlier Save of session was refused. If the owner's sessions are ended after Login, the Save is refused.
-// What Login reserves is given up by a Save that is refused, or ends the session. Without any Save it
-// counts among the owner's sessions for ten minutes. The store must be a tombstore.Binder.
+// sessions have been ended since BeginLogin, or if BeginLogin was more than an hour ago, so that the user
+// has to give the password again, tombstore.ErrTooManySessions if the owner has as many as may be,
+// tombstore.ErrTooLarge if a label has more than 1024 bytes (cut a User-Agent), and an adapter.ErrRefused if
+// an earlier Save of session was refused. If the owner's sessions are ended after Login, the Save is refused.
+//
+// If the handler fails after Login, log out: a Save with a MaxAge of -1 in the session's Options gives up
+// what Login has reserved, as does one that is refused. Without any Save that counts among the owner's
+// sessions for ten minutes. The store must be a tombstore.Binder.
 func (s *Store) Login(
 	r *http.Request, session *sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) error {

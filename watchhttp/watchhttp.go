@@ -1,5 +1,9 @@
 // Package watchhttp ends what goes on beyond a request when its session ends: websockets, server-sent
 // events, long downloads.
+//
+// Without [tombstore.WithPublish] the end of a session is told within a minute, also one by the same
+// process; with it, at once. A [tombstore.MemoryStore] always tells at once. A watch does not keep a session
+// alive: at the idle timeout what goes on ends too, if nothing else has used the session.
 package watchhttp
 
 import (

@@ -60,7 +60,9 @@ func (s *Store) Renew(session sessions.Session) {
 	session.Delete(nil) // a Save without a change would do nothing
 }
 
-// Login makes the next Save of session log a user in; see [gorillastore.Store.Login].
+// Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the handler fails
+// after it, log out by session.Options with a MaxAge of -1 and Save, which gives up what Login has reserved:
+// after Login session.Clear is no logout.
 func (s *Store) Login(
 	c *gin.Context, session sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) error {
