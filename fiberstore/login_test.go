@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -398,6 +399,22 @@ func TestLogin_Refuse(t *testing.T) {
 		require.Contains(m, r.body, tombstore.ErrTooManySessions.Error())
 		m.holds(r.id(), map[any]any{"cart": "book"})
 		m.owned("alice", m.login("alice", first))
+	})
+}
+
+func TestLogin_LabelTooLarge(t *testing.T) {
+	eachMember(t, session.Config{}, nil, func(m *members, _ mode) {
+		m.act(func(c fiber.Ctx, s Session) error {
+			login, err := m.store.BeginLogin(c.Context(), "alice")
+			if err != nil {
+				return err
+			}
+			return m.storage.Login(c, s, login, append(m.opts, tombstore.Label(strings.Repeat("x", 1025)))...)
+		})
+		r := m.get("step", m.visitor())
+		require.Contains(m, r.body, tombstore.ErrTooLarge.Error())
+		m.holds(r.id(), map[any]any{"cart": "book"})
+		m.owned("alice")
 	})
 }
 

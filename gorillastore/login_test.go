@@ -3,6 +3,7 @@ package gorillastore_test
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -254,6 +255,20 @@ func TestLogin_Refuse(t *testing.T) {
 		require.Equal(m, visitor, m.cookie)
 		require.NoError(m, other.visit(other.in("alice")))
 		m.owned("alice", other.cookie)
+	})
+}
+
+func TestLogin_LabelTooLarge(t *testing.T) {
+	onEachMember(t, nil, func(m *member) {
+		visitor := m.cookie
+		require.ErrorIs(m, m.visit(func(_ http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+			login, err := m.binder().BeginLogin(r.Context(), "alice")
+			require.NoError(m, err)
+			tomorrow := tombstore.Until(time.Now().Add(24 * time.Hour))
+			return m.store.Login(r, s, login, tomorrow, tombstore.Label(strings.Repeat("x", 1025)))
+		}), tombstore.ErrTooLarge)
+		require.Equal(m, visitor, m.cookie)
+		m.owned("alice")
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -395,6 +396,22 @@ func TestLogin_Refuse(t *testing.T) {
 		again := m.login("alice", first)
 		m.owned("alice", again)
 		m.is("alice/1", again)
+	})
+}
+
+func TestLogin_LabelTooLarge(t *testing.T) {
+	onEachStore(t, nil, func(m *members) {
+		m.actions["/label"] = func(_ http.ResponseWriter, r *http.Request) error {
+			login, err := m.store.BeginLogin(r.Context(), "alice")
+			if err != nil {
+				return err
+			}
+			return scsstore.Login(r.Context(), m.sm, login, tombstore.Label(strings.Repeat("x", 1025)))
+		}
+		res := m.get("/label", m.visitor())
+		require.Contains(m, res.body, tombstore.ErrTooLarge.Error())
+		m.is("/1", res.token())
+		m.owned("alice")
 	})
 }
 

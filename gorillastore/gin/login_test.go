@@ -98,6 +98,11 @@ func (c *club) serve() {
 		}
 		return store.Login(g, s, login, tombstore.Until(time.Now().Add(24*time.Hour)))
 	})
+	page("/failed", func(g *gin.Context, s sessions.Session) error {
+		err := login(g, s)
+		s.Options(sessions.Options{MaxAge: -1})
+		return err
+	})
 	page("/logout", func(_ *gin.Context, s sessions.Session) error { s.Clear(); return nil })
 	page("/everywhere", func(g *gin.Context, s sessions.Session) error {
 		_, err := store.LogoutEverywhere(g, s, g.Query("user"))
@@ -203,6 +208,18 @@ func TestLogin_Refused(t *testing.T) {
 		require.Contains(c, body, tombstore.ErrTooManySessions.Error())
 		c.is("<nil> lamp", cookie)
 		c.is("alice <nil>", phone)
+	})
+}
+
+// A handler that fails after Login gives up what that has reserved.
+func TestLogin_GivenUp(t *testing.T) {
+	onEachClub(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)}, func(c *club) {
+		_, _, visitor := c.get("/add", "")
+		_, _, cookie := c.get("/failed?user=alice", visitor)
+		require.Empty(c, cookie)
+		c.is("<nil> <nil>", visitor)
+		c.login("alice", "")
+		c.owned("alice", 1)
 	})
 }
 
