@@ -23,8 +23,8 @@ type Watcher interface {
 	// Watch returns a context that ends when the live session of id does, or when ctx does. Its cause
 	// ([context.Cause]) is an [*InvalidatedError] if the session was ended, wraps [ErrNotFound] if it
 	// has expired, and is that of ctx if that has ended. A session that moves to another id is
-	// followed, and one that is between two ids has not ended. A watch takes memory until its context
-	// ends, so let ctx end when nobody needs it any more.
+	// followed, and one that is between two ids has not ended. A watch does not keep its session
+	// alive. It takes memory until its context ends, so let ctx end when nobody needs it any more.
 	//
 	// It must return an [*InvalidatedError] if the session has been ended, and an error wrapping
 	// [ErrNotFound] if there is none.
