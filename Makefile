@@ -9,7 +9,7 @@ each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || fa
 # The race detector needs cgo, and that a C compiler.
 RACE        := $(shell [ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null && echo -race)
 # Each test must hold in any order and under the race detector. Most of their time they wait, so more run at once than there are cores.
-TESTFLAGS   ?= $(RACE) -shuffle=on -parallel=8 -p=4
+TESTFLAGS   ?= $(RACE) -shuffle=on -parallel=8
 # A program under the race detector waits a second before it ends; tests end many.
 export GORACE ?= atexit_sleep_ms=20
 # What takes long to build and is not needed is left out: gin's MsgPack, and Docker's client unless the server is a container.

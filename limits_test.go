@@ -391,7 +391,7 @@ func TestMaxSessions_Race(t *testing.T) {
 				t.Parallel()
 				b := newBed(t, WithMaxSessions(limit, full.when), WithTimeout(time.Minute))
 				ctx := t.Context()
-				for range rounds(t, 10) {
+				for range rounds(t, 3) {
 					owner, ids, keys := NewID(), make([]string, full.logins), make([]string, full.logins)
 					logins := make([]Login, len(ids))
 					for i := range ids {

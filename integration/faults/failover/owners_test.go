@@ -30,7 +30,7 @@ func TestOwners(t *testing.T) {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
 			const n = 5
-			r := newTrio(t)
+			r := newTrio(t, "--repl-timeout", "5") // as in TestWatch
 			near, far := r.replicas[0], r.replicas[1]
 			near.follow(t, r.primary.Addr)
 			far.follow(t, r.primary.wireAddr())

@@ -33,7 +33,7 @@ func TestWatch(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
-			r := newTrio(t)
+			r := newTrio(t, "--repl-timeout", "5") // a sync that hangs begins anew while there is time
 			for _, n := range r.replicas {
 				n.follow(t, r.primary.Addr)
 			}
