@@ -3,7 +3,6 @@ package redistest
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,10 +143,7 @@ func startNode(t testing.TB, args []string) *Node {
 	var err error
 	for range 5 { // somebody else may take the port first
 		n := new(Node)
-		l, listenErr := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, listenErr)
-		_, bus, _ := net.SplitHostPort(l.Addr().String())
-		l.Close()
+		bus := strconv.Itoa(freePort())
 		n.Server, err = New(append([]string{
 			"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-announce-bus-port", bus,
 			"--cluster-allow-replica-migration", "no", "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -230,13 +232,27 @@ func serverCommand() ([]string, error) {
 }
 
 func newServer(args []string) *Server {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
+	port := freePort()
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	return &Server{URL: "redis://" + addr, Addr: addr, port: port, args: args}
+}
+
+var ports sync.Map // that servers of this process have had
+
+// freePort returns a port on which nothing listens. No two servers of a process get the same one, or a
+// server that is started again would meet another one in its place. It is below those that the system
+// takes for connections, and so is the one that is 10,000 higher, which a node of a cluster takes, too.
+func freePort() int {
+	for {
+		port := 10_000 + rand.IntN(10_000)
+		if _, had := ports.LoadOrStore(port, true); had {
+			continue
+		}
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	addr := l.Addr().(*net.TCPAddr)
-	return &Server{URL: "redis://" + addr.String(), Addr: addr.String(), port: addr.Port, args: args}
 }
 
 func (s *Server) arguments(bind string, port int) []string {

@@ -64,7 +64,7 @@ var lastBus = func() *atomic.Int64 {
 // busPort returns a port that is free, and that no system gives to those who ask for any.
 func busPort() string {
 	for {
-		port := strconv.FormatInt(10000+lastBus.Add(1)%20000, 10)
+		port := strconv.FormatInt(20000+lastBus.Add(1)%10000, 10)
 		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
 			l.Close()
 			return port

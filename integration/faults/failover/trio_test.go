@@ -104,10 +104,24 @@ func (r *trio) agreed(t *testing.T, sentinels *redistest.Sentinels, old *node) {
 // synced waits until all replicas have all that the primary has.
 func (r *trio) synced(t *testing.T) {
 	t.Helper()
+	states := ""
+	defer func() {
+		if t.Failed() {
+			t.Log(states)
+		}
+	}()
 	redistest.Until(t, "the replicas follow", func() bool {
 		probe, wait := r.primary.client.B().Set().Key("probe").Value("x").Build(), r.primary.client.B().Wait().Numreplicas(2).Timeout(500).Build()
 		acks, err := r.primary.client.DoMulti(t.Context(), probe, wait)[1].AsInt64()
-		return err == nil && acks == 2
+		if err == nil && acks == 2 {
+			return true
+		}
+		states = fmt.Sprintln(acks, "acknowledgements,", err)
+		for _, n := range r.nodes {
+			info, err := n.client.Do(t.Context(), n.client.B().Info().Section("replication").Build()).ToString()
+			states += fmt.Sprintln(n.Addr, n.wireAddr(), n == r.primary, err, info)
+		}
+		return false
 	})
 }
 
