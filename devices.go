@@ -7,7 +7,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -141,29 +140,20 @@ func (s *RedisStore) scanEntries(
 		return nil, 0, err
 	}
 	for pair := range slices.Chunk(page.Elements, 2) {
-		e := scored{}
-		if len(pair) == 2 {
-			e, err = s.entryOf(pair[0], pair[1])
+		if len(pair) != 2 {
+			return nil, 0, errUnexpected
 		}
-		if err != nil || e.ref == "" {
-			return nil, 0, cmp.Or(err, errUnexpected)
+		score, err := strconv.ParseFloat(pair[1], 64)
+		if err != nil {
+			return nil, 0, errUnexpected
+		}
+		e, err := s.entryOf(pair[0], score)
+		if err != nil {
+			return nil, 0, err
 		}
 		entries = append(entries, e)
 	}
 	return entries, page.Cursor, nil
-}
-
-// entryOf returns the entry that a member and its score stand for.
-func (s *RedisStore) entryOf(member, score string) (scored, error) {
-	float, err := strconv.ParseFloat(score, 64)
-	if err != nil {
-		return scored{}, errUnexpected
-	}
-	ref, ours := strings.CutPrefix(member, "l")
-	if _, err := s.refKey(ref); err != nil || !ours {
-		return scored{}, ErrCorrupt
-	}
-	return scored{ref, int64(float)}, nil
 }
 
 // looked is what was found under the ref of an entry.

@@ -55,12 +55,20 @@ func Ref(id string) string {
 	return base64.RawURLEncoding.EncodeToString(digest[:refEntropy])
 }
 
+// digestOf returns the bytes of a digest in text, or nil.
+func digestOf(text string) []byte {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(raw) != refEntropy || len(text) != base64.RawURLEncoding.EncodedLen(refEntropy) {
+		return nil
+	}
+	return raw
+}
+
 // refKey returns the key of the session with this ref.
 func (c *config) refKey(ref string) (string, error) {
 	valid := ref != "" && len(ref) <= maxIDLength && !strings.HasPrefix(ref, ownerMark)
 	if !c.plainIDs { // one spelling only, because the text becomes the key
-		raw, err := base64.RawURLEncoding.Strict().DecodeString(ref)
-		valid = err == nil && len(raw) == refEntropy && len(ref) == base64.RawURLEncoding.EncodedLen(refEntropy)
+		valid = digestOf(ref) != nil
 	}
 	if !valid {
 		return "", ErrInvalidID

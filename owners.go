@@ -203,15 +203,6 @@ func ownerOf(owner string) (string, error) {
 	return Ref(owner), nil
 }
 
-// digestOf returns the bytes of a digest in text, or nil.
-func digestOf(text string) []byte {
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != refEntropy || len(text) != base64.RawURLEncoding.EncodedLen(refEntropy) {
-		return nil
-	}
-	return raw
-}
-
 func (c *config) ownerKey(digest string) string { return c.prefix + ownerMark + digest }
 
 // acceptable returns why nothing can be done with a login and these options, whatever the server knows.

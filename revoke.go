@@ -242,37 +242,30 @@ func (s *RedisStore) entries(
 		return s.client.B().Arbitrary("ZRANGE").Keys(key).Args(from, to,
 			"BYSCORE", "LIMIT", strconv.Itoa(skip), strconv.Itoa(entryBatch), "WITHSCORES").Build()
 	})
-	reply, err := res.ToMessage()
-	if err != nil {
-		return nil, explain(err)
+	if err := res.NonRedisError(); err != nil || isReply(res.Error()) {
+		return nil, explain(res.Error())
 	}
-	if !reply.IsArray() {
+	scores, err := res.AsZScores()
+	if err != nil { // its text may quote the reply
 		return nil, errUnexpected
 	}
-	parts, err := reply.ToArray()
-	for len(parts) > 0 && err == nil {
-		pair := parts // in RESP3 each is an array of its own
-		if parts[0].IsArray() {
-			pair, err = parts[0].ToArray()
-			parts = parts[1:]
-		} else {
-			parts = parts[min(2, len(parts)):]
+	for _, z := range scores {
+		e, err := s.entryOf(z.Member, z.Score)
+		if err != nil {
+			return nil, err
 		}
-		if err != nil || len(pair) < 2 {
-			return nil, errUnexpected
-		}
-		member, err := pair[0].ToString()
-		score, err2 := pair[1].AsFloat64()
-		if err != nil || err2 != nil {
-			return nil, errUnexpected
-		}
-		ref, ours := strings.CutPrefix(member, "l")
-		if _, err := s.refKey(ref); err != nil || !ours {
-			return nil, ErrCorrupt
-		}
-		entries = append(entries, scored{ref, int64(score)})
+		entries = append(entries, e)
 	}
-	return entries, err
+	return entries, nil
+}
+
+// entryOf returns the entry that a member of an owner's key and its score stand for.
+func (s *RedisStore) entryOf(member string, score float64) (scored, error) {
+	ref, ours := strings.CutPrefix(member, "l")
+	if _, err := s.refKey(ref); err != nil || !ours {
+		return scored{}, ErrCorrupt
+	}
+	return scored{ref, int64(score)}, nil
 }
 
 // endAll ends the sessions of refs. It returns how many of them were live, and for which there is a
