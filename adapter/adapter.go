@@ -742,9 +742,12 @@ func (a *Adapter) absorb(ctx context.Context, r *Request, id string) error {
 	return err
 }
 
-func rotated(err error) bool {
+func rotated(err error) bool { return endedFor(tombstore.Rotated, err) }
+
+// endedFor reports whether err says that a session was ended for a reason.
+func endedFor(reason tombstore.Reason, err error) bool {
 	var ended *tombstore.InvalidatedError
-	return errors.As(err, &ended) && ended.Reason == tombstore.Rotated
+	return errors.As(err, &ended) && ended.Reason == reason
 }
 
 // revoke ends a session that is not the request's.

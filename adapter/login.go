@@ -95,7 +95,7 @@ func (a *Adapter) reserve(ctx context.Context, r *Request, p *pending, id string
 		}
 		p.binding, err = binder.Reserve(ctx, id, p.login, p.opts...)
 	case own && reserved(err) && r.state == holding: // Reserve may have chosen it
-		if _, read := a.store.Read(ctx, r.id, tombstore.Fresh()); revoked(read) {
+		if _, read := a.store.Read(ctx, r.id, tombstore.Fresh()); endedFor(tombstore.Revoked, read) {
 			r.hold("", tombstore.Session{})
 			r.state = anonymous
 		}
@@ -237,10 +237,4 @@ func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string
 		return r.id, nil
 	}
 	return "", nil
-}
-
-// revoked reports whether err says that a session was ended for the reason Revoked.
-func revoked(err error) bool {
-	var ended *tombstore.InvalidatedError
-	return errors.As(err, &ended) && ended.Reason == tombstore.Revoked
 }
