@@ -143,7 +143,7 @@ func startNode(t testing.TB, args []string) *Node {
 	var err error
 	for range 5 { // somebody else may take the port first
 		n := new(Node)
-		bus := strconv.Itoa(freePort())
+		bus := strconv.Itoa(FreePort())
 		n.Server, err = New(append([]string{
 			"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-announce-bus-port", bus,
 			"--cluster-allow-replica-migration", "no", "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",

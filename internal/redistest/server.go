@@ -232,17 +232,17 @@ func serverCommand() ([]string, error) {
 }
 
 func newServer(args []string) *Server {
-	port := freePort()
+	port := FreePort()
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	return &Server{URL: "redis://" + addr, Addr: addr, port: port, args: args}
 }
 
 var ports sync.Map // that servers of this process have had
 
-// freePort returns a port on which nothing listens. No two servers of a process get the same one, or a
+// FreePort returns a port on which nothing listens. No two servers of a process get the same one, or a
 // server that is started again would meet another one in its place. It is below those that the system
 // takes for connections, and so is the one that is 10,000 higher, which a node of a cluster takes, too.
-func freePort() int {
+func FreePort() int {
 	for {
 		port := 10_000 + rand.IntN(10_000)
 		if _, had := ports.LoadOrStore(port, true); had {

@@ -1,12 +1,10 @@
 package clocks
 
 import (
-	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +28,7 @@ func startPair(t *testing.T) *pair {
 	p := &pair{}
 	var buses []string
 	for i, node := range []**server{&p.owners, &p.sessions} {
-		bus := busPort()
+		bus := strconv.Itoa(redistest.FreePort())
 		buses = append(buses, bus)
 		*node = start(t, 0, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-announce-bus-port", bus, "--cluster-node-timeout", "1000")
 		(*node).do(t, "CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*redistest.Slots/2), strconv.Itoa((i+1)*redistest.Slots/2-1))
@@ -53,23 +51,6 @@ func startPair(t *testing.T) *pair {
 	t.Cleanup(p.client.Close)
 	require.Equal(t, rueidis.ClientModeCluster, p.client.Mode())
 	return p
-}
-
-var lastBus = func() *atomic.Int64 {
-	n := new(atomic.Int64)
-	n.Store(rand.Int64N(20000))
-	return n
-}()
-
-// busPort returns a port that is free, and that no system gives to those who ask for any.
-func busPort() string {
-	for {
-		port := strconv.FormatInt(20000+lastBus.Add(1)%10000, 10)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			l.Close()
-			return port
-		}
-	}
 }
 
 func (s *server) do(t *testing.T, command ...string) string {
