@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 )
@@ -22,9 +23,10 @@ func (s *RedisStore) Adopt(
 
 func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o ReserveOptions) (Session, error) {
 	key, err := s.key(id)
-	if err == nil {
-		err = acceptable(login, o, time.Now())
+	if err != nil {
+		return Session{}, err
 	}
+	logins, err := o.logins(login, time.Now())
 	if err != nil {
 		return Session{}, err
 	}
@@ -35,15 +37,15 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 		session, err := s.readThrough(ctx, key, 0, false)
 		if err != nil {
 			if entered && NoSession(err) {
-				_ = s.dropEntries(ctx, s.ownerKey(login.Owner), s.ref(key))
+				s.unlist(ctx, withOwners(nil, logins), s.ref(key))
 			}
 			return Session{}, err
 		}
-		header, err := s.adoptedHeader(&session, login, o)
+		header, err := s.adoptedHeader(&session, logins, o)
 		if err != nil {
 			return Session{}, err
 		}
-		_, _, late, err := s.enterLogin(ctx, s.ref(key), login, milli48(header[offsetDeadline:]), "0")
+		_, _, late, err := s.enterLogins(ctx, s.ref(key), logins, milli48(header[offsetDeadline:]), "0", "")
 		if err != nil {
 			return Session{}, err
 		}
@@ -68,15 +70,20 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 	}
 }
 
-// adoptedHeader returns the header of a session when it is the login's owner's. It is the same if the
-// session is that before.
-func (c *config) adoptedHeader(s *Session, login Login, o ReserveOptions) ([]byte, error) {
-	switch ownerIn(s.header) {
-	case "":
-	case login.Owner:
-		return s.header, nil
-	default:
+// adoptedHeader returns the header of a session when it has the owners of logins. It is the same if the
+// session has them before.
+func (c *config) adoptedHeader(s *Session, logins []Login, o ReserveOptions) ([]byte, error) {
+	before := s.Owners()
+	owners := withOwners(before, logins)
+	switch {
+	case len(before) > 0 && before[0] != logins[0].Owner:
 		return nil, ErrConflict
+	case len(owners) > maxOwners:
+		return nil, fmt.Errorf("%w: %d owners, at most %d", ErrTooLarge, len(owners), maxOwners)
+	case len(owners) == len(before):
+		return s.header, nil
+	case len(before) > 0: // nothing else changes
+		o = ReserveOptions{Until: s.Deadline()}
 	}
 	deadline := s.deadline()
 	sooner := func(ms int64) {
@@ -96,7 +103,9 @@ func (c *config) adoptedHeader(s *Session, login Login, o ReserveOptions) ([]byt
 	if len(s.header) > headerSize {
 		items = bytes.Clone(s.header[headerSize+2:])
 	}
-	items = appendItem(items, itemOwner, digestOf(login.Owner))
+	for _, digest := range owners[len(before):] {
+		items = appendItem(items, itemOwner, digestOf(digest))
+	}
 	if o.Label != "" {
 		items = appendItem(items, itemLabel, []byte(o.Label))
 	}
@@ -118,10 +127,11 @@ func (m *MemoryStore) Adopt(
 
 func (m *MemoryStore) adopt(ctx context.Context, id string, login Login, o ReserveOptions) (Session, error) {
 	key, err := m.key(id)
-	if err == nil {
-		err = acceptable(login, o, time.Now())
-	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return Session{}, err
+	}
+	logins, err := o.logins(login, time.Now())
+	if err != nil {
 		return Session{}, err
 	}
 	m.mu.Lock()
@@ -132,12 +142,12 @@ func (m *MemoryStore) adopt(ctx context.Context, id string, login Login, o Reser
 		return Session{}, err
 	}
 	session := e.session()
-	header, err := m.adoptedHeader(&session, login, o)
+	header, err := m.adoptedHeader(&session, logins, o)
 	if err != nil {
 		return Session{}, err
 	}
 	deadline := milli48(header[offsetDeadline:])
-	if err := m.enterLogin(key, login, deadline, now); err != nil {
+	if err := m.enterLogins(key, logins, deadline, "", now); err != nil {
 		return Session{}, err
 	}
 	e.record = recordOf(header, session.Version, session.Data)

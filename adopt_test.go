@@ -29,7 +29,7 @@ func TestAdopt_Stored(t *testing.T) {
 		require.Equal(t, "GET bind restore", adopt(0))
 		value, ttl := w.raw(id)
 		almost(t, time.Hour, ttl)
-		b := Binding{Owner: Ref(owner), Label: "phone", CreatedAt: before.CreatedAt, Deadline: until}
+		b := Binding{Owners: []string{Ref(owner)}, Label: "phone", CreatedAt: before.CreatedAt, Deadline: until}
 		require.Equal(t, "\xc1\x01"+before.Version.bytes()+string(b.header())[offsetCreated:]+"data", value)
 		require.Equal(t, (until.UnixMilli()+999)/1000+3600, w.members(owner)["l"+Ref(id)]&(1<<32-1))
 		require.Equal(t, "GET bind", adopt(time.Hour))
@@ -53,8 +53,8 @@ func TestAdopt_Stored(t *testing.T) {
 		almost(t, 30*time.Minute, ttl)
 		require.Equal(t, soon.UnixMilli(), milli48(value[offsetDeadline:]))
 		got := headerOf([]byte(value))
-		require.Equal(t, "x", string(itemIn(got, 9)))
-		require.Equal(t, Ref(owner), ownerIn(got))
+		require.Equal(t, "x", string(itemsIn(got, 9)[0]))
+		require.Equal(t, []string{Ref(owner)}, ownersIn(got))
 	})
 }
 

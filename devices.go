@@ -20,7 +20,7 @@ func (s *RedisStore) InvalidateOwned(
 }
 
 // invalidateOwned looks for ref among the owner's, and for what it has become if it is not there. An
-// id has one owner for life, so what it finds there is that owner's when it is ended, too.
+// id has its owners for life, so what it finds there is that owner's when it is ended, too.
 func (s *RedisStore) invalidateOwned(ctx context.Context, owner, ref string, o InvalidateOptions) error {
 	digest, err := ownerOf(owner)
 	if err != nil {
@@ -77,7 +77,9 @@ func (s *RedisStore) sessions(ctx context.Context, owner string) (all []OwnedSes
 		for _, l := range found {
 			switch l.state {
 			case stateLive:
-				all = append(all, l.OwnedSession)
+				if slices.Contains(l.owners, digest) { // or it was kept from this owner by another one
+					all = append(all, l.OwnedSession)
+				}
 			case stateForeign, stateFuture:
 				corrupt = ErrCorrupt
 			}
@@ -159,6 +161,7 @@ func (s *RedisStore) scanEntries(
 // looked is what was found under the ref of an entry.
 type looked struct {
 	OwnedSession
+	owners []string
 	state
 }
 
@@ -195,7 +198,7 @@ func (s *RedisStore) look(ctx context.Context, refs []string) (found []looked, e
 		if len(head) == headRead && headerOf(head) == nil { // a later version has added something long
 			head, err = s.query(ctx, "GETRANGE", s.prefix+ref, "0", strconv.Itoa(headRead+math.MaxUint16))
 		}
-		l := looked{OwnedSession{Ref: ref}, stateAbsent}
+		l := looked{OwnedSession: OwnedSession{Ref: ref}}
 		switch err := cmp.Or(err, err2); {
 		case isWrongType(err):
 			l.state = stateEnded
@@ -206,7 +209,7 @@ func (s *RedisStore) look(ctx context.Context, refs []string) (found []looked, e
 			switch {
 			case err == nil:
 				session.expireIn(left, now)
-				l = looked{session.owned(ref), stateLive}
+				l = looked{session.owned(ref), session.Owners(), stateLive}
 			case NoSession(err):
 			case len(head) >= headerSize && head[0] == kindLive && head[1]&flagStrict != 0:
 				l.state = stateFuture
@@ -223,7 +226,7 @@ func (s *RedisStore) look(ctx context.Context, refs []string) (found []looked, e
 func (s *Session) owned(ref string) OwnedSession {
 	return OwnedSession{
 		Ref:       ref,
-		Label:     string(itemIn(s.header, itemLabel)),
+		Label:     labelIn(s.header),
 		CreatedAt: s.CreatedAt,
 		ExpiresAt: s.ExpiresAt,
 		Deadline:  time.UnixMilli(s.deadline()),

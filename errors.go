@@ -33,7 +33,7 @@ var (
 	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")
 	// ErrTooLarge says that the data is larger than WithMaxDataSize allows, or a label than 1024
-	// bytes. Nothing was sent.
+	// bytes, or that a session would have more than four owners. Nothing was changed.
 	ErrTooLarge = errors.New("session data too large")
 	// ErrCorrupt says that the key holds something that this package did not write. It is left as
 	// it is, or put back if a Write with Replacing has met it.

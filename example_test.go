@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -336,57 +335,38 @@ func ExampleIfLive() {
 	// true
 }
 
-// OpenID Connect Back-Channel Logout names a user (sub), a session of the provider (sid), or both. The
-// user is the owner here. Under the sid there is a record of its own, which says which session it is, and
-// belongs to whoever comes first: the login or the logout.
+// OpenID Connect Back-Channel Logout names a user (sub), a session of the provider (sid), or both: two
+// owners of the session here. The sid is known when the ID token has come, and it never comes back, so it
+// is a final one: a logout that overtakes its login wins.
 func Example_backChannelLogout() {
 	ctx, store := context.Background(), newMemory()
 	const issuer = "https://op.example.com/"
-	record := func(sid string) string { return "sid " + issuer + " " + sid }
+	user := func(sub string) string { return "sub " + issuer + sub }
+	provider := func(sid string) string { return "sid " + issuer + sid }
 
 	// The callback of the provider, when the ID token has been checked.
 	callback := func(sub, sid string) (id string, err error) {
-		login, err := store.BeginLogin(ctx, issuer+sub) // from here on the user may be logged out
+		login, err := store.BeginLogin(ctx, user(sub)) // from here on the user may be logged out
 		if err != nil {
 			return "", err
 		}
 		id = tombstore.NewID()
-		b, err := store.Reserve(ctx, id, login, tombstore.Until(time.Now().Add(8*time.Hour)))
+		b, err := store.Reserve(ctx, id, login,
+			tombstore.Until(time.Now().Add(8*time.Hour)), tombstore.AlsoFinal(provider(sid)))
 		if err != nil {
 			return "", err
 		}
-		of := []byte(issuer + sub + "\n" + b.Ref)
-		if _, err = store.Write(ctx, record(sid), of, 8*time.Hour, tombstore.IfAbsent()); err == nil {
-			_, err = store.Write(ctx, id, []byte(sub), time.Hour, tombstore.Bound(b))
-		}
-		if err != nil {
-			return "", errors.Join(err, store.Release(ctx, b))
-		}
-		return id, nil
+		_, err = store.Write(ctx, id, []byte(sub), time.Hour, tombstore.Bound(b))
+		return id, err
 	}
 
 	// What a logout token asks for, when it has been checked. sid or sub may be empty.
 	logout := func(sub, sid string) error {
+		owner := provider(sid)
 		if sid == "" {
-			_, err := store.InvalidateOwner(ctx, issuer+sub)
-			return err
+			owner = user(sub)
 		}
-		_, err := store.Write(ctx, record(sid), []byte("\n"), 8*time.Hour, tombstore.IfAbsent())
-		if !errors.Is(err, tombstore.ErrConflict) {
-			return err // a login that comes later is refused
-		}
-		of, err := store.Read(ctx, record(sid))
-		if err != nil {
-			return err
-		}
-		owner, ref, _ := strings.Cut(string(of.Data), "\n")
-		if ref == "" { // it was a logout that came first
-			return nil
-		}
-		err = store.InvalidateOwned(ctx, owner, ref)
-		if errors.Is(err, tombstore.ErrNotFound) { // logged out already
-			return nil
-		}
+		_, err := store.InvalidateOwner(ctx, owner)
 		return err
 	}
 
@@ -398,7 +378,7 @@ func Example_backChannelLogout() {
 
 	fmt.Println(logout("alice", "s2")) // overtakes the login that it is for
 	_, err = callback("alice", "s2")
-	fmt.Println(errors.Is(err, tombstore.ErrConflict))
+	fmt.Println(errors.Is(err, tombstore.ErrStaleLogin))
 
 	id, err = callback("alice", "s3")
 	fmt.Println(err)

@@ -16,8 +16,10 @@ var errFull = errors.New("owner's key is full")
 // makeRoom takes out entries of what is no session any more, and ends sessions of an owner as far as
 // that is asked for, until there is room for one more. An entry goes when there is a tombstone under
 // its id, and not before; so however many make room at the same time, an owner never has more
-// sessions than entries, nor more entries than sessions are allowed.
-func (s *RedisStore) makeRoom(ctx context.Context, key string) error {
+// sessions than entries, nor more entries than sessions are allowed, but for those that wait for a session
+// to give way. leaves is the ref of such a session, or "".
+func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
+	key := s.ownerKey(owner)
 	generation, now, err := s.generation(ctx, key)
 	if err != nil {
 		return err
@@ -34,6 +36,9 @@ func (s *RedisStore) makeRoom(ctx context.Context, key string) error {
 			return err
 		}
 		for _, l := range found {
+			if l.Ref == leaves {
+				continue
+			}
 			if l.state == stateLive {
 				live = append(live, l.OwnedSession)
 				continue

@@ -128,6 +128,93 @@ func TestMaxSessions_Refuse(t *testing.T) {
 	})
 }
 
+// A user who logs in again where he is logged in needs no second place, and nobody else has to go.
+func TestMaxSessions_InPlaceOf(t *testing.T) {
+	t.Parallel()
+	onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {
+		for _, whenFull := range []WhenFull{Refuse, EvictOldest} {
+			s := newStore(WithMaxSessions(2, whenFull))
+			ctx, owner := t.Context(), NewID()
+			login, err := s.BeginLogin(ctx, owner)
+			require.NoError(t, err)
+			reserve := func(opts ...ReserveOption) (id string, b Binding, err error) {
+				id = NewID()
+				b, err = s.Reserve(ctx, id, login, append(opts, until())...)
+				return id, b, err
+			}
+			other, _, err := enter(ctx, s, owner)
+			require.NoError(t, err)
+			id, _, err := enter(ctx, s, owner)
+			require.NoError(t, err)
+
+			for range 2 {
+				next, b, err := reserve(InPlaceOf(id))
+				require.NoError(t, err)
+				all, err := s.Sessions(ctx, owner)
+				require.NoError(t, err)
+				require.Len(t, all, 2)
+				if whenFull == Refuse { // there is one place to give up, for one login
+					_, _, err = reserve(InPlaceOf(id))
+					require.ErrorIs(t, err, ErrTooManySessions)
+					_, _, err = reserve()
+					require.ErrorIs(t, err, ErrTooManySessions)
+				}
+				_, err = s.Rotate(ctx, id, next, WithBinding(b))
+				require.NoError(t, err)
+				id = next
+			}
+			all, err := s.Sessions(ctx, owner)
+			require.NoError(t, err)
+			require.Len(t, all, 2)
+			live, err := s.Exists(ctx, other)
+			require.NoError(t, err)
+			require.True(t, live)
+
+			// What is not the owner's has no place to give up.
+			strange, _, err := enter(ctx, s, NewID())
+			require.NoError(t, err)
+			if _, _, err = reserve(InPlaceOf(strange)); whenFull == Refuse {
+				require.ErrorIs(t, err, ErrTooManySessions)
+			}
+			require.NoError(t, s.Invalidate(ctx, id))
+			if _, _, err = reserve(InPlaceOf(id)); whenFull == Refuse {
+				require.NoError(t, err)
+				_, _, err = reserve(InPlaceOf(id))
+				require.ErrorIs(t, err, ErrTooManySessions)
+			}
+		}
+	})
+}
+
+// The owner of the login is limited, and further ones are not.
+func TestMaxSessions_Also(t *testing.T) {
+	t.Parallel()
+	onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {
+		s := newStore(WithMaxSessions(1, Refuse))
+		ctx, team := t.Context(), NewID()
+		also := func() ReserveOption {
+			login, err := s.BeginLogin(ctx, team)
+			require.NoError(t, err)
+			return Also(login)
+		}
+		alice := NewID()
+		for _, owner := range []string{alice, NewID(), NewID()} {
+			_, _, err := enter(ctx, s, owner, also())
+			require.NoError(t, err)
+		}
+		_, _, err := enter(ctx, s, alice, also())
+		require.ErrorIs(t, err, ErrTooManySessions)
+		all, err := s.Sessions(ctx, team)
+		require.NoError(t, err)
+		require.Len(t, all, 3)
+		n, err := s.InvalidateOwner(ctx, team)
+		require.NoError(t, err)
+		require.Equal(t, 3, n)
+		_, _, err = enter(ctx, s, alice)
+		require.NoError(t, err)
+	})
+}
+
 func TestMaxSessions_EvictOldest(t *testing.T) {
 	t.Parallel()
 	onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {

@@ -104,13 +104,13 @@ func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o Rese
 		return Binding{}, err
 	}
 	begun := time.Now()
-	b, err := s.bind(s.ref(key), login, o, begun)
+	b, logins, err := s.bind(s.ref(key), login, o, begun)
 	if err != nil {
 		return Binding{}, err
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	at, deadline, late, err := s.enterLogin(ctx, b.Ref, login, untilMillis(o.Until), s.argAbsolute)
+	at, deadline, late, err := s.enterLogins(ctx, b.Ref, logins, untilMillis(o.Until), s.argAbsolute, b.InPlaceOf)
 	switch {
 	case errors.Is(err, ErrUnknownOutcome):
 		return b, err
@@ -121,17 +121,36 @@ func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o Rese
 	return b, late
 }
 
+// enterLogins enters ref for logins. The first one is limited, and comes last: a place is taken only when
+// nobody else refuses. If somebody does, the entries that were made stay. Nobody knows whether the id was
+// reserved before, and its session lives; so they are not taken out, and lead to an id that the caller
+// has kept from its owners.
+func (s *RedisStore) enterLogins(
+	ctx context.Context, ref string, logins []Login, until int64, absolute, inPlaceOf string,
+) (at, deadline int64, late, err error) {
+	for i := len(logins) - 1; i >= 0 && err == nil; i-- {
+		limit, leaves := 0, ""
+		if i == 0 {
+			limit, leaves = s.maxSessions, inPlaceOf
+		}
+		var unsure error
+		at, deadline, unsure, err = s.enterLogin(ctx, ref, logins[i], until, absolute, limit, leaves)
+		late = cmp.Or(late, unsure)
+	}
+	return at, deadline, late, err
+}
+
 // enterLogin enters ref for a login, and makes room if that is needed. Without an absolute timeout or
-// a deadline the other is "0" or 0.
+// a deadline the other is "0" or 0; a limit of 0 is none.
 func (s *RedisStore) enterLogin(
-	ctx context.Context, ref string, login Login, until int64, absolute string,
+	ctx context.Context, ref string, login Login, until int64, absolute string, limit int, inPlaceOf string,
 ) (at, deadline int64, late, err error) {
 	args := []string{
 		ref,
 		decimal(until),
 		s.ownerTTL(),
 		newGeneration(),
-		"",
+		inPlaceOf,
 		"",
 		decimal(login.At.UnixMilli()),
 		absolute,
@@ -139,8 +158,8 @@ func (s *RedisStore) enterLogin(
 	if login.Generation >= 0 {
 		args[5] = decimal(login.Generation)
 	}
-	if s.maxSessions > 0 {
-		args = append(args, strconv.Itoa(s.maxSessions))
+	if limit > 0 {
+		args = append(args, strconv.Itoa(limit))
 	}
 	lost := false
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
@@ -149,7 +168,7 @@ func (s *RedisStore) enterLogin(
 			break
 		}
 		lost = lost || errors.Is(err, ErrUnknownOutcome)
-		if err = s.makeRoom(ctx, s.ownerKey(login.Owner)); err != nil {
+		if err = s.makeRoom(ctx, login.Owner, inPlaceOf); err != nil {
 			break
 		}
 		if pause > firstPause && !sleep(ctx, pause) { // others come first, again and again
@@ -204,28 +223,33 @@ func (s *RedisStore) enter(
 	return milli48(reply[1:]), milli48(reply[1+6:]), late, nil
 }
 
-// rebind tells the key of a session's owner that the session, whose header w has, leaves oldKey for
+// rebind tells the keys of a session's owners that the session, whose header w has, leaves oldKey for
 // the new id, which is about to be written. It comes when the old id has been ended and before the
-// new one is written: until then the owner's entry leads to the new id through the tombstone of the
-// old one, and from then on it names it. With b the session begins a new life with an owner who has
-// an entry for it already; that of the old id goes, so that its end does not follow the session into
+// new one is written: until then an owner's entry leads to the new id through the tombstone of the
+// old one, and from then on it names it. With b the session begins a new life with owners who have
+// an entry for it already; those of the old id go, so that its end does not follow the session into
 // the new life. If any of this fails the session is not written.
 func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *Binding) (late, err error) {
-	owner := ownerIn([]byte(w.begins))
-	switch {
-	case b != nil:
-		if owner != "" {
-			err = s.dropEntries(ctx, s.ownerKey(owner), s.ref(oldKey))
-		}
+	header := w.begins
+	if b != nil {
 		w.begins = string(b.header())
-	case owner != "":
-		_, _, late, err = s.enter(ctx, owner,
-			s.ref(w.key),
-			decimal(deadlineIn(w.begins)),
-			s.ownerTTL(),
-			newGeneration(),
-			s.ref(oldKey),
-		)
+	}
+	for _, owner := range ownersIn([]byte(header)) {
+		var unsure error
+		if b != nil {
+			err = s.dropEntries(ctx, s.ownerKey(owner), s.ref(oldKey))
+		} else {
+			_, _, unsure, err = s.enter(ctx, owner,
+				s.ref(w.key),
+				decimal(deadlineIn(header)),
+				s.ownerTTL(),
+				newGeneration(),
+				s.ref(oldKey),
+			)
+		}
+		if late = cmp.Or(late, unsure); err != nil {
+			break
+		}
 	}
 	switch {
 	case errors.Is(err, ErrStaleLogin): // the old id has been ended, and nothing leads to the new one
@@ -236,12 +260,17 @@ func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *B
 	return late, err
 }
 
-// unlist takes a session that was ended out of its owner's key, if its header names one. An entry
-// that stays is in nobody's way, so it is tried once.
-func (s *RedisStore) unlist(ctx context.Context, header, key string) {
-	if owner := ownerIn([]byte(header)); owner != "" {
-		_ = s.client.Do(ctx, s.removal(s.ownerKey(owner), s.ref(key))).Error()
+// unlist takes a session that was ended out of the keys of its owners. An entry that stays is in
+// nobody's way, so it is tried once.
+func (s *RedisStore) unlist(ctx context.Context, owners []string, ref string) {
+	if len(owners) == 0 {
+		return
 	}
+	removals := make([]rueidis.Completed, len(owners))
+	for i, owner := range owners {
+		removals[i] = s.removal(s.ownerKey(owner), ref)
+	}
+	s.client.DoMulti(ctx, removals...)
 }
 
 // dropEntries takes entries out of an owner's key.
@@ -268,7 +297,7 @@ func (s *RedisStore) Release(ctx context.Context, b Binding) error {
 
 func (s *RedisStore) release(ctx context.Context, b Binding) error {
 	key, err := s.refKey(b.Ref)
-	if err == nil && digestOf(b.Owner) == nil {
+	if err == nil && !b.owned() {
 		err = ErrInvalidID
 	}
 	if err != nil {
@@ -279,6 +308,6 @@ func (s *RedisStore) release(ctx context.Context, b Binding) error {
 	if err := s.end(ctx, key, InvalidateOptions{}); err != nil {
 		return err
 	}
-	_ = s.client.Do(ctx, s.removal(s.ownerKey(b.Owner), b.Ref)).Error()
+	s.unlist(ctx, b.Owners, b.Ref)
 	return nil
 }

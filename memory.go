@@ -105,7 +105,7 @@ func (m *MemoryStore) write(
 		_, err = m.check(data, ttl)
 	}
 	if err == nil && o.Binding != nil {
-		err = o.Binding.usable(m.ref(key))
+		err = o.Binding.usable("", m.ref(key))
 		o = WriteOptions{Absent: true, Binding: o.Binding}
 	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
@@ -194,7 +194,7 @@ func (m *MemoryStore) rotate(
 		_, err = m.check(o.Data, o.TTL)
 	}
 	if err == nil && o.Binding != nil {
-		err = o.Binding.usable(m.ref(newKey))
+		err = o.Binding.usable(m.ref(oldKey), m.ref(newKey))
 	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return Session{}, err
@@ -262,7 +262,7 @@ func (m *MemoryStore) endLive(key string, o InvalidateOptions, now time.Time) (l
 			return false, met
 		}
 		if met == nil && reason != Rotated {
-			m.unlist(ownerIn(headerOf(e.record)), key)
+			m.unlist(ownersIn(headerOf(e.record)), key)
 		}
 		next := m.end(key, reason, now).successor
 		switch {
@@ -341,7 +341,7 @@ func (m *MemoryStore) finishRenewal(
 		_, err = m.check(data, ttl)
 	}
 	if err == nil && r.Binding != nil {
-		err = r.Binding.usable(m.ref(newKey))
+		err = r.Binding.usable(m.ref(oldKey), m.ref(newKey))
 	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return Session{}, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -75,22 +76,24 @@ func (o *owned) enter(key string, deadline, now time.Time) {
 	o.keep(deadline.Add(ownerLife))
 }
 
-// unlist takes key out of an owner's sessions.
-func (m *MemoryStore) unlist(digest, key string) {
-	if o := m.owners[digest]; o != nil {
-		delete(o.sessions, key)
+// unlist takes key out of the sessions of owners.
+func (m *MemoryStore) unlist(owners []string, key string) {
+	for _, digest := range owners {
+		if o := m.owners[digest]; o != nil {
+			delete(o.sessions, key)
+		}
 	}
 }
 
-// rebind lets the entry of a session follow it, or drops it if the session begins a new life with b.
+// rebind lets the entries of a session follow it, or drops them if the session begins a new life with b.
 // It returns the header under the new id.
 func (m *MemoryStore) rebind(header []byte, oldKey, newKey string, b *Binding, now time.Time) []byte {
-	digest := ownerIn(header)
-	m.unlist(digest, oldKey)
+	owners := ownersIn(header)
+	m.unlist(owners, oldKey)
 	if b != nil {
 		return b.header()
 	}
-	if digest != "" {
+	for _, digest := range owners {
 		m.owner(digest, now).enter(newKey, time.UnixMilli(milli48(header[offsetDeadline:])), now)
 	}
 	return header
@@ -126,7 +129,7 @@ func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o Res
 		return Binding{}, err
 	}
 	begun := time.Now()
-	b, err := m.bind(m.ref(key), login, o, begun)
+	b, logins, err := m.bind(m.ref(key), login, o, begun)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return Binding{}, err
 	}
@@ -137,15 +140,29 @@ func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o Res
 	if absolute := now.Add(m.absolute).UnixMilli(); m.absolute > 0 && (deadline == 0 || absolute < deadline) {
 		deadline = absolute
 	}
-	if err := m.enterLogin(key, login, deadline, now); err != nil {
+	if err := m.enterLogins(key, logins, deadline, b.InPlaceOf, now); err != nil {
 		return Binding{}, err
 	}
 	m.complete(&b, now.UnixMilli(), deadline, begun)
 	return b, nil
 }
 
-// enterLogin enters key for a login, and makes room if that is needed.
-func (m *MemoryStore) enterLogin(key string, login Login, deadline int64, now time.Time) error {
+// enterLogins enters key for logins, of which the first is limited: there inPlaceOf, a ref, does not count.
+func (m *MemoryStore) enterLogins(
+	key string, logins []Login, deadline int64, inPlaceOf string, now time.Time,
+) error {
+	for _, login := range logins[1:] {
+		if err := m.enterLogin(key, login, deadline, 0, "", now); err != nil {
+			return err
+		}
+	}
+	return m.enterLogin(key, logins[0], deadline, m.maxSessions, inPlaceOf, now)
+}
+
+// enterLogin enters key for a login, and makes room if that is needed. A limit of 0 is none.
+func (m *MemoryStore) enterLogin(
+	key string, login Login, deadline int64, limit int, inPlaceOf string, now time.Time,
+) error {
 	known := m.knownOwner(login.Owner, now)
 	stale := known != nil && known.revoked
 	if login.Generation >= 0 {
@@ -162,8 +179,8 @@ func (m *MemoryStore) enterLogin(key string, login Login, deadline int64, now ti
 		if _, err := m.live(key, now); errors.Is(err, ErrInvalidated) {
 			return ErrConflict
 		}
-		if m.maxSessions > 0 {
-			if err := m.makeRoom(known, now); err != nil {
+		if limit > 0 {
+			if err := m.makeRoom(known, inPlaceOf, now); err != nil {
 				return err
 			}
 		}
@@ -172,8 +189,8 @@ func (m *MemoryStore) enterLogin(key string, login Login, deadline int64, now ti
 	return nil
 }
 
-// makeRoom sees to it that an owner may have one more session.
-func (m *MemoryStore) makeRoom(o *owned, now time.Time) error {
+// makeRoom sees to it that an owner may have one more session, beside that of the ref leaves.
+func (m *MemoryStore) makeRoom(o *owned, leaves string, now time.Time) error {
 	var live []OwnedSession
 	moving := 0
 	end := func(key string) error {
@@ -190,6 +207,7 @@ func (m *MemoryStore) makeRoom(o *owned, now time.Time) error {
 		e, err := m.live(key, now)
 		left := m.entries[key]
 		switch {
+		case m.ref(key) == leaves:
 		case err == nil:
 			s := e.session()
 			live = append(live, s.owned(m.ref(key)))
@@ -214,7 +232,7 @@ func (m *MemoryStore) makeRoom(o *owned, now time.Time) error {
 // Release implements [Binder].
 func (m *MemoryStore) Release(ctx context.Context, b Binding) error {
 	key, err := m.refKey(b.Ref)
-	if err == nil && digestOf(b.Owner) == nil {
+	if err == nil && !b.owned() {
 		err = ErrInvalidID
 	}
 	if err = cmp.Or(err, ctx.Err()); err == nil {
@@ -225,7 +243,7 @@ func (m *MemoryStore) Release(ctx context.Context, b Binding) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.unlist(b.Owner, key)
+	m.unlist(b.Owners, key)
 	return nil
 }
 
@@ -247,7 +265,9 @@ func (m *MemoryStore) Sessions(ctx context.Context, owner string) ([]OwnedSessio
 		if e, err := m.live(key, now); err == nil {
 			s := e.session()
 			s.ExpiresAt = e.expires
-			all = append(all, s.owned(m.ref(key)))
+			if slices.Contains(s.Owners(), digest) { // or it was kept from this owner by another one
+				all = append(all, s.owned(m.ref(key)))
+			}
 		}
 	}
 	return all, nil
@@ -273,7 +293,7 @@ func (m *MemoryStore) InvalidateOwned(
 		_, err = m.endLive(key, revocation(collect(opts)), now)
 	}
 	if err == nil {
-		m.unlist(digest, key)
+		m.unlist([]string{digest}, key)
 	}
 	return wrap("invalidate owned", err)
 }

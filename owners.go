@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +25,9 @@ import (
 // Binding, whatever the session was before. A move without a Binding keeps them.
 //
 // An owner is whatever the program calls its users, 1 to 1024 bytes; otherwise every method must
-// return an error wrapping [ErrInvalidID]. No error may contain one.
+// return an error wrapping [ErrInvalidID]. No error may contain one. A session may have several, such as
+// a user, a tenant, and the session at an identity provider: it is in the list of each of them, and the
+// end of any of them ends it. The one of its login comes first, and is the one that WithMaxSessions limits.
 type Binder interface {
 	Store
 
@@ -40,8 +43,10 @@ type Binder interface {
 	// began, or if that is more than an hour ago, [ErrNoDeadline] if there is no deadline or it has
 	// passed, [ErrTooManySessions] if the owner has as many sessions as WithMaxSessions allows,
 	// [ErrConflict] if id was reserved before and its session has ended or moved, and [ErrTooLarge]
-	// if the label is longer than 1024 bytes. With [ErrUnacknowledged] the Binding is valid. With
-	// [ErrUnknownOutcome] it is good for Release, and for nothing else.
+	// if the label is longer than 1024 bytes or there are more than four owners. With
+	// [ErrUnacknowledged] the Binding is valid. With [ErrUnknownOutcome] it is good for Release, and for
+	// nothing else. If one of several owners refuses, id may stay entered among others, so that their
+	// end reaches what is written there.
 	Reserve(ctx context.Context, id string, login Login, opts ...ReserveOption) (Binding, error)
 
 	// Adopt makes a session that is live the login's owner's, in place: for sessions that were begun
@@ -52,9 +57,13 @@ type Binder interface {
 	// nothing then. It returns the session as it is stored: who saves it as it was before, by
 	// Replacing, meets ErrConflict.
 	//
+	// A session that is the login's owner's already is given those owners of the options that it does
+	// not have, and nothing else.
+	//
 	// It must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if there is no live
 	// session, [ErrConflict] if it is another owner's, and what Reserve returns of a login, a deadline,
-	// a label or a limit. An InvalidateOwner that came before does not reach the session.
+	// a label, a limit or a number of owners. An InvalidateOwner that came before does not reach the
+	// session. [InPlaceOf] has no effect.
 	Adopt(ctx context.Context, id string, login Login, opts ...ReserveOption) (Session, error)
 
 	// Release gives up what Reserve has entered: for a login that fails after it. It ends the
@@ -116,11 +125,12 @@ func (l *Login) valid() bool { return digestOf(l.Owner) != nil && l.Generation >
 // Binding is an id that is reserved for a session of an owner. It is for the process that reserved
 // it, and good for ten minutes, or half of WithTombstoneTTL if that is shorter.
 type Binding struct {
-	Ref       string // of the id
-	Owner     string // digest of the owner, as Ref gives it
+	Ref       string   // of the id
+	Owners    []string // digests, as Ref gives them, the one of the login first
 	Label     string
 	CreatedAt time.Time // on the server's clock, in whole milliseconds
 	Deadline  time.Time
+	InPlaceOf string // ref of the session that must move to the id; "" for any, or none
 
 	until time.Time // until when a session may be written with it
 }
@@ -136,13 +146,16 @@ type OwnedSession struct {
 	Deadline  time.Time // however it is used
 }
 
-// ReserveOption is an option of Reserve: Until or Label.
+// ReserveOption is an option of Reserve and Adopt: Until, Label, Also, AlsoFinal or InPlaceOf.
 type ReserveOption func(*ReserveOptions)
 
 // ReserveOptions is what the options of one Reserve add up to.
 type ReserveOptions struct {
-	Until time.Time // zero: none
-	Label string
+	Until     time.Time // zero: none
+	Label     string
+	Also      []Login
+	AlsoFinal []string
+	InPlaceOf *string
 }
 
 // Until sets the deadline of a session, after which it is no longer live, however often it is used. t
@@ -152,6 +165,27 @@ func Until(t time.Time) ReserveOption { return func(o *ReserveOptions) { o.Until
 // Label sets what Sessions shows of a session, to tell devices apart: at most 1024 bytes. It stays
 // with the session.
 func Label(text string) ReserveOption { return func(o *ReserveOptions) { o.Label = text } }
+
+// Also gives a session a further owner, for whom a login was begun beside the one that Reserve is given:
+// Reserve returns ErrStaleLogin if either is stale. It may be repeated; four owners are the most.
+func Also(login Login) ReserveOption {
+	return func(o *ReserveOptions) { o.Also = append(o.Also, login) }
+}
+
+// AlsoFinal gives a session a further owner who is known only after the proof of who the user is, so no
+// login could be begun before it, and who ends once and for all: the session at an OpenID provider, whose
+// sid comes with the ID token (OpenID Connect Back-Channel Logout 1.0, section 2.1). Reserve returns
+// ErrStaleLogin if InvalidateOwner has ended that owner in the last two hours and the time of
+// WithTombstoneTTL, so a logout that overtakes its login wins. It may be repeated; four owners are the
+// most.
+func AlsoFinal(owner string) ReserveOption {
+	return func(o *ReserveOptions) { o.AlsoFinal = append(o.AlsoFinal, owner) }
+}
+
+// InPlaceOf does not count the session of an id for WithMaxSessions, if it is the owner's, since it is
+// about to give way: for a user who logs in again. The Binding is then good only for a Rotate of that id,
+// or the end of its renewal; for anything else it is ErrInvalidID.
+func InPlaceOf(id string) ReserveOption { return func(o *ReserveOptions) { o.InPlaceOf = &id } }
 
 // Bound makes Write store the session for which b was reserved, if the id is unused (IfAbsent).
 // Write then fails with ErrInvalidated if the owner's sessions have been ended meanwhile.
@@ -177,12 +211,13 @@ const (
 	itemOwner = 1 // digest
 	itemLabel = 2
 
-	maxLabel   = 1024          // bytes
+	maxLabel   = 1024 // bytes
+	maxOwners  = 4
 	maxMilli48 = 1<<48 - 1     // ms since 1970
 	loginLife  = time.Hour     // bind.lua has it too
 	ownerLife  = 2 * time.Hour // of an owner's key, beside the tombstone TTL
 	entryBatch = 500           // entries of an owner that are looked at in one command
-	headRead   = 22 + 2 + 3 + 16 + 3 + maxLabel
+	headRead   = 22 + 2 + maxOwners*(3+16) + 3 + maxLabel
 
 	// ownerMark is what an owner's key has between the prefix and the digest. It is in no ref.
 	ownerMark = "o:"
@@ -205,29 +240,58 @@ func ownerOf(owner string) (string, error) {
 
 func (c *config) ownerKey(digest string) string { return c.prefix + ownerMark + digest }
 
-// acceptable returns why nothing can be done with a login and these options, whatever the server knows.
-func acceptable(login Login, o ReserveOptions, now time.Time) error {
-	switch {
-	case !login.valid():
-		return ErrStaleLogin
-	case len(o.Label) > maxLabel:
-		return fmt.Errorf("%w: label of %d bytes, at most %d", ErrTooLarge, len(o.Label), maxLabel)
-	case !o.Until.IsZero() && !o.Until.After(now):
-		return ErrNoDeadline
+// logins returns the logins of all owners that a session is to have, or why nothing can be done with
+// them and the other options, whatever the server knows. The first one is the one that is limited.
+func (o *ReserveOptions) logins(login Login, now time.Time) ([]Login, error) {
+	all := append([]Login{login}, o.Also...)
+	for _, name := range o.AlsoFinal {
+		digest, err := ownerOf(name)
+		if err != nil {
+			return nil, err
+		}
+		// As if nothing had been known of it: such a login is stale once there was a revoke.
+		all = append(all, Login{Owner: digest, Generation: -1, At: login.At})
 	}
-	return nil
+	switch {
+	case slices.ContainsFunc(all, func(l Login) bool { return !l.valid() }):
+		return nil, ErrStaleLogin
+	case len(all) > maxOwners:
+		return nil, fmt.Errorf("%w: %d owners, at most %d", ErrTooLarge, len(all), maxOwners)
+	case len(o.Label) > maxLabel:
+		return nil, fmt.Errorf("%w: label of %d bytes, at most %d", ErrTooLarge, len(o.Label), maxLabel)
+	case !o.Until.IsZero() && !o.Until.After(now):
+		return nil, ErrNoDeadline
+	}
+	return all, nil
 }
 
 // bind returns what is known of a Binding before it is reserved: complete adds the rest.
-func (c *config) bind(ref string, login Login, o ReserveOptions, now time.Time) (Binding, error) {
-	err := acceptable(login, o, now)
+func (c *config) bind(ref string, login Login, o ReserveOptions, now time.Time) (Binding, []Login, error) {
+	logins, err := o.logins(login, now)
 	if err == nil && o.Until.IsZero() && c.absolute == 0 {
 		err = ErrNoDeadline
 	}
-	if err != nil {
-		return Binding{}, err
+	b := Binding{Ref: ref, Label: o.Label}
+	if err == nil && o.InPlaceOf != nil {
+		var key string
+		key, err = c.key(*o.InPlaceOf)
+		b.InPlaceOf = c.ref(key)
 	}
-	return Binding{Ref: ref, Owner: login.Owner, Label: o.Label}, nil
+	if err != nil {
+		return Binding{}, nil, err
+	}
+	b.Owners = withOwners(nil, logins)
+	return b, logins, nil
+}
+
+// withOwners adds the owners of logins to those that a session has.
+func withOwners(owners []string, logins []Login) []string {
+	for _, l := range logins {
+		if !slices.Contains(owners, l.Owner) {
+			owners = append(owners, l.Owner)
+		}
+	}
+	return owners
 }
 
 // complete makes a Binding valid that was asked for at the moment begun. Both times are the server's,
@@ -245,10 +309,10 @@ func untilMillis(t time.Time) int64 {
 	return min(t.UnixMilli(), maxMilli48)
 }
 
-// usable returns why a session may not be written under ref with b.
-func (b *Binding) usable(ref string) error {
+// usable returns why the session of a ref, "" for none, may not go on under another one with b.
+func (b *Binding) usable(from, ref string) error {
 	switch {
-	case b.Ref != ref || digestOf(b.Owner) == nil:
+	case b.Ref != ref || !b.owned() || b.InPlaceOf != "" && b.InPlaceOf != from:
 		return ErrInvalidID
 	case !time.Now().Before(b.until):
 		return ErrStaleLogin
@@ -258,9 +322,18 @@ func (b *Binding) usable(ref string) error {
 	return nil
 }
 
+// owned reports whether b names owners as Reserve does.
+func (b *Binding) owned() bool {
+	foreign := func(digest string) bool { return digestOf(digest) == nil }
+	return len(b.Owners) > 0 && len(b.Owners) <= maxOwners && !slices.ContainsFunc(b.Owners, foreign)
+}
+
 // header returns the header of the session that b begins.
 func (b *Binding) header() []byte {
-	items := appendItem(nil, itemOwner, digestOf(b.Owner))
+	var items []byte
+	for _, digest := range b.Owners {
+		items = appendItem(items, itemOwner, digestOf(digest))
+	}
 	if b.Label != "" {
 		items = appendItem(items, itemLabel, []byte(b.Label))
 	}
@@ -275,31 +348,40 @@ func appendItem(items []byte, kind byte, value []byte) []byte {
 	return append(items, value...)
 }
 
-// itemIn returns an item of a header, or nil.
-func itemIn(header []byte, kind byte) []byte {
+// itemsIn returns the items of a kind in a header.
+func itemsIn(header []byte, kind byte) (found [][]byte) {
 	if len(header) < headerSize+2 {
 		return nil
 	}
 	for items := header[headerSize+2:]; len(items) >= 3; {
 		size := 3 + int(binary.BigEndian.Uint16(items[1:]))
 		if size > len(items) {
-			return nil
+			return found
 		}
 		if items[0] == kind {
-			return items[3:size]
+			found = append(found, items[3:size])
 		}
 		items = items[size:]
 	}
-	return nil
+	return found
 }
 
-// ownerIn returns the digest of the owner that a header names, or "".
-func ownerIn(header []byte) string {
-	digest := itemIn(header, itemOwner)
-	if len(digest) != refEntropy {
-		return ""
+// labelIn returns the label in a header, or "".
+func labelIn(header []byte) string {
+	for _, label := range itemsIn(header, itemLabel) {
+		return string(label)
 	}
-	return base64.RawURLEncoding.EncodeToString(digest)
+	return ""
+}
+
+// ownersIn returns the digests of the owners that a header names.
+func ownersIn(header []byte) (owners []string) {
+	for _, digest := range itemsIn(header, itemOwner) {
+		if len(digest) == refEntropy {
+			owners = append(owners, base64.RawURLEncoding.EncodeToString(digest))
+		}
+	}
+	return owners
 }
 
 // deadlineIn returns the deadline of a header, in ms since 1970.

@@ -42,12 +42,19 @@ type life struct {
 	known    bool     // its login knows a generation
 	busy     int      // actors at work on it
 	reserved bool     // and not written yet
+	inTeam   bool     // it has the round's team as an owner, too
 }
 
 // revoked is an InvalidateOwner.
 type revoked struct {
 	begun, returned int // steps; -1: not yet
 	except          *life
+	ofTeam          bool
+}
+
+// reaches reports whether a life must be over after the revoke.
+func (v *revoked) reaches(l *life) bool {
+	return v.returned >= 0 && l != v.except && (!v.ofTeam || l.inTeam)
 }
 
 // round is one race for one owner.
@@ -55,6 +62,7 @@ type round struct {
 	*arena
 	*rand.Rand
 	owner    string
+	team     string // another owner of some sessions
 	limit    int
 	whenFull WhenFull
 	lives    []*life
@@ -89,29 +97,49 @@ type task struct {
 // tasks draws what the actors do.
 func (r *round) tasks(owned []*life, anonymous []string, waiting []Binding, held []*life) (tasks []task) {
 	ctx := r.t.Context()
-	ticket := r.other.login(r.owner)
+	ticket, teams := r.other.login(r.owner), r.other.login(r.team)
+	begin := func(s *RedisStore, l *life) (login, team Login, err error) { // later than the tickets were
+		if login, err = s.BeginLogin(ctx, r.owner); err == nil && l.inTeam {
+			team, err = s.BeginLogin(ctx, r.team)
+		}
+		l.begun, l.known = r.step, login.Generation >= 0
+		return login, team, err
+	}
 	add := func(name string, do func(s *RedisStore) error, on ...*life) {
 		tasks = append(tasks, task{name, do, on})
 	}
 	for range len(r.actors) - 1 {
-		switch kind := r.IntN(10); kind {
-		case 0, 1, 2: // a login, of each kind
+		switch kind := r.IntN(12); kind {
+		case 0, 1, 2, 10, 11: // a login, of each kind; also of somebody who is logged in
 			l, to, late := r.newLife(), NewID(), r.IntN(2) == 0
 			names := []string{"Write", "Rotate", "renewal"}
-			name, from := names[kind], NewID()
-			r.other.write(from, "data", time.Hour)
-			l.ids, l.known = []string{to}, ticket.Generation >= 0
-			add(fmt.Sprint("login by ", name, ", late ", late), func(s *RedisStore) error {
-				login := ticket
+			name, from, on := names[kind%9], NewID(), []*life{l}
+			l.ids, l.known, l.inTeam = []string{to}, ticket.Generation >= 0, r.IntN(2) == 0
+			var opts []ReserveOption
+			if kind < 10 {
+				r.other.write(from, "data", time.Hour)
+			} else {
+				before := r.pick(owned)
+				if before == nil || before == r.kept {
+					continue
+				}
+				owned = slices.DeleteFunc(slices.Clone(owned), func(o *life) bool { return o == before })
+				from, on = before.ids[len(before.ids)-1], append(on, before)
+				opts = append(opts, InPlaceOf(from))
+			}
+			add(fmt.Sprint("login by ", name, ", late ", late, ", in place ", kind >= 10, ", team ", l.inTeam), func(s *RedisStore) error {
+				login, team := ticket, teams
 				if late {
 					var err error
-					if login, err = s.BeginLogin(ctx, r.owner); err != nil {
+					if login, team, err = begin(s, l); err != nil {
 						return err
 					}
-					l.begun, l.known = r.step, login.Generation >= 0
 				}
-				return logins[name](ctx, s, login, from, to)
-			}, l)
+				if l.inTeam {
+					opts = append(opts, Also(team))
+				}
+				return logins[name](ctx, s, login, from, to, opts...)
+			}, on...)
 		case 3: // a first write under way
 			if len(waiting) == 0 {
 				continue
@@ -155,24 +183,32 @@ func (r *round) tasks(owned []*life, anonymous []string, waiting []Binding, held
 			})
 		case 9:
 			id, l := anonymous[0], r.newLife()
-			l.ids, l.known = []string{id}, ticket.Generation >= 0
+			l.ids, l.known, l.inTeam = []string{id}, ticket.Generation >= 0, r.IntN(2) == 0
+			opts := []ReserveOption{until()}
+			if l.inTeam {
+				opts = append(opts, Also(teams))
+			}
 			anonymous = append(anonymous[1:], anonymous[0])
-			add("Adopt", func(s *RedisStore) error {
-				_, err := s.Adopt(ctx, id, ticket, until())
+			add(fmt.Sprint("Adopt, team ", l.inTeam), func(s *RedisStore) error {
+				_, err := s.Adopt(ctx, id, ticket, opts...)
 				return err
 			}, l)
 		}
 	}
 	for range 1 + r.IntN(2) {
-		v := &revoked{-1, -1, r.kept}
+		v := &revoked{-1, -1, r.kept, r.IntN(3) == 0 && (r.kept == nil || r.kept.inTeam)}
 		r.revokes = append(r.revokes, v)
+		owner := r.owner
+		if v.ofTeam {
+			owner = r.team
+		}
 		add("InvalidateOwner", func(s *RedisStore) error {
 			v.begun = r.step
 			var opts []InvalidateOption
 			if r.kept != nil {
 				opts = append(opts, Except(r.kept.ids[0]))
 			}
-			_, err := s.InvalidateOwner(ctx, r.owner, opts...)
+			_, err := s.InvalidateOwner(ctx, owner, opts...)
 			if err == nil {
 				v.returned = r.step
 			}
@@ -185,7 +221,7 @@ func (r *round) tasks(owned []*life, anonymous []string, waiting []Binding, held
 
 // play plays one round.
 func (a *arena) play(t require.TestingT, seed uint64) {
-	r := &round{arena: a, Rand: rand.New(rand.NewPCG(seed, 0)), owner: NewID(), where: fmt.Sprint("round ", seed)}
+	r := &round{arena: a, Rand: rand.New(rand.NewPCG(seed, 0)), owner: NewID(), team: NewID(), where: fmt.Sprint("round ", seed)}
 	ctx := a.t.Context()
 	if r.IntN(2) == 0 {
 		r.limit, r.whenFull = 1+r.IntN(3), WhenFull(1+r.IntN(2))
@@ -197,10 +233,12 @@ func (a *arena) play(t require.TestingT, seed uint64) {
 			break
 		}
 		login, id := a.other.login(r.owner), NewID()
-		b, err := a.other.Reserve(ctx, id, login, until())
+		l, opts := r.newLife(id), []ReserveOption{until()}
+		if l.known, l.inTeam = login.Generation >= 0, r.IntN(2) == 0; l.inTeam {
+			opts = append(opts, Also(a.other.login(r.team)))
+		}
+		b, err := a.other.Reserve(ctx, id, login, opts...)
 		require.NoError(t, err)
-		l := r.newLife(id)
-		l.known = login.Generation >= 0
 		if r.IntN(3) == 0 {
 			l.reserved = true
 			waiting, held = append(waiting, b), append(held, l)
@@ -284,11 +322,17 @@ func (a *arena) play(t require.TestingT, seed uint64) {
 	if r.kept != nil {
 		require.True(t, slices.ContainsFunc(r.kept.ids, a.other.live), "%s: the session that goes on is lost", r.where)
 	}
-	_, err := a.other.InvalidateOwner(ctx, r.owner)
-	require.NoError(t, err)
 	r.kept, r.limit = nil, 0
-	r.revokes = []*revoked{{begun: r.step + 1, returned: r.step + 1}}
-	r.look(t)
+	for _, v := range []*revoked{{begun: r.step + 1, returned: r.step + 1, ofTeam: true}, {begun: r.step + 1, returned: r.step + 1}} {
+		owner := r.owner
+		if v.ofTeam {
+			owner = r.team
+		}
+		_, err := a.other.InvalidateOwner(ctx, owner)
+		require.NoError(t, err)
+		r.revokes = []*revoked{v}
+		r.look(t)
+	}
 }
 
 // judge looks at how a task has ended.
@@ -312,18 +356,18 @@ func (r *round) look(t require.TestingT) {
 	for _, l := range r.lives {
 		in := false
 		for _, id := range l.ids {
-			head, err := r.other.query(ctx, "GETRANGE", r.other.keyOf(id), "0", "63")
+			head, err := r.other.query(ctx, "GETRANGE", r.other.keyOf(id), "0", "127")
 			if err != nil {
 				require.True(t, isWrongType(err))
 				continue
 			}
-			if len(head) == 0 || ownerIn(headerOf(head)) != Ref(r.owner) {
+			if len(head) == 0 || !slices.Contains(ownersIn(headerOf(head)), Ref(r.owner)) {
 				continue
 			}
 			in = true
 			live++
 			for _, v := range r.revokes {
-				if v.returned >= 0 && l != v.except && (l.known || !r.lost) {
+				if v.reaches(l) && (l.known || !r.lost) {
 					require.Less(t, v.begun, l.begun, "%s: step %d: it is live that was before InvalidateOwner", r.where, r.step)
 				}
 			}

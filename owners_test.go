@@ -197,31 +197,32 @@ func (b *bed) bound(owner string, opts ...ReserveOption) (id string) {
 	return id
 }
 
-// act is something that the mover does with the session of an id; to is the id that it has then.
-type act func(ctx context.Context, s *RedisStore, login Login, from, to string) error
+// act is something that the mover does with the session of an id; to is the id that it has then. The
+// options are for a login, beside its deadline.
+type act func(ctx context.Context, s *RedisStore, login Login, from, to string, opts ...ReserveOption) error
 
 // logins begin a session of an owner.
 var logins = map[string]act{
-	"Write": func(ctx context.Context, s *RedisStore, login Login, _, to string) error {
-		b, err := s.Reserve(ctx, to, login, until())
+	"Write": func(ctx context.Context, s *RedisStore, login Login, _, to string, opts ...ReserveOption) error {
+		b, err := s.Reserve(ctx, to, login, append(opts, until())...)
 		if err == nil {
 			_, err = s.Write(ctx, to, []byte("data"), time.Hour, Bound(b))
 		}
 		return err
 	},
-	"Rotate": func(ctx context.Context, s *RedisStore, login Login, from, to string) error {
-		b, err := s.Reserve(ctx, to, login, until())
+	"Rotate": func(ctx context.Context, s *RedisStore, login Login, from, to string, opts ...ReserveOption) error {
+		b, err := s.Reserve(ctx, to, login, append(opts, until())...)
 		if err == nil {
 			_, err = s.Rotate(ctx, from, to, WithBinding(b))
 		}
 		return err
 	},
-	"renewal": func(ctx context.Context, s *RedisStore, login Login, from, to string) error {
+	"renewal": func(ctx context.Context, s *RedisStore, login Login, from, to string, opts ...ReserveOption) error {
 		r, err := s.BeginRenewal(ctx, from, 0)
 		if err != nil {
 			return err
 		}
-		b, err := s.Reserve(ctx, to, login, until())
+		b, err := s.Reserve(ctx, to, login, append(opts, until())...)
 		if err == nil {
 			r.Binding = &b
 			_, err = s.FinishRenewal(ctx, r, to, []byte("data"), time.Hour)
@@ -232,7 +233,7 @@ var logins = map[string]act{
 
 // actOf is a move as an act.
 func actOf(move move) act {
-	return func(ctx context.Context, s *RedisStore, _ Login, from, to string) error {
+	return func(ctx context.Context, s *RedisStore, _ Login, from, to string, _ ...ReserveOption) error {
 		_, err := move(ctx, s, from, to)
 		return err
 	}
@@ -1106,7 +1107,7 @@ func TestBinding_GrowsOld(t *testing.T) {
 		require.NoError(t, err)
 		require.WithinRange(t, binding.until, before.Add(want), time.Now().Add(want))
 		binding.until = time.Now()
-		require.ErrorIs(t, binding.usable(binding.Ref), ErrStaleLogin)
+		require.ErrorIs(t, binding.usable("", binding.Ref), ErrStaleLogin)
 	}
 }
 
@@ -1276,6 +1277,56 @@ func TestBinding_EntryBeforeSession(t *testing.T) {
 	})
 }
 
+// The keys of all owners of a session have it, under each of its ids, and none has it when it was ended.
+func TestBinding_SeveralStored(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
+		w := newWorld(t)
+		ctx, names := t.Context(), []string{NewID(), NewID(), NewID(), NewID()}
+		also := func() []ReserveOption {
+			return []ReserveOption{until(), Label("phone"), Also(w.login(names[1])), Also(w.login(names[2])), AlsoFinal(names[3])}
+		}
+		entered := func(id string, want bool) {
+			t.Helper()
+			for _, name := range names {
+				_, found := w.members(name)["l"+Ref(id)]
+				require.Equal(t, want, found)
+			}
+		}
+		id := w.bound(names[0], also()...)
+		entered(id, true)
+		value, _ := w.raw(id)
+		require.Equal(t, 24+4*19+3+5+len("data"), len(value))
+		for _, move := range moves {
+			next := NewID()
+			_, err := move(ctx, w.RedisStore, id, next)
+			require.NoError(t, err)
+			entered(id, false)
+			entered(next, true)
+			id = next
+		}
+		require.NoError(t, w.Invalidate(ctx, id))
+		entered(id, false)
+
+		reserved := NewID()
+		b, err := w.Reserve(ctx, reserved, w.login(names[0]), also()...)
+		require.NoError(t, err)
+		entered(reserved, true)
+		require.NoError(t, w.Release(ctx, b))
+		entered(reserved, false)
+
+		// Of one whose label is as long as can be the list reads all it needs at once.
+		label := strings.Repeat("x", maxLabel)
+		w.bound(names[0], append(also(), Label(label))...)
+		trips := w.tap.tripsOf(func() {
+			all, err := w.Sessions(ctx, names[3])
+			require.NoError(t, err)
+			require.Equal(t, label, all[0].Label)
+		})
+		require.Equal(t, 1, strings.Count(trips, "GETRANGE"))
+	})
+}
+
 func TestOwner_NothingSent(t *testing.T) {
 	t.Parallel()
 	s, err := New(untouchable{})
@@ -1304,8 +1355,18 @@ func TestOwner_NothingSent(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoDeadline)
 	_, err = s.Reserve(ctx, id, login, until(), Label(long))
 	require.ErrorIs(t, err, ErrTooLarge)
+	_, err = s.Reserve(ctx, id, login, until(), Also(login), Also(login), AlsoFinal("sid"), AlsoFinal("sid"))
+	require.ErrorIs(t, err, ErrTooLarge)
+	_, err = s.Reserve(ctx, id, login, until(), Also(Login{}))
+	require.ErrorIs(t, err, ErrStaleLogin)
+	for _, bad := range []string{"", long} {
+		_, err = s.Reserve(ctx, id, login, until(), AlsoFinal(bad))
+		require.ErrorIs(t, err, ErrInvalidID)
+		_, err = s.Reserve(ctx, id, login, until(), InPlaceOf(bad))
+		require.ErrorIs(t, err, ErrInvalidID)
+	}
 	require.ErrorIs(t, s.Release(ctx, Binding{}), ErrInvalidID)
-	old := Binding{Ref: Ref(id), Owner: Ref("alice"), Deadline: time.Now().Add(time.Hour)}
+	old := Binding{Ref: Ref(id), Owners: []string{Ref("alice")}, Deadline: time.Now().Add(time.Hour)}
 	_, err = s.Write(ctx, id, nil, time.Hour, Bound(old))
 	require.ErrorIs(t, err, ErrStaleLogin)
 	_, err = s.Rotate(ctx, NewID(), id, WithBinding(old))

@@ -197,8 +197,9 @@ func (s Session) Deadline() time.Time {
 	return time.Time{}
 }
 
-// Owner returns the digest of the session's owner, as Ref gives it, or "" if it has none: see [Binder].
-func (s Session) Owner() string { return ownerIn(s.header) }
+// Owners returns the digests of the session's owners, as Ref gives them, the one of its login first: see
+// [Binder].
+func (s Session) Owners() []string { return ownersIn(s.header) }
 
 // deadline returns the absolute deadline in milliseconds, or 0.
 func (s *Session) deadline() int64 {

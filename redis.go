@@ -407,7 +407,7 @@ func (s *RedisStore) write(
 	w := writing{key: key, version: newVersion(), data: data, ttl: ms, begins: s.argAbsolute}
 	switch {
 	case o.Binding != nil:
-		if err := o.Binding.usable(s.ref(key)); err != nil {
+		if err := o.Binding.usable("", s.ref(key)); err != nil {
 			return Session{}, err
 		}
 		w.condition, w.begins = "absent", string(o.Binding.header())

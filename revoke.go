@@ -64,7 +64,7 @@ func (s *RedisStore) endUnlisted(ctx context.Context, owner string, reason Reaso
 			first = worse(first, err)
 			continue // the walk goes on only after an ErrCorrupt
 		}
-		if ownerIn(e.header) != owner {
+		if !slices.Contains(ownersIn(e.header), owner) {
 			continue
 		}
 		if refs = append(refs, e.Ref); len(refs) == listChunk {

@@ -38,7 +38,7 @@ var (
 	invalidateScript = script{invalidateSource, "f31e2b04b9493e745292b68bd524a7cad9ac99ae"}
 	rotateScript     = script{rotateSource, "0798b699b7cbde7f825e3ee33c9e9acd1811d2e1"}
 	linkScript       = script{linkSource, "9187d9cfb99fb619a2d8ade883ef359f45f34f19"}
-	bindScript       = script{bindSource, "1e7032d7f08a7870a0c55c266297ee7fca043428"}
+	bindScript       = script{bindSource, "adfa23a5736223349e74122ce7012f816529b527"}
 	revokeScript     = script{revokeSource, "9eac738367a9fc5cc6387adfc8504cac6c467319"}
 )
 

@@ -85,7 +85,7 @@ func (s *RedisStore) endLive(
 			late = cmp.Or(err, late)
 			successor = cmp.Or(successorIn(again), successorIn(reply))
 			if live && err == nil && o.Reason != Rotated {
-				s.unlist(ctx, reply[1:], key)
+				s.unlist(ctx, ownersIn([]byte(reply[1:])), s.ref(key))
 			}
 		}
 		if successor == "" || o.Alone || o.Reason == Rotated {
@@ -183,7 +183,7 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 		}
 	}
 	if o.Binding != nil {
-		if err := o.Binding.usable(s.ref(newKey)); err != nil {
+		if err := o.Binding.usable(s.ref(oldKey), s.ref(newKey)); err != nil {
 			return Session{}, err
 		}
 	}
@@ -406,7 +406,7 @@ func (s *RedisStore) finishRenewal(
 		return Session{}, err
 	}
 	if r.Binding != nil {
-		if err := r.Binding.usable(s.ref(newKey)); err != nil {
+		if err := r.Binding.usable(s.ref(oldKey), s.ref(newKey)); err != nil {
 			return Session{}, err
 		}
 	}

@@ -426,6 +426,11 @@ func (a *Adapter) save(
 	case r.state == holding && (r.login == nil || r.login.id != id): // a second session
 		_, err = a.store.Write(ctx, id, data, ttl, tombstore.IfAbsent())
 		return "create", id, err
+	case r.state == holding: // the library has not left the session that logs in
+		verb = "rotate"
+		var s tombstore.Session
+		s, err = a.move(ctx, r, id, data, ttl, &r.login.binding)
+		r.saved(id, s, data, err)
 	case !r.renews && a.tooLate(r.cause):
 		return "create", of, r.cause
 	default:
@@ -443,12 +448,12 @@ func (a *Adapter) replace(
 	ctx context.Context, id string, data []byte, ttl time.Duration, held tombstore.Session,
 ) (tombstore.Session, error) {
 	s, err := a.store.Write(ctx, id, data, ttl, tombstore.Replacing(held))
-	if errors.Is(err, tombstore.ErrConflict) && held.Owner() == "" {
+	if errors.Is(err, tombstore.ErrConflict) {
 		adopted, failed := a.store.Read(ctx, id, tombstore.Fresh())
 		switch {
 		case failed != nil:
 			return adopted, failed
-		case adopted.Owner() != "" && adopted.CreatedAt.Equal(held.CreatedAt):
+		case len(adopted.Owners()) > len(held.Owners()) && adopted.CreatedAt.Equal(held.CreatedAt):
 			s, err = a.store.Write(ctx, id, data, ttl, tombstore.Replacing(adopted))
 		}
 	}
@@ -531,9 +536,6 @@ func (a *Adapter) finish(
 	if renewal.Binding, err = a.binding(ctx, r, id); err != nil {
 		return tombstore.Session{}, err
 	}
-	if r.state != left { // it has made room for its next life
-		return a.create(ctx, r, id, data, ttl)
-	}
 	s, err := a.store.FinishRenewal(ctx, renewal, id, data, ttl)
 	return s, a.met(ctx, renewal.Binding, id, err)
 }
@@ -566,10 +568,18 @@ func (a *Adapter) Rotate(
 		r.mu.Unlock()
 		return a.tell(ctx, r, "rotate", id, err)
 	}
-	if r.state != holding { // it has made room for its next life
-		r.mu.Unlock()
-		return a.Save(ctx, r, newID, data, ttl)
-	}
+	s, err := a.move(ctx, r, newID, data, ttl, b)
+	r.saved(newID, s, data, err)
+	a.giveUpTainted(ctx, r)
+	r.mu.Unlock()
+	return a.tell(ctx, r, "rotate", id, err)
+}
+
+// move stores data under a new id, and ends the session that the request holds, in one step.
+func (a *Adapter) move(
+	ctx context.Context, r *Request, newID string, data []byte, ttl time.Duration, b *tombstore.Binding,
+) (tombstore.Session, error) {
+	id := r.id
 	s, err := a.update(r, data, func(data []byte, held tombstore.Session) (tombstore.Session, error) {
 		opts := []tombstore.RotateOption{tombstore.WithData(data, ttl)}
 		if b != nil {
@@ -580,11 +590,7 @@ func (a *Adapter) Rotate(
 		}
 		return a.store.Rotate(ctx, id, newID, opts...)
 	}, func() (tombstore.Session, error) { return a.store.Read(ctx, id, tombstore.Fresh()) })
-	err = a.met(ctx, b, newID, err)
-	r.saved(newID, s, data, err)
-	a.giveUpTainted(ctx, r)
-	r.mu.Unlock()
-	return a.tell(ctx, r, "rotate", id, err)
+	return s, a.met(ctx, b, newID, err)
 }
 
 // over returns an error if nobody waits for the response any more.

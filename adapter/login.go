@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tombstore/tombstore"
@@ -31,16 +32,14 @@ func (a *Adapter) binder() (tombstore.Binder, error) {
 }
 
 // Login logs a user in with the session of the request, which goes on under id, new and not saved yet:
-// it reserves the id, and the Save of it, after a Leave, or the Rotate to it begins a new life for the
-// session. Without a Leave the Save begins another session, which is the request's then. If the request
-// saves another new id instead, that is reserved when it does. Login returns the deadline of the session,
-// or a zero time if the session has been lost to another request, in which case nothing is reserved unless
-// this one takes the renewal over.
+// it reserves the id, and the Save of it, or the Rotate to it, leaves the id that the session has and begins
+// a new life. If the request saves another new id after a Leave, or by Rotate, that is reserved when it does.
+// Login returns the deadline of the session, or a zero time if the session has been lost to another request,
+// in which case nothing is reserved unless this one takes the renewal over.
 //
-// After an error nothing is reserved. The error is that of Reserve, such as tombstore.ErrStaleLogin, or a
-// *RefusedError if nothing of the request is saved any more. If Reserve refuses because the owner has as
-// many sessions as may be, and the request's own is one of them, that is ended to make room; in every
-// other case the request is what it was. The store must be a tombstore.Binder.
+// After an error nothing is reserved, and the request is what it was. The error is that of Reserve, such as
+// tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. The request's own
+// session does not count for a limit, since it gives way. The store must be a tombstore.Binder.
 func (a *Adapter) Login(
 	ctx context.Context, r *Request, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) (deadline time.Time, err error) {
@@ -79,31 +78,26 @@ func (a *Adapter) login(
 	return of, p.binding.Deadline, err
 }
 
-// reserve reserves id for p. If the request's own session is the owner's, and as many are there as may be,
-// it makes room for its next life: it is ended, and the login begins another session.
+// reserve reserves id for p. If the request's own session is the owner's, that is the one to give way.
 func (a *Adapter) reserve(ctx context.Context, r *Request, p *pending, id string) error {
 	binder, err := a.binder()
 	if err != nil {
 		return err
 	}
-	p.binding, err = binder.Reserve(ctx, id, p.login, p.opts...)
-	own := (r.state == holding || r.state == left) && r.held.Owner() == p.login.Owner
-	switch {
-	case own && errors.Is(err, tombstore.ErrTooManySessions):
-		if err := a.endOwn(ctx, r); err != nil {
-			return err
-		}
-		p.binding, err = binder.Reserve(ctx, id, p.login, p.opts...)
-	case own && reserved(err) && r.state == holding: // Reserve may have chosen it
-		if _, read := a.store.Read(ctx, r.id, tombstore.Fresh()); endedFor(tombstore.Revoked, read) {
-			r.hold("", tombstore.Session{})
-			r.state = anonymous
-		}
+	opts := p.opts
+	if r.owns(p.login.Owner) {
+		opts = append(slices.Clip(opts), tombstore.InPlaceOf(r.id))
 	}
+	p.binding, err = binder.Reserve(ctx, id, p.login, opts...)
 	if reserved(err) {
 		p.id = id
 	}
 	return err
+}
+
+// owns reports whether the session that the request holds or has left is one of an owner's.
+func (r *Request) owns(owner string) bool {
+	return (r.state == holding || r.state == left) && slices.Contains(r.held.Owners(), owner)
 }
 
 // endOwn ends the session that the request holds or has left, and whose user logs in again: the login
@@ -224,12 +218,13 @@ func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	own := r.held.Owner() == owner
+	own := slices.Contains(r.held.Owners(), owner)
 	switch {
-	case r.login != nil && r.login.login.Owner == owner:
+	case r.login != nil && (r.login.login.Owner == owner || slices.Contains(r.login.binding.Owners, owner)):
 		id = cmp.Or(r.login.id, r.id)
-		if own && r.login.id != "" && (r.state == holding || r.state == left) {
+		if r.login.id != "" && r.owns(owner) {
 			err = a.endOwn(ctx, r)
+			r.login.binding.InPlaceOf = "" // it has given way
 			a.giveUpTainted(ctx, r)
 		}
 		return id, err

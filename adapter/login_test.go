@@ -117,20 +117,23 @@ func TestLogin(t *testing.T) {
 	})
 }
 
-// A session library that has not left the request's session logs in with another one.
+// Where a session library does not leave the request's session, the login does.
 func TestLogin_WithoutLeave(t *testing.T) {
-	b := newBedWith(t)
+	b := newBedWith(t, tombstore.WithMaxSessions(1, tombstore.Refuse))
 	id, flash := b.login("alice"), tombstore.NewID()
 	require.NoError(t, b.save(flash, "flash"))
 	b.owned("alice")
 	require.NoError(t, b.save(id, "alice"))
 	b.owned("alice", id)
-	b.load(nil, b.id, "x")
+	b.load(nil, b.id, "")
 	require.NoError(t, b.save(id, "more"))
 	b.load(nil, id, "more")
-	require.NoError(t, b.End(t.Context(), b.b, ""))
+	again := b.login("alice")
+	require.NoError(t, b.save(again, "alice again"))
+	b.owned("alice", again)
+	b.load(nil, id, "")
+	require.NoError(t, b.store.Invalidate(t.Context(), b.id))
 	b.owned("alice")
-	b.load(nil, b.id, "x")
 }
 
 // A login whose owner has been logged out everywhere since it began is refused by Login, and the session
@@ -605,27 +608,6 @@ func TestEndOthers_LoggingInAgain(t *testing.T) {
 			b.owned("alice", other)
 		})
 	})
-}
-
-// That the end of the session which makes room for its next life is not confirmed is no reason to log in
-// without a place.
-func TestLogin_FullUnacknowledged(t *testing.T) {
-	eachWay(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)},
-		func(b *bed, begin func(), save func(id, data string) error) {
-			b.loginAs("alice")
-			alices := b.b.ID()
-			b.Adapter = New(late{b.store.MemoryStore})
-			b.b = &Request{}
-			b.load(b.b, alices, "alice")
-			begin()
-			if b.b.ID() == "" {
-				return
-			}
-			id := b.login("alice")
-			b.owned("alice")
-			require.NoError(b, save(id, "alice again"))
-			b.owned("alice", id)
-		})
 }
 
 // A session that gets an owner during the request is the same session: what the request saves is stored,

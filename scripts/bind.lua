@@ -7,11 +7,11 @@
 -- ARGV[2]  deadline of the session, ms since 1970; of a login "0" for none but that of ARGV[8]
 -- ARGV[3]  how long the owner's key lives from now on at least, ms
 -- ARGV[4]  generation of a key that is made now, drawn at random
--- ARGV[5]  ref of the id that was left; "" for a login
--- ARGV[6]  of a login: the generation that it has seen; "" if there was no key
+-- ARGV[5]  ref of the id that was left, or of a login of the one that will be; "" for none
+-- ARGV[6]  of a login: the generation that it has seen; "" if there was no key; left out for a move
 -- ARGV[7]  of a login: when it began, ms since 1970
 -- ARGV[8]  of a login: absolute timeout, ms; "0" for none
--- ARGV[9]  of a login: how many sessions the owner may have; left out for any number
+-- ARGV[9]  of a login: how many sessions the owner may have, beside that of ARGV[5]; left out for any number
 --
 -- Returns  D time deadline  entered, now or by an earlier run; both ms since 1970, six bytes. Of a move also
 --                           if the id has been taken out since: its tombstone refuses the session
@@ -42,7 +42,7 @@ if found.err then return wrongtype(found) and 'F' or found end
 local g, score = found[1], tonumber(found[2])
 if not g and redis.call('EXISTS', KEYS[1]) == 1 then return 'F' end
 local now, generation, deadline = clock(), g and floor(-g / 2) or tonumber(ARGV[4]), tonumber(ARGV[2])
-local seconds, base, login = floor(now / 1000), generation * 2^32, ARGV[5] == ''
+local seconds, base, login = floor(now / 1000), generation * 2^32, ARGV[6]
 local revoked = g and g % 2 == 1 -- since the key was made
 
 if login then
@@ -62,7 +62,8 @@ end
 local own = base + math.min(math.ceil(deadline / 1000) + 3600, 2^32 - 1)
 if login then
   if score and score < base or not score and found[3] then return 'C' end
-  if ARGV[9] and not score and redis.call('ZCOUNT', KEYS[1], 1, '+inf') >= tonumber(ARGV[9]) then return 'L' end
+  local others = ARGV[9] and not score and redis.call('ZCOUNT', KEYS[1], 1, '+inf') - (found[4] and 1 or 0)
+  if others and others >= tonumber(ARGV[9]) then return 'L' end
   score = math.max(score or own, own)
 elseif not score and found[3] then
   return 'D' .. bytes(now) .. bytes(deadline)

@@ -58,6 +58,24 @@ func (c *check) endOwner(owner string, live int, opts ...tombstore.InvalidateOpt
 	require.Equal(c, live, n)
 }
 
+// several returns the names of four owners, and options that make a session of the first one the others', too.
+func (c *check) several() (names []string, others []tombstore.ReserveOption) {
+	for range 4 {
+		names = append(names, tombstore.NewID())
+	}
+	return names, []tombstore.ReserveOption{
+		tombstore.Also(c.begun(names[1])), tombstore.Also(c.begun(names[2])), tombstore.AlsoFinal(names[3]),
+	}
+}
+
+// refs returns the digests of owners.
+func refs(owners []string) (digests []string) {
+	for _, owner := range owners {
+		digests = append(digests, tombstore.Ref(owner))
+	}
+	return digests
+}
+
 // inTime checks a time that the server's clock has given.
 func (c *check) inTime(want, got time.Time) {
 	require.WithinDuration(c, want, got, time.Minute)
@@ -73,7 +91,7 @@ var owners = []rule{
 		require.True(c, b.CreatedAt.Equal(s.CreatedAt))
 		c.holds(id, "x")
 		s = c.write(id, "y", 3*hour, tombstore.Replacing(s))
-		require.Equal(c, tombstore.Ref(owner), s.Owner())
+		require.Equal(c, []string{tombstore.Ref(owner)}, s.Owners())
 		found := c.sessions(owner)
 		require.Len(c, found, 1)
 		require.Equal(c, b.Ref, found[0].Ref)
@@ -117,7 +135,7 @@ var owners = []rule{
 		b.Deadline = time.Now()
 		_, err = c.store.Write(c, id, nil, hour, tombstore.Bound(b))
 		require.ErrorIs(c, err, tombstore.ErrNoDeadline)
-		made := tombstore.Binding{Ref: b.Ref, Owner: b.Owner, CreatedAt: b.CreatedAt, Deadline: time.Now().Add(hour)}
+		made := tombstore.Binding{Ref: b.Ref, Owners: b.Owners, CreatedAt: b.CreatedAt, Deadline: time.Now().Add(hour)}
 		_, err = c.store.Write(c, id, nil, hour, tombstore.Bound(made))
 		require.ErrorIs(c, err, tombstore.ErrStaleLogin, "nobody knows how old it is")
 		c.absent(id)
@@ -251,6 +269,11 @@ var owners = []rule{
 				tombstore.ErrStaleLogin},
 			{id, login, []tombstore.ReserveOption{tombstore.Until(time.Now())}, tombstore.ErrNoDeadline},
 			{id, login, []tombstore.ReserveOption{until, tombstore.Label(strings.Repeat("a", 1025))}, tombstore.ErrTooLarge},
+			{id, login, []tombstore.ReserveOption{until, tombstore.Also(tombstore.Login{})}, tombstore.ErrStaleLogin},
+			{id, login, []tombstore.ReserveOption{until, tombstore.AlsoFinal("")}, tombstore.ErrInvalidID},
+			{id, login, []tombstore.ReserveOption{until, tombstore.InPlaceOf("")}, tombstore.ErrInvalidID},
+			{id, login, []tombstore.ReserveOption{until, tombstore.Also(login), tombstore.Also(login),
+				tombstore.AlsoFinal(owner), tombstore.AlsoFinal("sid")}, tombstore.ErrTooLarge},
 		} {
 			b, err := c.binder.Reserve(c, bad.id, bad.login, bad.opts...)
 			require.ErrorIs(c, err, bad.want)
@@ -277,6 +300,125 @@ var owners = []rule{
 				require.ErrorIs(c, c.logIn(tombstore.NewID(), login), want)
 			}
 		}
+	}},
+	{"Reserve/several owners", func(c *check) {
+		for end := range 4 {
+			names, owners := c.several()
+			b, id := c.reserve(names[0], owners...)
+			s := c.write(id, "x", hour, tombstore.Bound(b))
+			require.Equal(c, refs(names), s.Owners())
+			for _, name := range names {
+				found := c.sessions(name)
+				require.Len(c, found, 1)
+				require.Equal(c, b.Ref, found[0].Ref)
+			}
+			require.NoError(c, c.binder.InvalidateOwned(c, names[end], b.Ref))
+			c.ended(id, tombstore.Revoked)
+
+			_, id = c.bound(names[0], owners...)
+			c.endOwner(names[end], 1)
+			c.ended(id, tombstore.Revoked)
+			for i, name := range names {
+				require.Empty(c, c.sessions(name))
+				if i != end {
+					c.endOwner(name, 0)
+				}
+			}
+		}
+	}},
+	{"Reserve/several owners: all follow the session", func(c *check) {
+		for end := range 4 {
+			names, owners := c.several()
+			_, id := c.bound(names[0], owners...)
+			_, next := c.rotate(id)
+			s, last := c.rotate(next)
+			require.Equal(c, refs(names), s.Owners())
+			require.Len(c, c.sessions(names[end]), 1)
+			c.endOwner(names[end], 1)
+			c.ended(last, tombstore.Revoked)
+		}
+	}},
+	{"Reserve/several owners: another login leaves them all", func(c *check) {
+		names, owners := c.several()
+		_, id := c.bound(names[0], owners...)
+		b, next := c.reserve(tombstore.NewID())
+		s, err := c.store.Rotate(c, id, next, tombstore.WithBinding(b))
+		require.NoError(c, err)
+		require.Equal(c, b.Owners, s.Owners())
+		for _, name := range names {
+			require.Empty(c, c.sessions(name))
+			c.endOwner(name, 0)
+		}
+		c.holds(next, "x")
+	}},
+	{"Reserve/several owners: each of them may refuse", func(c *check) {
+		owner, tenant, id := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
+		until := tombstore.Until(time.Now().Add(hour))
+		login, stale := c.begun(owner), c.begun(tenant)
+		c.endOwner(tenant, 0)
+		_, err := c.binder.Reserve(c, id, login, until, tombstore.Also(stale))
+		require.ErrorIs(c, err, tombstore.ErrStaleLogin)
+		c.endOwner(owner, 0)
+		_, err = c.binder.Reserve(c, id, login, until, tombstore.Also(c.begun(tenant)))
+		require.ErrorIs(c, err, tombstore.ErrStaleLogin)
+		c.write(id, "nobody's", hour)
+		require.Empty(c, c.sessions(owner))
+		require.Empty(c, c.sessions(tenant))
+	}},
+	{"Reserve/a final owner ends once and for all", func(c *check) {
+		owner, sid, late := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
+		_, id := c.bound(owner, tombstore.AlsoFinal(sid))
+		_, id2 := c.bound(owner, tombstore.AlsoFinal(sid))
+		c.endOwner(sid, 2)
+		c.out(id)
+		c.out(id2)
+		c.endOwner(late, 0) // it overtakes its login
+		for _, name := range []string{sid, late} {
+			_, err := c.binder.Reserve(c, tombstore.NewID(), c.begun(owner), tombstore.Until(time.Now().Add(hour)),
+				tombstore.AlsoFinal(name))
+			require.ErrorIs(c, err, tombstore.ErrStaleLogin)
+		}
+	}},
+	{"Reserve/InPlaceOf is for one session", func(c *check) {
+		owner := tombstore.NewID()
+		_, old := c.bound(owner)
+		_, other := c.bound(owner)
+		b, id := c.reserve(owner, tombstore.InPlaceOf(old))
+		_, err := c.store.Write(c, id, nil, hour, tombstore.Bound(b))
+		require.ErrorIs(c, err, tombstore.ErrInvalidID)
+		_, err = c.store.Rotate(c, other, id, tombstore.WithBinding(b))
+		require.ErrorIs(c, err, tombstore.ErrInvalidID)
+		c.holds(other, "x")
+		_, err = c.store.Rotate(c, old, id, tombstore.WithBinding(b))
+		require.NoError(c, err)
+		c.holds(id, "x")
+		require.Len(c, c.sessions(owner), 2)
+		c.endOwner(owner, 2)
+	}},
+	{"Adopt/several owners", func(c *check) {
+		names, owners := c.several()
+		id, until := tombstore.NewID(), tombstore.Until(time.Now().Add(2*hour))
+		c.write(id, "x", hour)
+		_, err := c.binder.Adopt(c, id, c.begun(names[0]), until, tombstore.Label("phone"), owners[0])
+		require.NoError(c, err)
+		for range 2 { // the others, and once more
+			later := append(owners, tombstore.Until(time.Now().Add(hour)), tombstore.Label("other"))
+			s, err := c.binder.Adopt(c, id, c.begun(names[0]), later...)
+			require.NoError(c, err)
+			require.Equal(c, refs(names), s.Owners())
+			c.inTime(time.Now().Add(2*hour), s.Deadline())
+			for _, name := range names {
+				found := c.sessions(name)
+				require.Len(c, found, 1)
+				require.Equal(c, "phone", found[0].Label)
+			}
+		}
+		_, err = c.binder.Adopt(c, id, c.begun(names[1]), until)
+		require.ErrorIs(c, err, tombstore.ErrConflict)
+		_, err = c.binder.Adopt(c, id, c.begun(names[0]), until, tombstore.AlsoFinal("a fifth"))
+		require.ErrorIs(c, err, tombstore.ErrTooLarge)
+		c.endOwner(names[3], 1)
+		c.ended(id, tombstore.Revoked)
 	}},
 	{"Adopt/a session becomes the owner's", func(c *check) {
 		owner, id := tombstore.NewID(), tombstore.NewID()
@@ -710,6 +852,29 @@ func (c *check) moveAndKeep(move func(old, id string) error) {
 
 // ownersAndRenewals is for stores that are both a Binder and a Renewer.
 var ownersAndRenewals = []rule{
+	{"Reserve/several owners: all follow a renewal", func(c *check) {
+		for end := range 4 {
+			names, owners := c.several()
+			_, id := c.bound(names[0], owners...)
+			s, next := c.finish(c.begin(id), "y")
+			require.Equal(c, refs(names), s.Owners())
+			c.endOwner(names[end], 1)
+			c.ended(next, tombstore.Revoked)
+		}
+	}},
+	{"Reserve/InPlaceOf is for one renewal", func(c *check) {
+		owner := tombstore.NewID()
+		_, old := c.bound(owner)
+		_, other := c.bound(owner)
+		b, id := c.reserve(owner, tombstore.InPlaceOf(old))
+		r, right := c.begin(other), c.begin(old)
+		r.Binding, right.Binding = &b, &b
+		_, err := c.renewer.FinishRenewal(c, r, id, []byte("y"), hour)
+		require.ErrorIs(c, err, tombstore.ErrInvalidID)
+		_, err = c.renewer.FinishRenewal(c, right, id, []byte("y"), hour)
+		require.NoError(c, err)
+		require.Len(c, c.sessions(owner), 1)
+	}},
 	{"Owner/a login by renewal begins a new life", func(c *check) {
 		owner, old, id := tombstore.NewID(), tombstore.NewID(), tombstore.NewID()
 		before := c.write(old, "anonymous", hour)

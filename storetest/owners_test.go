@@ -206,7 +206,39 @@ func neverStale(s whole) tombstore.Store {
 	}
 }
 
+// altered reserves with other options, and returns another binding.
+func altered(
+	options func(ctx context.Context, s whole, o *tombstore.ReserveOptions), binding func(b *tombstore.Binding),
+) func(whole) tombstore.Store {
+	return onReserve(func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Binding, error) {
+		o := collect(opts)
+		options(ctx, s, &o)
+		b, err := s.Reserve(ctx, id, login, func(to *tombstore.ReserveOptions) { *to = o })
+		binding(&b)
+		return b, err
+	})
+}
+
 var ownerMutants = map[string]mutant{
+	"further owners are forgotten": {"Reserve/several owners", altered(
+		func(_ context.Context, _ whole, o *tombstore.ReserveOptions) { o.Also, o.AlsoFinal = nil, nil },
+		func(*tombstore.Binding) {})},
+	"a move keeps the owner of the login only": {"Reserve/several owners: another login leaves them all", altered(
+		func(context.Context, whole, *tombstore.ReserveOptions) {},
+		func(b *tombstore.Binding) { b.Owners = b.Owners[:1] })},
+	"a final owner begins again": {"Reserve/a final owner ends once and for all", altered(
+		func(ctx context.Context, s whole, o *tombstore.ReserveOptions) {
+			for _, name := range o.AlsoFinal {
+				login, _ := s.BeginLogin(ctx, name)
+				o.Also = append(o.Also, login)
+			}
+			o.AlsoFinal = nil
+		}, func(*tombstore.Binding) {})},
+	"InPlaceOf binds nobody": {"Reserve/InPlaceOf is for one session", altered(
+		func(context.Context, whole, *tombstore.ReserveOptions) {},
+		func(b *tombstore.Binding) { b.InPlaceOf = "" })},
 	"the binding is forgotten": {"Owner/a session is bound", unbinding},
 	"a bound write takes what it finds": {"Owner/Bound is IfAbsent", func(s whole) tombstore.Store {
 		return &broken{whole: s, write: func(

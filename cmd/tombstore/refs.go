@@ -22,7 +22,7 @@ const (
 	// Of a record, as package tombstore has it.
 	itemOwner = 1
 	itemLabel = 2
-	headRead  = 22 + 2 + 3 + 16 + 3 + 1024 // bytes, with an owner and the longest label
+	headRead  = 22 + 2 + 4*(3+16) + 3 + 1024 // bytes, with four owners and the longest label
 )
 
 // query is a command on sessions that prints reports.
@@ -78,7 +78,10 @@ func list(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 			case e.Pending:
 				r.State, r.text = pending, "pending: between two ids"
 			default:
-				r.Owner, r.CreatedAt, r.Deadline = e.Owner(), e.CreatedAt.UTC(), utc(e.Deadline())
+				r.CreatedAt, r.Deadline = e.CreatedAt.UTC(), utc(e.Deadline())
+				for _, owner := range e.Owners() {
+					r.owned(owner)
+				}
 				r.sayLive("")
 			}
 			out.print(r)
@@ -170,13 +173,17 @@ func (r *report) live(head []byte, expiry string) {
 	if string(head[16:22]) != "\x00\x00\x00\x00\x00\x00" {
 		r.Deadline = milliseconds(head[16:])
 	}
-	r.Owner = base64.RawURLEncoding.EncodeToString(itemIn(head, itemOwner))
-	r.Label = string(itemIn(head, itemLabel))
+	for _, digest := range itemsIn(head, itemOwner) {
+		r.owned(base64.RawURLEncoding.EncodeToString([]byte(digest)))
+	}
+	for _, label := range itemsIn(head, itemLabel) {
+		r.Label = label
+	}
 	r.sayLive(expiry)
 }
 
-// itemIn returns an item of the record that begins with head, or nil. What follows the items is data.
-func itemIn(head []byte, kind byte) []byte {
+// itemsIn returns the items of a kind in the record that begins with head. What follows the items is data.
+func itemsIn(head []byte, kind byte) (found []string) {
 	if head[1]&1 == 0 || len(head) < 24 {
 		return nil
 	}
@@ -184,14 +191,14 @@ func itemIn(head []byte, kind byte) []byte {
 	for len(items) >= 3 {
 		size := 3 + int(binary.BigEndian.Uint16(items[1:]))
 		if size > len(items) {
-			return nil
+			return found
 		}
 		if items[0] == kind {
-			return items[3:size]
+			found = append(found, string(items[3:size]))
 		}
 		items = items[size:]
 	}
-	return nil
+	return found
 }
 
 // tombstone describes a tombstone by its end, its successor and its claim.

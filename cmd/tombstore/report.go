@@ -25,6 +25,7 @@ type report struct {
 	Input     string    `json:"input,omitempty"` // where something is that is neither
 	Ref       string    `json:"ref,omitempty"`
 	Owner     string    `json:"owner,omitempty"` // digest
+	Also      []string  `json:"also,omitempty"`  // further owners
 	State     string    `json:"state,omitempty"` // as it was found
 	Label     string    `json:"label,omitempty"`
 	CreatedAt time.Time `json:"created_at,omitzero"`
@@ -51,6 +52,15 @@ func (t *target) report() report {
 	return report{Ref: t.ref}
 }
 
+// owned notes an owner of a session.
+func (r *report) owned(digest string) {
+	if r.Owner == "" {
+		r.Owner = digest
+		return
+	}
+	r.Also = append(r.Also, digest)
+}
+
 // sayLive puts what is known of a live session into words.
 func (r *report) sayLive(expiry string) {
 	r.State, r.text = live, "live, created at "+stamp(r.CreatedAt)
@@ -61,7 +71,7 @@ func (r *report) sayLive(expiry string) {
 		r.text += ", deadline " + stamp(r.Deadline)
 	}
 	if r.Owner != "" {
-		r.text += ", owner " + r.Owner
+		r.text += ", owner " + strings.Join(append([]string{r.Owner}, r.Also...), " ")
 	}
 	if r.Label != "" {
 		r.text += ", label " + strconv.QuoteToASCII(r.Label) // it may come from a browser
