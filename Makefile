@@ -10,6 +10,8 @@ each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || fa
 RACE        := $(shell [ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null && echo -race)
 # Each test must hold in any order and under the race detector. Most of their time they wait, so more run at once than there are cores.
 TESTFLAGS   ?= $(RACE) -shuffle=on -parallel=8
+# Elsewhere than in CI the tests play fewer rounds, and few of the broken variants that show that a test can fail.
+SHORT        = $(if $(CI),,-short)
 # A program under the race detector waits a second before it ends; tests end many.
 export GORACE ?= atexit_sleep_ms=20
 # What takes long to build and is not needed is left out: gin's MsgPack, and Docker's client unless the server is a container.
@@ -29,9 +31,9 @@ demo: ## play the logout race on an in-process Redis
 build: ## compile everything
 	@$(call each,go build -o /dev/null ./...)
 
-test: server ## run the tests on a real server, which is found, or installed (Debian, as root)
+test: server ## run the tests on a real server, which is found, or installed (Debian, as root); with CI=true all of them
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
-	@$(call each,$(gotest) -vet=off $(TESTFLAGS) ./...)
+	@$(call each,$(gotest) -vet=off $(SHORT) $(TESTFLAGS) ./...)
 
 race: server ## run the tests ten times in random order, under the race detector if there is a C compiler
 	@$(call each,$(gotest) $(TESTFLAGS) -count=10 ./...)

@@ -361,6 +361,7 @@ func TestList_Moves(t *testing.T) {
 			}, "after the keys were read"},
 		} {
 			t.Run("catches: "+name, func(t *testing.T) {
+				skipIfShort(t)
 				w := newWorld(t)
 				w.tap.change = broken.change
 				require.True(t, fails(t, func(t require.TestingT) { check("Rotate", moments[broken.when])(t, w) }))
@@ -435,6 +436,7 @@ func TestList_LogOutEverywhere(t *testing.T) {
 		t.Run("at each moment", func(t *testing.T) { check(t, newWorld(t)) })
 		for name, field := range map[string]string{"no renewals": "x", "none that was given up": "c"} {
 			t.Run("catches: "+name, func(t *testing.T) {
+				skipIfShort(t)
 				w := newWorld(t)
 				w.tap.change = func(words []string) []string {
 					if words[0] == "HMGET" {

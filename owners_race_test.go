@@ -381,14 +381,17 @@ func (r *round) look(t require.TestingT) {
 	}
 }
 
-// rounds is how many rounds are played.
-func rounds(t *testing.T, otherwise int) int {
+// rounds is how many rounds are played: ROUNDS, or a few, and under -short a quarter of them.
+func rounds(t *testing.T, few int) int {
 	if text := os.Getenv("ROUNDS"); text != "" {
 		n, err := strconv.Atoi(text)
 		require.NoError(t, err)
 		return n
 	}
-	return otherwise
+	if testing.Short() {
+		return (few + 3) / 4
+	}
+	return few
 }
 
 // Whoever logs in, moves, gives up, adopts and looks while InvalidateOwner is called, in whatever order
@@ -426,6 +429,7 @@ func TestOwners_Race(t *testing.T) {
 	} {
 		t.Run("catches: "+name, func(t *testing.T) {
 			t.Parallel()
+			skipIfShort(t)
 			a := newArena(t, redistest.URL(t))
 			for _, tap := range a.taps {
 				m.apply(t, tap)

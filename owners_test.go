@@ -166,6 +166,7 @@ func caughtOn(
 ) {
 	for name, m := range mutants {
 		t.Run("catches: "+name, func(t *testing.T) {
+			skipIfShort(t)
 			st := newStage(t)
 			m.apply(t, st.revoker.tap)
 			m.apply(t, st.mover.tap)

@@ -128,6 +128,14 @@ func (m mutant) apply(t *testing.T, c *tap) {
 	}
 }
 
+// skipIfShort is for broken variants: that a test can fail is shown where there is time for it.
+func skipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short")
+	}
+}
+
 // catches checks that a check fails with each of the changed scripts.
 func catches(
 	t *testing.T, newWorld func(*testing.T) world,
@@ -136,6 +144,7 @@ func catches(
 	t.Helper()
 	for name, m := range mutants {
 		t.Run("catches: "+name, func(t *testing.T) {
+			skipIfShort(t)
 			w := newWorld(t)
 			m.apply(t, w.tap)
 			require.True(t, fails(t, func(t require.TestingT) { check(t, w) }))

@@ -73,6 +73,14 @@ func Repeat(t testing.TB, least, factor int, round func()) {
 	}
 }
 
+// SkipShort skips a bug that was put in, under -short.
+func SkipShort(t testing.TB, k Kind) {
+	t.Helper()
+	if k == Seeded && testing.Short() {
+		t.Skip("-short")
+	}
+}
+
 // Report checks the row against its kind, and appends it to the file that FAULTS_REPORT names, if
 // it is set.
 func Report(t testing.TB, r Row) {

@@ -29,6 +29,7 @@ func TestOwners(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			const n = 5
 			r := newTrio(t, "--repl-timeout", "5") // as in TestWatch
 			near, far := r.replicas[0], r.replicas[1]

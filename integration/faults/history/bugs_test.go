@@ -113,6 +113,7 @@ func TestHistory_SeededBugs(t *testing.T) {
 	for name, c := range bugs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, faults.Seeded)
 			b := newBed(t, c.kind, name)
 			until := time.Now().Add(seedTime)
 			_, r := b.run(t, func() {}, func(wrong int64) bool { return wrong > 0 || time.Now().After(until) })

@@ -41,6 +41,7 @@ func TestReadYourWrites(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			server := redistest.Start(t)
 			w := newWire(t, server.Addr)
 			w.up(t, toxic("latency", replies, `"latency":10`))

@@ -48,6 +48,7 @@ func TestFullMemory(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			client, fill := full(t)
 			usual, err := tombstore.New(client)
 			require.NoError(t, err)
@@ -98,6 +99,7 @@ func TestNotPermitted(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			server := redistest.Start(t)
 			admin := redistest.Dial(t, server.URL)
 			require.NoError(t, admin.Do(t.Context(), admin.B().Arbitrary(

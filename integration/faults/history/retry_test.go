@@ -117,6 +117,7 @@ func TestRetries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			proxy := redistest.NewProxy(t, redistest.Start(t).Addr)
 			option, err := rueidis.ParseURL(proxy.URL)
 			require.NoError(t, err)

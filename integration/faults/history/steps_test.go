@@ -107,6 +107,7 @@ func TestEndBetweenSteps(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			row := faults.Row{Kind: c.kind, Fault: c.fault}
 			for name, m := range c.moves {
 				client := redistest.Dial(t, m.url)
@@ -203,6 +204,7 @@ func TestClaims(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			client := redistest.Client(t)
 			s, err := tombstore.New(c.wrap(client), tombstore.WithKeyPrefix(redistest.Prefix(t, client)))
 			require.NoError(t, err)
@@ -267,6 +269,7 @@ func TestPutBack(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, c.kind)
 			client := redistest.Client(t)
 			prefix := redistest.Prefix(t, client)
 			named := tombstore.WithKeyPrefix(prefix)

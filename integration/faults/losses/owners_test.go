@@ -104,6 +104,7 @@ func TestOwners_SeededBugs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, faults.Seeded)
 			b := newBed(t, "replies lost", c.wrap)
 			row := c.row(b)
 			row.Kind, row.Fault = faults.Seeded, "owners, "+name

@@ -243,6 +243,7 @@ func TestSoak_SeededBugs(t *testing.T) {
 	} {
 		t.Run(bug, func(t *testing.T) {
 			t.Parallel()
+			faults.SkipShort(t, faults.Seeded)
 			b := newBed(t, c.args...)
 			s := newSoak()
 			for range 2 {
