@@ -226,7 +226,7 @@ func (s *RedisStore) look(ctx context.Context, refs []string) (found []looked, e
 func (s *Session) owned(ref string) OwnedSession {
 	return OwnedSession{
 		Ref:       ref,
-		Label:     labelIn(s.header),
+		Label:     s.Label(),
 		CreatedAt: s.CreatedAt,
 		ExpiresAt: s.ExpiresAt,
 		Deadline:  time.UnixMilli(s.deadline()),

@@ -366,14 +366,6 @@ func itemsIn(header []byte, kind byte) (found [][]byte) {
 	return found
 }
 
-// labelIn returns the label in a header, or "".
-func labelIn(header []byte) string {
-	for _, label := range itemsIn(header, itemLabel) {
-		return string(label)
-	}
-	return ""
-}
-
 // ownersIn returns the digests of the owners that a header names.
 func ownersIn(header []byte) (owners []string) {
 	for _, digest := range itemsIn(header, itemOwner) {

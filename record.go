@@ -201,6 +201,14 @@ func (s Session) Deadline() time.Time {
 // [Binder].
 func (s Session) Owners() []string { return ownersIn(s.header) }
 
+// Label returns what Label has set for the session of an owner, or "".
+func (s Session) Label() string {
+	for _, label := range itemsIn(s.header, itemLabel) {
+		return string(label)
+	}
+	return ""
+}
+
 // deadline returns the absolute deadline in milliseconds, or 0.
 func (s *Session) deadline() int64 {
 	if s.header == nil {

@@ -92,6 +92,7 @@ var owners = []rule{
 		c.holds(id, "x")
 		s = c.write(id, "y", 3*hour, tombstore.Replacing(s))
 		require.Equal(c, []string{tombstore.Ref(owner)}, s.Owners())
+		require.Equal(c, "laptop", s.Label())
 		found := c.sessions(owner)
 		require.Len(c, found, 1)
 		require.Equal(c, b.Ref, found[0].Ref)

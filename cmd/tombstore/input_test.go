@@ -173,11 +173,13 @@ func TestJSON(t *testing.T) {
 		require.Empty(t, stderr)
 		return status, lines
 	}
-	session := map[string]any{"ref": ref, "owner": owner, "state": "live", "created_at": now, "deadline": now}
+	session := map[string]any{
+		"ref": ref, "owner": owner, "label": "phone", "state": "live", "created_at": now, "deadline": now,
+	}
 	status, lines := json("", "list")
 	require.Equal(t, exitOK, status)
 	requireJSON(t, lines, session)
-	session["label"], session["expires_at"] = "phone", now
+	session["expires_at"] = now
 	status, lines = json(alice, "list", "-owner", "-from=-")
 	require.Equal(t, exitOK, status)
 	requireJSON(t, lines, session)

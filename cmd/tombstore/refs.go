@@ -78,7 +78,7 @@ func list(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 			case e.Pending:
 				r.State, r.text = pending, "pending: between two ids"
 			default:
-				r.CreatedAt, r.Deadline = e.CreatedAt.UTC(), utc(e.Deadline())
+				r.Label, r.CreatedAt, r.Deadline = e.Label(), e.CreatedAt.UTC(), utc(e.Deadline())
 				for _, owner := range e.Owners() {
 					r.owned(owner)
 				}
