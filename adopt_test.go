@@ -139,25 +139,35 @@ func TestAdopt_Interleaved(t *testing.T) {
 	})
 }
 
-// Each reply may be lost.
+// Each reply may be lost: the session is adopted, and once.
 func TestAdopt_LostReply(t *testing.T) {
 	t.Parallel()
-	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
-		st := newStage(t)
+	check := func(t require.TestingT, st *stage) {
+		ctx := st.t.Context()
 		for lose := 1; ; lose++ {
 			login, id, _ := st.prepare(false)
 			st.mover.lose = lose
-			_, err := st.mover.Adopt(t.Context(), id, login, until())
+			_, err := st.mover.Adopt(ctx, id, login, until())
 			require.NoError(t, err, "trip %d", lose)
-			all, err := st.other.Sessions(t.Context(), st.owner)
+			session, err := st.other.Read(ctx, id)
+			require.NoError(t, err)
+			require.Equal(t, []string{Ref(st.owner)}, session.Owners(), "trip %d", lose)
+			all, err := st.other.Sessions(ctx, st.owner)
 			require.NoError(t, err)
 			require.Len(t, all, 1)
 			require.Equal(t, Ref(id), all[0].Ref)
 			if st.mover.lose > 0 {
 				require.Equal(t, 4, lose)
-				break
+				return
 			}
 		}
+	}
+	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
+		check(t, newStage(t))
+		caughtOn(t, newStage, check, map[string]mutant{
+			"an attempt does not know the entry of the one before": {
+				"bind", "if score and score < base or not score and found[3] then", "if score or found[3] then"},
+		})
 	})
 }
 
