@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -215,9 +216,15 @@ func requireLoggedOut(t require.TestingT, err error) {
 }
 
 // A message is lost with the connection that it was for: then all are looked at when there is another
-// one, in few trips.
+// one, in few trips. The gap is as long as the ends take, or as GAP says: GAP=30s go test -run TestWatch_Gap .
 func TestWatch_Gap(t *testing.T) {
 	t.Parallel()
+	var least time.Duration
+	if text := os.Getenv("GAP"); text != "" {
+		var err error
+		least, err = time.ParseDuration(text)
+		require.NoError(t, err)
+	}
 	server := redistest.Start(t)
 	for name, gap := range map[string]func(p *redistest.Proxy, during func()){
 		"the wire is cut": func(p *redistest.Proxy, during func()) {
@@ -247,6 +254,7 @@ func TestWatch_Gap(t *testing.T) {
 			redistest.Until(t, "the subscription", func() bool { return a.subscribers() == 1 })
 			a.requireUntold(t, watched[0], "before")
 			gap(proxy, func() {
+				over := time.After(least)
 				for i, id := range ids {
 					switch i % 3 {
 					case 0:
@@ -259,6 +267,7 @@ func TestWatch_Gap(t *testing.T) {
 					}
 					require.NoError(t, a.other.Invalidate(t.Context(), id, WithReason(Revoked)))
 				}
+				<-over
 				a.tap.forget()
 			})
 			for i, ctx := range watched {
@@ -782,7 +791,8 @@ func TestWatch_Nodes(t *testing.T) {
 	}
 }
 
-// When another server becomes primary, ends on that one are told.
+// When another server becomes primary, ends on that one are told. Whoever does not subscribe again hears
+// of none.
 func TestWatch_Failover(t *testing.T) {
 	t.Parallel()
 	if redistest.InContainer() {
@@ -791,26 +801,23 @@ func TestWatch_Failover(t *testing.T) {
 	primary := redistest.Start(t)
 	redistest.Start(t, primary.Replicaof(t)...)
 	sentinels := redistest.StartSentinels(t, primary.Addr, 1, time.Minute)
-	watcher, err := Open(sentinels.URL, withFloor(time.Hour))
-	require.NoError(t, err)
-	t.Cleanup(watcher.Close)
 	// An end that no replica has confirmed may be undone, and then there is nothing to tell.
-	ender, err := Open(sentinels.URL, WithPublish(), WithReplicaAcks(1, time.Second))
-	require.NoError(t, err)
-	t.Cleanup(ender.Close)
+	a := newAudience(t, sentinels.URL, WithReplicaAcks(1, time.Second)).hears()
+	broken := newAudience(t, sentinels.URL, WithKeyPrefix(a.prefix))
+	t.Cleanup(func() { close(broken.hold) })
 	end := func(id string) {
-		redistest.Until(t, "an end", func() bool { return ender.Invalidate(t.Context(), id) == nil })
+		redistest.Until(t, "an end", func() bool { return a.other.Invalidate(t.Context(), id) == nil })
 	}
-	ids, watched := make([]string, 20), make([]context.Context, 20)
+	ids, watched, unheard := make([]string, 20), make([]context.Context, 20), make([]context.Context, 20)
 	for i := range ids {
-		ids[i] = NewID()
-		_, err := ender.Write(t.Context(), ids[i], nil, time.Hour)
-		require.NoError(t, err)
-		watched[i], err = watcher.Watch(t.Context(), ids[i])
-		require.NoError(t, err)
+		ids[i] = a.session()
+		watched[i], unheard[i] = a.watch(ids[i]), broken.watch(ids[i])
 	}
+	broken.hold <- struct{}{} // one subscription
+	redistest.Until(t, "the subscriptions", func() bool { return a.subscribers() == 2 })
 	end(ids[0]) // and the replica has them all
 	requireTold(t, watched[0], Logout, "")
+	requireTold(t, unheard[0], Logout, "")
 	sentinels.Promote(t)
 	redistest.Until(t, "the new primary", func() bool {
 		at := sentinels.Primary(t)
@@ -820,7 +827,8 @@ func TestWatch_Failover(t *testing.T) {
 		require.NoError(t, context.Cause(watched[i+1]))
 		end(id)
 	}
-	for _, ctx := range watched[1:] {
+	for i, ctx := range watched[1:] {
 		requireTold(t, ctx, Logout, "")
+		require.NoError(t, context.Cause(unheard[i+1]))
 	}
 }
