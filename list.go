@@ -194,19 +194,9 @@ func (w *walk) tombstones(ctx context.Context, refs []string) error {
 func tombstoneOf(
 	res rueidis.RedisResult,
 ) (end *InvalidatedError, successor string, renewable bool, err error) {
-	reply, err := res.ToMessage()
+	parts, err := partsOf(res, 3)
 	if err != nil {
 		return nil, "", false, err
-	}
-	if !reply.IsArray() {
-		return nil, "", false, errUnexpected
-	}
-	parts, err := reply.ToArray()
-	if err != nil {
-		return nil, "", false, err
-	}
-	if len(parts) != 3 {
-		return nil, "", false, errUnexpected
 	}
 	if parts[0].IsNil() {
 		return nil, "", false, nil

@@ -63,15 +63,11 @@ func (s *RedisStore) generation(ctx context.Context, key string) (generation, at
 
 // millisOf returns what TIME says, in ms since 1970.
 func millisOf(res rueidis.RedisResult) (int64, error) {
-	m, err := res.ToMessage()
+	parts, err := partsOf(res, 2)
 	if err != nil {
 		return 0, err
 	}
-	if !m.IsArray() {
-		return 0, errUnexpected
-	}
-	parts, err := m.ToArray()
-	if err != nil || len(parts) != 2 || !parts[0].IsString() || !parts[1].IsString() {
+	if !parts[0].IsString() || !parts[1].IsString() {
 		return 0, errUnexpected
 	}
 	seconds, err := parts[0].AsInt64()

@@ -13,7 +13,7 @@ import (
 // and there is nothing of former generations.
 type owned struct {
 	generation int64
-	revoked    bool
+	ended      *InvalidatedError  // of the last revoke; nil if there was none
 	sessions   map[string]entered // by key
 	expires    time.Time
 }
@@ -33,6 +33,19 @@ func (m *MemoryStore) owner(digest string, now time.Time) *owned {
 	}
 	o.keep(now.Add(ownerLife + m.tombstoneTTL))
 	return o
+}
+
+// sight is what is seen by those who watch an owner. o is nil if nothing is known.
+func (o *owned) sight() (seen sight) {
+	if o == nil {
+		return sight{}
+	}
+	seen = sight{mark: -2 * o.generation, expires: o.expires}
+	if o.ended != nil {
+		end := *o.ended
+		seen.mark, seen.end = seen.mark-1, &end
+	}
+	return seen
 }
 
 func (o *owned) keep(until time.Time) {
@@ -164,7 +177,7 @@ func (m *MemoryStore) enterLogin(
 	key string, login Login, deadline int64, limit int, inPlaceOf string, now time.Time,
 ) error {
 	known := m.knownOwner(login.Owner, now)
-	stale := known != nil && known.revoked
+	stale := known != nil && known.ended != nil
 	if login.Generation >= 0 {
 		stale = known == nil || known.generation != login.Generation
 	}
@@ -345,7 +358,8 @@ func (m *MemoryStore) invalidateOwner(ctx context.Context, owner string, o Inval
 	}
 	known := m.owner(digest, now)
 	known.generation++
-	known.revoked = true
+	known.ended = &InvalidatedError{Reason: o.Reason, At: now.Truncate(time.Millisecond)}
+	m.watches.hint(m.ownerKey(digest))
 	for key := range known.sessions {
 		if key == except {
 			continue

@@ -150,13 +150,13 @@ func WithMaxSessions(n int, whenFull WhenFull) Option {
 	return func(c *config) { c.maxSessions, c.whenFull = n, whenFull }
 }
 
-// WithPublish makes every end and every move of a session send a message (PUBLISH), so that those who
-// watch it (see Watcher) are told at once. Set it in every process that ends sessions: without it an
-// end is noticed within a minute, also by the process that has ended the session. A MemoryStore needs
-// no messages. The message is the session's key, on the channel whose name is the key prefix and
-// "ended"; with WithPlainIDs the key shows the id to whoever may
-// subscribe. A message that is not permitted is not sent, and the session is ended all the same. The
-// default is to send none.
+// WithPublish makes every end and every move of a session, and every InvalidateOwner, send a message
+// (PUBLISH), so that those who watch it (see Watcher) are told at once. Set it in every process that
+// ends sessions: without it an end is noticed within a minute, also by the process that has ended the
+// session. A MemoryStore needs no messages. The message is the key of the session or of the owner, on
+// the channel whose name is the key prefix and "ended"; with WithPlainIDs the key shows the id to
+// whoever may subscribe. A message that is not permitted is not sent, and the session is ended all the
+// same. The default is to send none.
 func WithPublish() Option { return func(c *config) { c.publish = true } }
 
 // WhenFull says what Reserve does for an owner who has as many sessions as may be.

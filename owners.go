@@ -216,6 +216,7 @@ const (
 	maxMilli48 = 1<<48 - 1     // ms since 1970
 	loginLife  = time.Hour     // bind.lua has it too
 	ownerLife  = 2 * time.Hour // of an owner's key, beside the tombstone TTL
+	endShift   = 42            // bits of the time, ms since 1970, in the score of e
 	entryBatch = 500           // entries of an owner that are looked at in one command
 	headRead   = 22 + 2 + maxOwners*(3+16) + 3 + maxLabel
 
@@ -379,6 +380,14 @@ func ownersIn(header []byte) (owners []string) {
 // deadlineIn returns the deadline of a header, in ms since 1970.
 func deadlineIn(header string) int64 { return milli48(header[offsetDeadline:]) }
 
+// digestIn returns the digest of the owner whose key this is; ok is false for the key of a session.
+func (c *config) digestIn(key string) (digest string, ok bool) {
+	return strings.CutPrefix(c.ref(key), ownerMark)
+}
+
+// endScore returns what member e of an owner's key says of an end, without the sign.
+func endScore(reason Reason, at time.Time) int64 { return int64(reason)<<endShift + at.UnixMilli() }
+
 // newGeneration returns the generation of a key that is made now. It is random, so that what is left
 // of a key that was lost is not taken for its own, and small, so that scores are exact.
 func newGeneration() string { return decimal(1 + rand.Int64N(1<<20-1)) }
@@ -386,6 +395,7 @@ func newGeneration() string { return decimal(1 + rand.Int64N(1<<20-1)) }
 // An owner's key is a sorted set:
 //
 //	g      the generation that is open, as -2*generation, and one less once there was a revoke
+//	e      reason and time of the last revoke, as -(reason * 2^42 + time in ms)
 //	l+ref  a session: generation * 2^32 + its deadline in seconds + 1 h, for clocks differ
 //	w+ref  an id that was entered in the last hour, so that it is not entered again by an attempt
 //	       that comes late, and that may not be written yet: minus the time, in seconds

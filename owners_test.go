@@ -457,7 +457,7 @@ func TestInvalidateOwner_ExceptInterleaved(t *testing.T) {
 				caughtOn(t, newStage, check(move), map[string]mutant{
 					"a move joins the open generation anew": {"bind", "score = score or tonumber(found[4])", "score = score or 2^32"},
 					"Except is not moved up":                {"revoke", "if score then redis.call", "if false then redis.call"},
-					"Except takes any id":                   {"revoke", "if ARGV[4] and (not score or", "if false and (not score or"},
+					"Except takes any id":                   {"revoke", "if kept and (not score or", "if false and (not score or"},
 				})
 			})
 		}
@@ -1088,7 +1088,7 @@ func TestOwner_ReplicaAcks(t *testing.T) {
 	_, err = b.InvalidateOwner(ctx, owner)
 	require.ErrorIs(t, err, ErrUnacknowledged)
 
-	key, args := b.ownerKey(Ref(owner)), []string{"nonce", b.ownerTTL(), "1"}
+	key, args := b.ownerKey(Ref(owner)), []string{"nonce", b.ownerTTL(), "1", "-1"}
 	first, _, err := b.runAndWait(ctx, &revokeScript, key, args)
 	require.NoError(t, err)
 	before = written()
@@ -1150,7 +1150,7 @@ func TestOwner_LateEntries(t *testing.T) {
 		// It was broken off, and somebody else goes on.
 		owner = NewID()
 		id = late(owner)
-		_, _, err = w.revoke(ctx, w.ownerKey(Ref(owner)), w.keyOf(id))
+		_, _, err = w.revoke(ctx, w.ownerKey(Ref(owner)), w.keyOf(id), Revoked)
 		require.NoError(t, err)
 		all, err := w.Sessions(ctx, owner)
 		require.NoError(t, err)

@@ -32,7 +32,7 @@ func (s *RedisStore) invalidateOwner(ctx context.Context, owner string, o Invali
 		}
 	}
 	key := s.ownerKey(digest)
-	generation, late, err := s.revoke(ctx, key, except)
+	generation, late, err := s.revoke(ctx, key, except, revocation(o).Reason)
 	if err != nil {
 		return 0, err
 	}
@@ -88,16 +88,9 @@ func (s *RedisStore) unlisted(ctx context.Context, key string, refs []string) (w
 	res, _ := s.send(ctx, func() rueidis.Completed {
 		return s.client.B().Arbitrary("ZMSCORE").Keys(key).Args(members...).Build()
 	})
-	reply, err := res.ToMessage()
+	scores, err := partsOf(res, len(refs))
 	if err != nil {
 		return nil, explain(err)
-	}
-	if !reply.IsArray() {
-		return nil, errUnexpected
-	}
-	scores, err := reply.ToArray()
-	if err != nil || len(scores) != len(refs) {
-		return nil, errUnexpected
 	}
 	for i, ref := range refs {
 		if scores[i].IsNil() {
@@ -118,18 +111,22 @@ func revocation(o InvalidateOptions) InvalidateOptions {
 
 // revoke opens the next generation, and returns it. The session at except, which may be on its way
 // to another id, goes along.
-func (s *RedisStore) revoke(ctx context.Context, key, except string) (generation int64, late, err error) {
+func (s *RedisStore) revoke(
+	ctx context.Context, key, except string, reason Reason,
+) (generation int64, late, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	nonce, made := newVersion().bytes(), newGeneration()
+	nonce, made, end := newVersion().bytes(), newGeneration(), decimal(-endScore(reason, time.Now()))
 	for range maxHops {
 		args := []string{
 			nonce,
 			s.ownerTTL(),
 			made,
+			end,
+			s.ref(except),
 		}
-		if except != "" {
-			args = append(args, s.ref(except))
+		if s.publish {
+			args = append(args, s.channel())
 		}
 		reply, lost, err := s.ask(ctx, &revokeScript, []string{key}, args...)
 		if err != nil {

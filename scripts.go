@@ -39,7 +39,7 @@ var (
 	rotateScript     = script{rotateSource, "0798b699b7cbde7f825e3ee33c9e9acd1811d2e1"}
 	linkScript       = script{linkSource, "9187d9cfb99fb619a2d8ade883ef359f45f34f19"}
 	bindScript       = script{bindSource, "adfa23a5736223349e74122ce7012f816529b527"}
-	revokeScript     = script{revokeSource, "9eac738367a9fc5cc6387adfc8504cac6c467319"}
+	revokeScript     = script{revokeSource, "53f96b85dd86c25939b2b8a619648f2fe109c8a1"}
 )
 
 // A script's reply is one string: a code, then what the code's meaning in the script's header says.

@@ -54,6 +54,22 @@ func intOf(res rueidis.RedisResult) (int64, error) {
 	return m.AsInt64()
 }
 
+// partsOf returns the parts of a reply that is an array of n.
+func partsOf(res rueidis.RedisResult, n int) ([]rueidis.RedisMessage, error) {
+	m, err := res.ToMessage()
+	if err != nil {
+		return nil, err
+	}
+	if !m.IsArray() {
+		return nil, errUnexpected
+	}
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != n {
+		return nil, errUnexpected
+	}
+	return parts, nil
+}
+
 // ask runs a script that answers with a string. It reports lost as send does. After a failure that
 // may have been applied err wraps ErrUnknownOutcome.
 func (s *RedisStore) ask(

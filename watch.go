@@ -29,6 +29,23 @@ type Watcher interface {
 	// It must return an [*InvalidatedError] if the session has been ended, and an error wrapping
 	// [ErrNotFound] if there is none.
 	Watch(ctx context.Context, id string) (context.Context, error)
+
+	// WatchOwner returns a context that ends when an InvalidateOwner of owner (see [Binder]) comes after
+	// WatchOwner has returned, or when ctx ends: for what goes on in a user's name beyond any one
+	// session, such as a job that a logout does not stop. A watch of an owner has no session of its own,
+	// so [Except] does not spare it, and no end of a single session ends it. For one session use Watch.
+	//
+	// Its cause ([context.Cause]) is an [*InvalidatedError] with reason and time of the last
+	// InvalidateOwner, which may still be ending sessions, or that of ctx if that has ended. It wraps
+	// [ErrNotFound] if the store has lost what it knew of the owner, so that an InvalidateOwner may have
+	// been missed. It is no error if nothing is known of the owner, before the first login or when all
+	// sessions have long expired.
+	//
+	// An InvalidateOwner that came before is not told. So call WatchOwner first, and look then whether
+	// the user is logged in: if a Read with [Fresh] finds a session of the owner live, the InvalidateOwner
+	// that ends it is told. It must return an error wrapping [ErrInvalidID] if owner is empty or longer
+	// than 1024 bytes.
+	WatchOwner(ctx context.Context, owner string) (context.Context, error)
 }
 
 var (
@@ -45,15 +62,18 @@ const (
 	subscribePace = time.Second           // between two attempts to subscribe
 )
 
-// sight is what was found under the key of a session.
+// sight is what was found under the key of a session, or of an owner.
 type sight struct {
 	err     error     // nil if it is live; ErrNotFound or an *InvalidatedError; or why that is not known
 	pending bool      // it is between two ids
 	next    string    // key of the id to which it has moved, or ""
-	expires time.Time // of a live one, if that is known
+	expires time.Time // of a live one, or of an owner's key, if that is known
+
+	mark int64             // of an owner: the score of g, or 0 if there is no key
+	end  *InvalidatedError // of an owner with an odd mark: the last one
 }
 
-// watch is a session that somebody watches. The mutex of its watches guards it.
+// watch is a session, or an owner, that somebody watches. The mutex of its watches guards it.
 type watch struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -69,6 +89,9 @@ type watch struct {
 	index int           // in watches.due
 	pause time.Duration // before it was due, if it was not seen live
 	since time.Time     // when it was first seen between two ids, if it is
+
+	mark    int64     // of an owner, as it was seen
+	expires time.Time // of the owner's key, as it was seen
 }
 
 type watchState byte
@@ -132,6 +155,7 @@ func (ws *watches) watch(
 		case s.err != nil && !NoSession(s.err):
 			ws.over(w, s.err)
 		default:
+			w.mark = s.mark
 			if ctx.Done() != nil {
 				w.stop = context.AfterFunc(ctx, func() { ws.leave(w) })
 			}
@@ -270,7 +294,12 @@ func (ws *watches) note(w *watch, s sight) {
 			w.hops, w.pause = 1, ws.floor
 		}
 	case s.err == nil:
+		if err := w.endOfOwner(s, now); err != nil {
+			ws.over(w, err)
+			return
+		}
 		w.hops, w.pause, w.since = 0, 0, time.Time{}
+		w.mark, w.expires = s.mark, s.expires
 	case errors.Is(s.err, rueidis.ErrClosing):
 		ws.over(w, s.err)
 		return
@@ -305,6 +334,21 @@ func (ws *watches) note(w *watch, s sight) {
 	if w.index == 0 {
 		wake(ws.wakeDue)
 	}
+}
+
+// endOfOwner returns why the watch of an owner ends, or nil. Each revoke leaves another mark, which is
+// odd. A key with an even one was made by a login; if there was another key before, or there is none
+// any more, although its time had not come, it was lost, and perhaps a revoke with it.
+func (w *watch) endOfOwner(s sight, now time.Time) error {
+	switch {
+	case s.mark == w.mark:
+		return nil
+	case s.mark%2 != 0:
+		return s.end
+	case w.mark != 0 && (w.expires.IsZero() || now.Before(w.expires)):
+		return ErrNotFound
+	}
+	return nil
 }
 
 // push adds to what is looked at at once.
@@ -437,7 +481,33 @@ func (s *RedisStore) Watch(ctx context.Context, id string) (context.Context, err
 	return ctx, nil
 }
 
-// channel returns the channel to which keys of sessions are published that have ended or moved.
+// WatchOwner implements [Watcher]. What is said of messages, delays and closing at Watch holds for it, too.
+// If an InvalidateOwner was broken off, it goes on with it first.
+func (s *RedisStore) WatchOwner(ctx context.Context, owner string) (context.Context, error) {
+	digest, err := ownerOf(owner)
+	if err == nil {
+		ctx, err = s.watches.watch(ctx, s.ownerKey(digest), s.firstSightOf)
+	}
+	if err != nil {
+		return nil, wrap("watch owner", err)
+	}
+	return ctx, nil
+}
+
+// firstSightOf looks at an owner. A revoke that it finds may have sessions left to end, of which nothing
+// would be told.
+func (s *RedisStore) firstSightOf(ctx context.Context, key string) sight {
+	seen := s.sightOf(ctx, key)
+	if seen.err == nil && seen.end != nil {
+		if _, err := s.endOlder(ctx, key, -seen.mark/2, seen.end.Reason); !errors.Is(err, ErrCorrupt) {
+			seen.err = err
+		}
+	}
+	return seen
+}
+
+// channel returns the channel to which keys of sessions are published that have ended or moved, and of
+// owners whose sessions were closed.
 func (c *config) channel() string { return c.prefix + "ended" }
 
 // subscribe listens to messages until ctx ends. Whenever it begins to, those before may have been
@@ -497,7 +567,7 @@ func (s *RedisStore) sightsOf(ctx context.Context, keys []string) []sight {
 	})
 }
 
-// sights looks at sessions in one pipeline, and in another one at those that are not live.
+// sights looks at sessions and owners in one pipeline, and in another one at sessions that are not live.
 func (s *RedisStore) sights(
 	keys []string, send func(build func() []rueidis.Completed) ([]rueidis.RedisResult, error),
 ) []sight {
@@ -506,9 +576,14 @@ func (s *RedisStore) sights(
 	if s.strict {
 		command, args = s.readCommand(), nil
 	}
+	begun := time.Now()
 	results, err := send(func() []rueidis.Completed {
 		commands := make([]rueidis.Completed, 0, 2*len(keys))
 		for _, key := range keys {
+			command, args := command, args
+			if _, ok := s.digestIn(key); ok {
+				command, args = "ZMSCORE", []string{"g", "e"}
+			}
 			commands = append(commands,
 				s.client.B().Arbitrary(command).Keys(key).Args(args...).Build(),
 				s.client.B().Arbitrary("PTTL").Keys(key).Build())
@@ -520,6 +595,10 @@ func (s *RedisStore) sights(
 	for i := range keys {
 		if err != nil {
 			all[i].err = explain(err)
+			continue
+		}
+		if _, ok := s.digestIn(keys[i]); ok {
+			all[i] = ownerSight(results[2*i], results[2*i+1], begun)
 			continue
 		}
 		head, err := bytesOf(results[2*i])
@@ -577,18 +656,65 @@ func (s *RedisStore) endSight(res rueidis.RedisResult) (seen sight) {
 	return seen
 }
 
+// ownerSight tells what the replies to ZMSCORE g e and PTTL of an owner's key mean, which were asked for
+// at the moment begun.
+func ownerSight(scores, ttl rueidis.RedisResult, begun time.Time) (seen sight) {
+	parts, err := partsOf(scores, 2)
+	left, err2 := intOf(ttl)
+	if err := cmp.Or(err, err2); err != nil {
+		return sight{err: explain(err)}
+	}
+	var found [2]int64
+	for i, part := range parts {
+		if part.IsNil() {
+			continue
+		}
+		score, err := part.AsFloat64()
+		if err != nil { // its text may quote the reply
+			return sight{err: errUnexpected}
+		}
+		found[i] = int64(score)
+	}
+	if seen.mark = found[0]; seen.mark > 0 {
+		return sight{err: ErrCorrupt}
+	}
+	if seen.mark%2 != 0 {
+		seen.end = &InvalidatedError{
+			Reason: Reason(-found[1] >> endShift), At: time.UnixMilli(-found[1] & (1<<endShift - 1)),
+		}
+	}
+	if seen.mark != 0 && left != -1 { // it does not expire before
+		seen.expires = begun.Add(time.Duration(min(max(left, 0), maxMillis)) * time.Millisecond)
+	}
+	return seen
+}
+
 // Watch implements [Watcher]. It starts goroutines, which end with the last watch.
 func (m *MemoryStore) Watch(ctx context.Context, id string) (context.Context, error) {
 	key, err := m.key(id)
 	if err = cmp.Or(err, ctx.Err()); err == nil {
-		ctx, err = m.watches.watch(ctx, key, func(ctx context.Context, key string) sight {
-			return m.sightsOf(ctx, []string{key})[0]
-		})
+		ctx, err = m.watches.watch(ctx, key, m.sightOf)
 	}
 	if err != nil {
 		return nil, wrap("watch", err)
 	}
 	return ctx, nil
+}
+
+// WatchOwner implements [Watcher].
+func (m *MemoryStore) WatchOwner(ctx context.Context, owner string) (context.Context, error) {
+	digest, err := ownerOf(owner)
+	if err = cmp.Or(err, ctx.Err()); err == nil {
+		ctx, err = m.watches.watch(ctx, m.ownerKey(digest), m.sightOf)
+	}
+	if err != nil {
+		return nil, wrap("watch owner", err)
+	}
+	return ctx, nil
+}
+
+func (m *MemoryStore) sightOf(ctx context.Context, key string) sight {
+	return m.sightsOf(ctx, []string{key})[0]
 }
 
 func (m *MemoryStore) sightsOf(_ context.Context, keys []string) []sight {
@@ -597,6 +723,10 @@ func (m *MemoryStore) sightsOf(_ context.Context, keys []string) []sight {
 	all := make([]sight, len(keys))
 	now := time.Now()
 	for i, key := range keys {
+		if digest, ok := m.digestIn(key); ok {
+			all[i] = m.knownOwner(digest, now).sight()
+			continue
+		}
 		e, err := m.live(key, now)
 		switch {
 		case err == nil:

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -16,6 +17,13 @@ import (
 // watch watches a session that must be live.
 func (c *check) watch(id string) context.Context {
 	ctx, err := c.watcher.Watch(c, id)
+	require.NoError(c, err)
+	return ctx
+}
+
+// watchOwner watches an owner.
+func (c *check) watchOwner(owner string) context.Context {
+	ctx, err := c.watcher.WatchOwner(c, owner)
 	require.NoError(c, err)
 	return ctx
 }
@@ -303,5 +311,88 @@ var watchedOwners = []rule{
 			c.toldEnd(ctx, tombstore.Revoked)
 		}
 		c.untold(goesOn)
+	}},
+	{"WatchOwner/InvalidateOwner is told", func(c *check) {
+		owner := tombstore.NewID()
+		other := c.watchOwner(tombstore.NewID())
+		for i, reason := range []tombstore.Reason{0, tombstore.Logout, 255} { // first, nothing is known of the owner
+			first, second := c.watchOwner(owner), c.watchOwner(owner)
+			before := time.Now().Truncate(time.Millisecond)
+			_, kept := c.bound(owner)
+			c.endOwner(owner, min(i, 1), tombstore.WithReason(reason), tombstore.Except(kept))
+			for _, ctx := range []context.Context{first, second} {
+				c.toldEnd(ctx, cmp.Or(reason, tombstore.Revoked))
+				var ended *tombstore.InvalidatedError
+				require.ErrorAs(c, context.Cause(ctx), &ended)
+				require.WithinRange(c, ended.At, before, time.Now())
+			}
+		}
+		c.untold(other)
+		c.endOwner(owner, 1)
+	}},
+	{"WatchOwner/nothing else is told", func(c *check) {
+		owner := tombstore.NewID()
+		for range 2 { // of an owner of whom nothing is known, and of one who was ended before
+			ctx := c.watchOwner(owner)
+			_, id := c.bound(owner)
+			c.rotate(id)
+			require.NoError(c, c.binder.InvalidateOwned(c, owner, c.sessions(owner)[0].Ref))
+			_, id = c.bound(owner)
+			c.invalidate(id)
+			b, _ := c.reserve(owner)
+			require.NoError(c, c.binder.Release(c, b))
+			require.Empty(c, c.sessions(owner))
+			c.endOwner(tombstore.NewID(), 0)
+			c.untold(ctx)
+			c.endOwner(owner, 0)
+			c.toldEnd(ctx, tombstore.Revoked)
+		}
+	}},
+	{"WatchOwner/what was ended before is not told", func(c *check) {
+		owner := tombstore.NewID()
+		for range 2 {
+			c.endOwner(owner, 0)
+			c.untold(c.watchOwner(owner))
+			_, id := c.bound(owner)
+			c.untold(c.watchOwner(owner))
+			c.invalidate(id)
+		}
+	}},
+	{"WatchOwner/errors", func(c *check) {
+		for _, owner := range []string{"", strings.Repeat("x", 1025)} {
+			_, err := c.watcher.WatchOwner(c, owner)
+			require.ErrorIs(c, err, tombstore.ErrInvalidID)
+		}
+		caller, cancel := context.WithCancelCause(c)
+		ctx, err := c.watcher.WatchOwner(caller, tombstore.NewID())
+		require.NoError(c, err)
+		cancel(context.DeadlineExceeded)
+		require.ErrorIs(c, c.told(ctx), context.DeadlineExceeded)
+		_, err = c.watcher.WatchOwner(caller, tombstore.NewID())
+		require.ErrorIs(c, err, context.Canceled)
+	}},
+	{"Race/WatchOwner against InvalidateOwner: who is found logged in is told", func(c *check) {
+		for range 50 {
+			owner := tombstore.NewID()
+			_, id := c.bound(owner)
+			var ctx context.Context
+			var found error
+			together(2, func(i int) {
+				if i == 0 {
+					_, err := c.binder.InvalidateOwner(c, owner)
+					assert.NoError(c, err)
+					return
+				}
+				var err error
+				ctx, err = c.watcher.WatchOwner(c, owner)
+				assert.NoError(c, err)
+				_, found = c.store.Read(c, id, tombstore.Fresh())
+			})
+			if found == nil {
+				c.toldEnd(ctx, tombstore.Revoked)
+			} else {
+				require.ErrorIs(c, found, tombstore.ErrInvalidated)
+			}
+		}
 	}},
 }

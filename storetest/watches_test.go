@@ -15,6 +15,27 @@ type watches struct {
 	watch func(ctx context.Context, id string) (context.Context, error)
 }
 
+// ownerWatches is a store with WatchOwner replaced.
+type ownerWatches struct {
+	whole
+	watch func(ctx context.Context, owner string) (context.Context, error)
+}
+
+func (w *ownerWatches) WatchOwner(ctx context.Context, owner string) (context.Context, error) {
+	return w.watch(ctx, owner)
+}
+
+// onWatchOwner replaces WatchOwner.
+func onWatchOwner(
+	watch func(ctx context.Context, s whole, owner string) (context.Context, error),
+) func(whole) tombstore.Store {
+	return func(s whole) tombstore.Store {
+		return &ownerWatches{whole: s, watch: func(ctx context.Context, owner string) (context.Context, error) {
+			return watch(ctx, s, owner)
+		}}
+	}
+}
+
 func (w *watches) Watch(ctx context.Context, id string) (context.Context, error) {
 	return w.watch(ctx, id)
 }
@@ -37,14 +58,19 @@ func telling(cause func(s whole, id string, told error) error) func(whole) tombs
 		if err != nil {
 			return nil, err
 		}
-		outer, end := context.WithCancelCause(ctx)
-		context.AfterFunc(inner, func() {
-			if err := cause(s, id, context.Cause(inner)); err != nil {
-				end(err)
-			}
-		})
-		return outer, nil
+		return retold(ctx, inner, func(told error) error { return cause(s, id, told) }), nil
 	})
+}
+
+// retold returns a context that ends with another cause than inner, or not at all.
+func retold(ctx, inner context.Context, cause func(told error) error) context.Context {
+	outer, end := context.WithCancelCause(ctx)
+	context.AfterFunc(inner, func() {
+		if err := cause(context.Cause(inner)); err != nil {
+			end(err)
+		}
+	})
+	return outer
 }
 
 // endsAt ends a watch before its time, when ends says so of what is about to be done to an id.
@@ -158,6 +184,81 @@ var watchMutants = map[string]mutant{
 	"an end after a move is missed":  {"Race/Watch against Rotate", misses},
 	"an end in a renewal is missed":  {"Race/Watch against a renewal", misses},
 	"one of an owner's ends is told": {"Watch/InvalidateOwner", tellOnce},
+	"no end of an owner is told": {"WatchOwner/InvalidateOwner is told", onWatchOwner(func(
+		ctx context.Context, _ whole, _ string,
+	) (context.Context, error) {
+		return ctx, nil
+	})},
+	"the reason of an owner's end is not told": {"WatchOwner/InvalidateOwner is told", onWatchOwner(func(
+		ctx context.Context, s whole, owner string,
+	) (context.Context, error) {
+		inner, err := s.WatchOwner(ctx, owner)
+		if err != nil {
+			return nil, err
+		}
+		return retold(ctx, inner, func(error) error { return &tombstore.InvalidatedError{Reason: tombstore.Revoked} }), nil
+	})},
+	"with Except an owner's end is not told": {"WatchOwner/InvalidateOwner is told", onOwnerEnd(func(
+		ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
+	) (int, error) {
+		return endListed(ctx, s, owner, o)
+	})},
+	"one session's end is told as the owner's": {"WatchOwner/nothing else", func(s whole) tombstore.Store {
+		return &binds{whole: s, invalidateOwned: func(
+			ctx context.Context, owner, _ string, _ ...tombstore.InvalidateOption,
+		) error {
+			_, err := s.InvalidateOwner(ctx, owner)
+			return err
+		}}
+	}},
+	"an owner's first login is told": {"WatchOwner/nothing else", onWatchOwner(func(
+		ctx context.Context, s whole, owner string,
+	) (context.Context, error) {
+		before, err := s.BeginLogin(ctx, owner)
+		ctx, end := context.WithCancelCause(ctx)
+		go func() {
+			for ctx.Err() == nil {
+				if now, err := s.BeginLogin(ctx, owner); err == nil && now.Generation != before.Generation {
+					end(&tombstore.InvalidatedError{Reason: tombstore.Revoked})
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		return ctx, err
+	})},
+	"an owner's end of before is told": {"WatchOwner/what was ended before", func(s whole) tombstore.Store {
+		all := map[string]bool{} // the rules do one thing after another
+		ends := onOwnerEnd(func(
+			ctx context.Context, s whole, owner string, o tombstore.InvalidateOptions,
+		) (int, error) {
+			all[owner] = true
+			return endListed(ctx, s, owner, o)
+		})(s).(whole)
+		return onWatchOwner(func(ctx context.Context, s whole, owner string) (context.Context, error) {
+			if all[owner] {
+				ended, end := context.WithCancel(ctx)
+				end()
+				return ended, nil
+			}
+			return ctx, nil
+		})(ends)
+	}},
+	"the caller's end is not heard by who watches an owner": {"WatchOwner/errors", onWatchOwner(func(
+		ctx context.Context, s whole, owner string,
+	) (context.Context, error) {
+		return s.WatchOwner(context.WithoutCancel(ctx), owner)
+	})},
+	"an owner's end meanwhile is missed": {"Race/WatchOwner", onWatchOwner(func(
+		ctx context.Context, s whole, owner string,
+	) (context.Context, error) {
+		outer, end := context.WithCancelCause(ctx)
+		time.AfterFunc(time.Millisecond, func() {
+			if inner, err := s.WatchOwner(ctx, owner); err == nil {
+				context.AfterFunc(inner, func() { end(context.Cause(inner)) })
+			}
+		})
+		return outer, nil
+	})},
 }
 
 // forgetMoved tells nothing of a session that has left the id under which it is watched.
