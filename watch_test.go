@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,6 +74,13 @@ func (a audience) session() (id string) {
 func (b *bed) watch(id string) context.Context {
 	b.t.Helper()
 	ctx, err := b.Watch(b.t.Context(), id)
+	require.NoError(b.t, err)
+	return ctx
+}
+
+func (b *bed) watchOwner(owner string) context.Context {
+	b.t.Helper()
+	ctx, err := b.WatchOwner(b.t.Context(), owner)
 	require.NoError(b.t, err)
 	return ctx
 }
@@ -209,6 +217,176 @@ func endAtLook(
 	return met
 }
 
+// An InvalidateOwner comes before or after any trip of a WatchOwner, and its message before or after the
+// subscription has begun: if the user is found logged in after WatchOwner, it is told.
+func TestWatchOwner_EndAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	onBothAudiences(t, func(t *testing.T, newAudience func(*testing.T, ...Option) audience) {
+		for _, before := range []bool{false, true} { // whether the owner was ended before
+			for _, late := range []bool{false, true} {
+				for _, after := range []bool{false, true} {
+					t.Run(fmt.Sprintf("ended before: %v, late: %v, after: %v", before, late, after), func(t *testing.T) {
+						t.Parallel()
+						for at := int64(1); endOwnerAtLook(t, newAudience(t), before, late, after, at); at++ {
+						}
+					})
+				}
+			}
+		}
+	})
+}
+
+// endOwnerAtLook has an owner's sessions end before or after a look of WatchOwner. It reports whether
+// there was that look; otherwise they end when WatchOwner has returned.
+func endOwnerAtLook(t *testing.T, a audience, before, late, after bool, at int64) bool {
+	what, owner := fmt.Sprintf("look %d", at), NewID()
+	if before {
+		_, err := a.other.InvalidateOwner(t.Context(), owner)
+		require.NoError(t, err)
+	}
+	id := a.other.bound(owner)
+	var armed atomic.Bool
+	var looks atomic.Int64
+	end := sync.OnceFunc(func() {
+		n, err := a.other.InvalidateOwner(t.Context(), owner)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+	})
+	hook := func(words []string) error {
+		if (words[0] == "ZMSCORE" || words[0] == "ZRANGE") && armed.Load() && looks.Add(1) == at {
+			end()
+		}
+		return nil
+	}
+	if after {
+		a.tap.after = hook
+	} else {
+		a.tap.before = hook
+	}
+	if !late {
+		a.hears()
+		a.watch(a.session()) // so that it has begun
+		redistest.Until(t, "the subscription", func() bool { return a.subscribers() == 1 })
+	}
+	armed.Store(true)
+	watched := a.watchOwner(owner)
+	met := looks.Load() >= at
+	if at == 1 && !after {
+		require.False(t, a.other.live(id))
+	}
+	end()
+	if late {
+		a.hears()
+	}
+	if at == 1 && !after {
+		a.requireUntold(t, watched, "it was before")
+	} else {
+		requireTold(t, watched, Revoked, what)
+	}
+	return met
+}
+
+// What an InvalidateOwner that was broken off has left is ended by WatchOwner: nothing would be told of it.
+func TestWatchOwner_GoesOnWithWhatWasBrokenOff(t *testing.T) {
+	t.Parallel()
+	a := newAudience(t, redistest.URL(t)).hears()
+	owner := NewID()
+	id := a.other.bound(owner)
+	_, _, err := a.other.revoke(t.Context(), a.ownerKey(Ref(owner)), "", 77)
+	require.NoError(t, err)
+	require.True(t, a.other.live(id))
+	watched := a.watchOwner(owner)
+	a.requireEnded(t, id, 77)
+	a.requireUntold(t, watched, "it was before")
+
+	_, _, err = a.other.revoke(t.Context(), a.ownerKey(Ref(owner)), "", Logout)
+	require.NoError(t, err)
+	requireTold(t, watched, Logout, "it is told before the sessions have ended")
+}
+
+// What may happen to an owner's key, and what those who watch the owner make of it.
+func TestWatchOwner_Key(t *testing.T) {
+	t.Parallel()
+	a := newAudience(t, redistest.URL(t)).hears()
+	newOwner := func() (owner, key string) {
+		owner = NewID()
+		a.other.bound(owner)
+		return owner, a.ownerKey(Ref(owner))
+	}
+	owner, key := newOwner()
+	goesOn := func(ctx context.Context, what string) {
+		t.Helper()
+		a.watches.hint(key)
+		a.requireUntold(t, ctx, what)
+	}
+	revoked := func(ctx context.Context, what string) {
+		t.Helper()
+		goesOn(ctx, what)
+		_, err := a.other.InvalidateOwner(t.Context(), owner)
+		require.NoError(t, err)
+		requireTold(t, ctx, Revoked, what)
+	}
+	lost := func(ctx context.Context) {
+		t.Helper()
+		a.watches.hint(key)
+		<-ctx.Done()
+		require.ErrorIs(t, context.Cause(ctx), ErrNotFound)
+	}
+	ctx := a.watchOwner(owner)
+	a.other.bound(owner)
+	revoked(ctx, "a login")
+	revoked(a.watchOwner(owner), "ended before")
+
+	owner = NewID()
+	key = a.ownerKey(Ref(owner))
+	ctx = a.watchOwner(owner)
+	goesOn(ctx, "nothing is known")
+	a.other.bound(owner)
+	revoked(ctx, "a first login")
+
+	owner, key = newOwner()
+	ctx = a.watchOwner(owner)
+	a.other.do("DEL", key)
+	lost(ctx)
+
+	owner, key = newOwner()
+	ctx = a.watchOwner(owner)
+	a.other.do("DEL", key)
+	a.other.bound(owner)
+	lost(ctx)
+
+	owner, key = newOwner()
+	a.other.do("PERSIST", key)
+	ctx = a.watchOwner(owner)
+	goesOn(ctx, "no TTL")
+	a.other.do("DEL", key)
+	lost(ctx)
+
+	owner, key = newOwner()
+	ctx = a.watchOwner(owner)
+	a.other.do("DEL", key)
+	_, err := a.other.InvalidateOwner(t.Context(), owner)
+	require.NoError(t, err)
+	requireTold(t, ctx, Revoked, "lost, and made anew by a revoke")
+
+	owner, key = newOwner()
+	a.other.do("PEXPIRE", key, "20")
+	ctx = a.watchOwner(owner)
+	redistest.Until(t, "the expiry", func() bool { return a.other.ownerTTLOf(owner) < 0 })
+	goesOn(ctx, "its time had come")
+	a.other.bound(owner)
+	revoked(ctx, "a login after that")
+
+	for _, foreign := range [][]string{{"SET", key, "x"}, {"ZADD", key, "1", "g"}} {
+		a.other.do("DEL", key)
+		a.other.do(foreign...)
+		_, err := a.WatchOwner(t.Context(), owner)
+		require.ErrorIs(t, err, ErrCorrupt)
+	}
+	_, err = a.WatchOwner(t.Context(), "")
+	require.EqualError(t, err, "tombstore: watch owner: "+ErrInvalidID.Error())
+}
+
 func requireLoggedOut(t require.TestingT, err error) {
 	var end *InvalidatedError
 	require.ErrorAs(t, err, &end)
@@ -251,6 +429,11 @@ func TestWatch_Gap(t *testing.T) {
 				ids[i] = a.session()
 				watched[i] = a.watch(ids[i])
 			}
+			var owners []string
+			for range 10 {
+				owners = append(owners, NewID())
+				watched = append(watched, a.watchOwner(owners[len(owners)-1]))
+			}
 			redistest.Until(t, "the subscription", func() bool { return a.subscribers() == 1 })
 			a.requireUntold(t, watched[0], "before")
 			gap(proxy, func() {
@@ -266,6 +449,10 @@ func TestWatch_Gap(t *testing.T) {
 						require.NoError(t, err)
 					}
 					require.NoError(t, a.other.Invalidate(t.Context(), id, WithReason(Revoked)))
+				}
+				for _, owner := range owners {
+					_, err := a.other.InvalidateOwner(t.Context(), owner)
+					require.NoError(t, err)
 				}
 				<-over
 				a.tap.forget()
@@ -311,9 +498,13 @@ func TestWatch_Floor(t *testing.T) {
 		defer close(a.hold)
 		id, gone := a.session(), NewID()
 		a.other.write(gone, "x", time.Hour)
-		watched, absent := a.watch(id), a.watch(gone)
-		require.NoError(t, bedOn(t, a.other.client, WithKeyPrefix(a.prefix)).Invalidate(t.Context(), id))
+		watched, absent, owner := a.watch(id), a.watch(gone), a.watchOwner("alice")
+		mute := bedOn(t, a.other.client, WithKeyPrefix(a.prefix))
+		require.NoError(t, mute.Invalidate(t.Context(), id))
 		requireTold(t, watched, Logout, "")
+		_, err := mute.InvalidateOwner(t.Context(), "alice")
+		require.NoError(t, err)
+		requireTold(t, owner, Revoked, "")
 		require.NoError(t, context.Cause(absent))
 		a.other.do("DEL", a.keyOf(gone))
 		<-absent.Done()
@@ -426,7 +617,7 @@ func TestWatch_Messages(t *testing.T) {
 					heard <- m.Message
 				})
 				<-begun
-				said := func(what string, err error, ids ...string) {
+				saidOf := func(what string, err error, want ...string) {
 					t.Helper()
 					require.NoError(t, err, what)
 					b.do("PUBLISH", b.channel(), "over")
@@ -437,13 +628,18 @@ func TestWatch_Messages(t *testing.T) {
 						}
 						got = append(got, m)
 					}
-					var want []string
-					for _, id := range ids {
-						if publishes {
-							want = append(want, b.keyOf(id))
-						}
+					if !publishes {
+						want = nil
 					}
 					require.Equal(t, want, got, what)
+				}
+				said := func(what string, err error, ids ...string) {
+					t.Helper()
+					var keys []string
+					for _, id := range ids {
+						keys = append(keys, b.keyOf(id))
+					}
+					saidOf(what, err, keys...)
 				}
 				id, next, last := NewID(), NewID(), NewID()
 				b.write(id, "x", time.Hour)
@@ -477,6 +673,23 @@ func TestWatch_Messages(t *testing.T) {
 				b.write(last+"x", "x", time.Hour)
 				said("Invalidate with the reason Rotated, live",
 					b.Invalidate(t.Context(), last+"x", WithReason(Rotated)), last+"x")
+
+				first, second := b.bound("alice"), b.bound("alice")
+				said("logins", nil)
+				owner := b.ownerKey(Ref("alice"))
+				_, err = b.InvalidateOwner(t.Context(), "alice", Except(second))
+				saidOf("InvalidateOwner", err, owner, b.keyOf(first))
+				_, err = b.InvalidateOwner(t.Context(), "alice", Except(first))
+				require.ErrorIs(t, err, ErrNotFound)
+				said("InvalidateOwner, refused", nil)
+				nonce := []string{"nonce", b.ownerTTL(), "1", "-1", ""}
+				if publishes {
+					nonce = append(nonce, b.channel())
+				}
+				_, _, err = b.ask(t.Context(), &revokeScript, []string{owner}, nonce...)
+				saidOf("a revoke", err, owner)
+				_, _, err = b.ask(t.Context(), &revokeScript, []string{owner}, nonce...)
+				saidOf("a revoke, again", err)
 			})
 		}
 	}
@@ -497,6 +710,12 @@ func TestWatch_NotPermittedToPublish(t *testing.T) {
 			w.requireEnded(t, id, Logout)
 			w.requireEnded(t, next, Logout)
 		}
+		owner := NewID()
+		id := w.bound(owner)
+		n, err := w.InvalidateOwner(ctx, owner)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		w.requireEnded(t, id, Revoked)
 	}
 	for name, start := range map[string]func(testing.TB, ...string) *redistest.Server{
 		"standalone": redistest.Start, "cluster": redistest.StartCluster,
@@ -514,9 +733,11 @@ func TestWatch_NotPermittedToPublish(t *testing.T) {
 					"invalidate.lua publishes first": {"invalidate", "local head, dump", fmt.Sprintf(first, 5, "local head, dump")},
 					"rotate.lua publishes first":     {"rotate", "local new, replace", fmt.Sprintf(first, 8, "local new, replace")},
 					"link.lua publishes first":       {"link", "local found", fmt.Sprintf(first, 4, "local found")},
+					"revoke.lua publishes first":     {"revoke", "local g = ", fmt.Sprintf(first, 6, "local g = ")},
 					"invalidate.lua must publish":    {"invalidate", "redis.pcall('PUBLISH'", refused},
 					"rotate.lua must publish":        {"rotate", "redis.pcall('PUBLISH'", refused},
 					"link.lua must publish":          {"link", "redis.pcall('PUBLISH'", refused},
+					"revoke.lua must publish":        {"revoke", "redis.pcall('PUBLISH'", refused},
 				})
 			})
 		}
@@ -714,6 +935,13 @@ func TestWatch_Look(t *testing.T) {
 	trips(id, ErrNotInvalidated)
 	_, err = a.Watch(t.Context(), "")
 	require.EqualError(t, err, "tombstore: watch: "+ErrInvalidID.Error())
+	ofOwner := func() string { return a.tap.tripsOf(func() { a.watchOwner("alice") }) }
+	require.Equal(t, "ZMSCORE+PTTL", ofOwner())
+	a.other.bound("alice")
+	require.Equal(t, "ZMSCORE+PTTL", ofOwner())
+	_, err = a.other.InvalidateOwner(t.Context(), "alice")
+	require.NoError(t, err)
+	require.Equal(t, "ZMSCORE+PTTL ZRANGE", ofOwner())
 
 	a, trips = look(WithStrictReads())
 	id = a.session()
