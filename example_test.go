@@ -335,6 +335,46 @@ func ExampleIfLive() {
 	// true
 }
 
+// An export of all that a user has, which takes hours: a logout does not stop it, and whoever logs the user
+// out everywhere, because the account was closed or its password was stolen, does.
+func ExampleMemoryStore_WatchOwner() {
+	ctx, store := context.Background(), newMemory()
+	id := tombstore.NewID()
+	login, err := store.BeginLogin(ctx, "alice")
+	if err != nil {
+		log.Fatal(err)
+	}
+	b, err := store.Reserve(ctx, id, login, tombstore.Until(time.Now().Add(8*time.Hour)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err = store.Write(ctx, id, []byte("alice"), time.Hour, tombstore.Bound(b)); err != nil {
+		log.Fatal(err)
+	}
+
+	// First watch, then look: an InvalidateOwner that comes in between is told.
+	job, err := store.WatchOwner(ctx, "alice")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err = store.Read(ctx, id, tombstore.Fresh()); err != nil {
+		log.Fatal(err)
+	}
+
+	if err = store.Invalidate(ctx, id); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(context.Cause(job))
+	if _, err = store.InvalidateOwner(ctx, "alice"); err != nil {
+		log.Fatal(err)
+	}
+	<-job.Done()
+	fmt.Println(context.Cause(job))
+	// Output:
+	// <nil>
+	// tombstore: watch: session was ended: revoked
+}
+
 // OpenID Connect Back-Channel Logout names a user (sub), a session of the provider (sid), or both: two
 // owners of the session here. The sid is known when the ID token has come, and it never comes back, so it
 // is a final one: a logout that overtakes its login wins.

@@ -85,15 +85,19 @@ func (b *bed) watchOwner(owner string) context.Context {
 	return ctx
 }
 
-// requireTold waits until a watch ends.
-func requireTold(t require.TestingT, ctx context.Context, reason Reason, what string) {
+// told waits until a watch ends, and returns its cause.
+func told(t require.TestingT, ctx context.Context, what string) error {
 	select {
 	case <-ctx.Done():
 	case <-time.After(20 * time.Second):
 		require.Fail(t, "the end is not told", what)
 	}
+	return context.Cause(ctx)
+}
+
+func requireTold(t require.TestingT, ctx context.Context, reason Reason, what string) {
 	var end *InvalidatedError
-	require.ErrorAs(t, context.Cause(ctx), &end, what)
+	require.ErrorAs(t, told(t, ctx, what), &end, what)
 	require.Equal(t, reason, end.Reason, what)
 }
 
@@ -329,8 +333,7 @@ func TestWatchOwner_Key(t *testing.T) {
 	lost := func(ctx context.Context) {
 		t.Helper()
 		a.watches.hint(key)
-		<-ctx.Done()
-		require.ErrorIs(t, context.Cause(ctx), ErrNotFound)
+		require.ErrorIs(t, told(t, ctx, "lost"), ErrNotFound)
 	}
 	ctx := a.watchOwner(owner)
 	a.other.bound(owner)

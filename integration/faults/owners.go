@@ -137,8 +137,8 @@ func (d *Devices) Out(t testing.TB, s *tombstore.RedisStore, row *Row) {
 
 // LogOut calls InvalidateOwner while the sessions move, and while logins go on that have begun before,
 // and then once more. With except one session goes on at first, which moves too. Out counts the ids
-// that are live and must not be, or that must be and are not; told the sessions whose watchers are not
-// told of their end, or are told that the session has ended which goes on.
+// that are live and must not be, or that must be and are not; told the watchers of the account, and of
+// its sessions, that are not told of an end, or are told that the session has ended which goes on.
 func (a *Account) LogOut(t testing.TB, except bool, out, told *Row) {
 	t.Helper()
 	ctx, d := t.Context(), a.Devices(t)
@@ -148,6 +148,9 @@ func (a *Account) LogOut(t testing.TB, except bool, out, told *Row) {
 		require.NoError(t, err)
 		watches = append(watches, watch)
 	}
+	watch, err := a.Store.WatchOwner(ctx, a.Owner)
+	require.NoError(t, err)
+	watches = append(watches, watch)
 	next := []string{a.NewID(), a.NewID(), a.NewID()}
 	d.out = append(d.out, next[1:]...)
 	var moved, ended error
@@ -197,7 +200,7 @@ func (a *Account) LogOut(t testing.TB, except bool, out, told *Row) {
 	again := a.begin(t, byWrite, a.ticket(t))
 	require.NoError(t, again.finish(ctx, a.Store))
 	out.check(Live(t, a.Whole, []string{again.user}) == 0)
-	_, err := a.Store.InvalidateOwner(ctx, a.Owner)
+	_, err = a.Store.InvalidateOwner(ctx, a.Owner)
 	require.NoError(t, err)
 	d.out = append(d.out, first, next[0], again.user)
 	d.Out(t, a.Store, out)
