@@ -11,8 +11,10 @@ package gobmap
 
 import (
 	"bytes"
+	"encoding/gob"
 	"math"
 	"math/bits"
+	"reflect"
 	"slices"
 )
 
@@ -313,4 +315,18 @@ func TakeString[B string | []byte](b B) (s, rest B, ok bool) {
 		return b, b, false
 	}
 	return b[:n], b[n:], true
+}
+
+// Equal reports whether a and b are the same map, in whatever order. What Same does not know is decoded
+// by package gob.
+func Equal(a, b []byte) bool {
+	switch same, known := Same(a, b); {
+	case known:
+		return same
+	case len(a) != len(b) || bytes.Equal(a, b):
+		return len(a) == len(b)
+	}
+	var x, y map[any]any
+	return gob.NewDecoder(bytes.NewReader(a)).Decode(&x) == nil &&
+		gob.NewDecoder(bytes.NewReader(b)).Decode(&y) == nil && reflect.DeepEqual(x, y)
 }

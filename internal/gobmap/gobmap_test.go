@@ -191,6 +191,17 @@ func FuzzSame(f *testing.F) {
 	})
 }
 
+func TestEqual(t *testing.T) {
+	a := encode(t, map[any]any{"n": 1, "user": "alice"})
+	require.True(t, Equal(a, encode(t, map[any]any{"user": "alice", "n": 1})))
+	require.False(t, Equal(a, encode(t, map[any]any{"n": 2, "user": "alice"})))
+	roles := func(name string) []byte { return encode(t, map[any]any{1: true, 2: false, "roles": []string{name}}) }
+	require.True(t, Equal(roles("admin"), roles("admin")), "whatever the order")
+	require.False(t, Equal(roles("admin"), roles("staff")))
+	require.False(t, Equal([]byte("not"), []byte("gob")))
+	require.False(t, Equal(nil, a))
+}
+
 // What Decode takes for a map, gob takes for the same one.
 func FuzzDecode(f *testing.F) {
 	for _, values := range maps {
