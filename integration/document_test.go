@@ -46,7 +46,7 @@ func tables(t *testing.T) string {
 		for _, request := range requests {
 			fmt.Fprintf(&out, "| %s |", request)
 			for _, s := range setups {
-				want := wanted(ending, request, false)
+				want := s.wanted(ending, request, false)
 				ours := ourSite(t, s)
 				fmt.Fprintf(&out, " %s | %s |",
 					verdict(want, play(t, usualSite(t, s), ending, request)), verdict(want, play(t, ours, ending, request)))

@@ -4,6 +4,7 @@ go 1.26.0
 
 replace (
 	github.com/tombstore/tombstore => ../
+	github.com/tombstore/tombstore/chistore => ../chistore
 	github.com/tombstore/tombstore/fiberstore => ../fiberstore
 	github.com/tombstore/tombstore/gorillastore => ../gorillastore
 	github.com/tombstore/tombstore/gorillastore/gin => ../gorillastore/gin
@@ -11,6 +12,7 @@ replace (
 )
 
 require (
+	gitea.com/go-chi/session v0.0.0-20260708011333-ebced8a7a2d6
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/Shopify/toxiproxy/v2 v2.5.0
 	github.com/alexedwards/scs/goredisstore v0.0.0-20250212122300-421ef1d8611c
@@ -31,6 +33,7 @@ require (
 	github.com/rs/zerolog v1.28.0
 	github.com/stretchr/testify v1.12.1
 	github.com/tombstore/tombstore v0.0.0
+	github.com/tombstore/tombstore/chistore v0.0.0-00010101000000-000000000000
 	github.com/tombstore/tombstore/fiberstore v0.0.0-00010101000000-000000000000
 	github.com/tombstore/tombstore/gorillastore v0.0.0
 	github.com/tombstore/tombstore/gorillastore/gin v0.0.0-00010101000000-000000000000
@@ -58,6 +61,7 @@ require (
 	github.com/containerd/log v0.1.0 // indirect
 	github.com/containerd/platforms v0.2.1 // indirect
 	github.com/cpuguy83/dockercfg v0.3.2 // indirect
+	github.com/dgryski/go-rendezvous v0.0.0-20200823014737-9f7001d12a5f // indirect
 	github.com/distribution/reference v0.6.0 // indirect
 	github.com/docker/go-connections v0.8.2 // indirect
 	github.com/docker/go-units v0.5.0 // indirect
@@ -71,6 +75,7 @@ require (
 	github.com/go-playground/locales v0.14.1 // indirect
 	github.com/go-playground/universal-translator v0.18.1 // indirect
 	github.com/go-playground/validator/v10 v10.30.1 // indirect
+	github.com/go-redis/redis/v8 v8.11.5 // indirect
 	github.com/goccy/go-json v0.10.5 // indirect
 	github.com/goccy/go-yaml v1.19.2 // indirect
 	github.com/gofiber/schema v1.8.3 // indirect

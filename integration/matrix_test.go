@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +137,18 @@ func wanted(ending, request string, lateOption bool) outcome {
 	return o
 }
 
+// newIDsOnly are the frameworks that set a cookie only for a new id, and none where a session was saved under its old one.
+var newIDsOnly = []string{"chi"}
+
+// wanted says how a race has to end with this framework.
+func (s setup) wanted(ending, request string, lateOption bool) outcome {
+	o := wanted(ending, request, lateOption)
+	if o.Cookie == "old" && slices.Contains(newIDsOnly, s.name) {
+		o.Cookie = ""
+	}
+	return o
+}
+
 // TestMatrix plays every race on every framework with tombstore, with and without the option for late requests.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
@@ -145,10 +158,10 @@ func TestMatrix(t *testing.T) {
 				t.Run(s.name+"/"+ending+"/"+request, func(t *testing.T) {
 					t.Parallel()
 					site := ourSite(t, s)
-					require.Equal(t, wanted(ending, request, false), play(t, site, ending, request))
+					require.Equal(t, s.wanted(ending, request, false), play(t, site, ending, request))
 					if request == "starts late" {
 						site = ourSite(t, s, adapter.WithLateRequests(time.Minute))
-						require.Equal(t, wanted(ending, request, true), play(t, site, ending, request))
+						require.Equal(t, s.wanted(ending, request, true), play(t, site, ending, request))
 					}
 				})
 			}
@@ -162,8 +175,8 @@ func TestMatrix_Usual(t *testing.T) {
 	for _, s := range setups {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			require.NotEqual(t, wanted("logout", "modifies", false), play(t, usualSite(t, s), "logout", "modifies"))
-			require.NotEqual(t, wanted("login", "modifies", false), play(t, usualSite(t, s), "login", "modifies"))
+			require.NotEqual(t, s.wanted("logout", "modifies", false), play(t, usualSite(t, s), "logout", "modifies"))
+			require.NotEqual(t, s.wanted("login", "modifies", false), play(t, usualSite(t, s), "login", "modifies"))
 		})
 	}
 }

@@ -111,6 +111,14 @@ var setups = []setup{
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return fiberStoreApp(t, fiberstore.New(store, opts...), store)
 	}},
+	{"chi", "go-chi/session/redis", false, []logout{
+		{name: "Flush, Destroy", action: "logout"},
+		{name: "Destroy", action: "logout/destroy"},
+		{name: "Flush", action: "logout/flush"},
+		{name: "Destroy, Set", action: "logout/flash"},
+		{name: "Destroy, RegenerateSession", action: "logout/renew", live: 1},
+		{name: "client leaves before Destroy", action: "logout", leaves: true},
+	}, chiUsual, chiOurs},
 }
 
 func goRedis(t testing.TB, url string) *goredis.Client {

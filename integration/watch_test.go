@@ -9,12 +9,14 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"gitea.com/go-chi/session"
 	"github.com/alexedwards/scs/v2"
 	ginsessions "github.com/gin-contrib/sessions"
 	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/chistore"
 	"github.com/tombstore/tombstore/gorillastore"
 	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
 	"github.com/tombstore/tombstore/scsstore"
@@ -70,6 +72,23 @@ var watched = map[string]func(t *testing.T, store *tombstore.MemoryStore) http.H
 		}
 		mux.Handle("/events", watchhttp.Handler(store, id, http.HandlerFunc(events)))
 		return mux
+	},
+	"chi": func(t *testing.T, store *tombstore.MemoryStore) http.Handler {
+		withSession, err := chistore.Sessioner(store, chiOptions)
+		require.NoError(t, err)
+		mux := http.NewServeMux()
+		mux.HandleFunc("/login", func(_ http.ResponseWriter, r *http.Request) {
+			_ = session.GetSession(r).Set("user", "alice")
+		})
+		mux.HandleFunc("/renew", func(w http.ResponseWriter, r *http.Request) {
+			_, _ = session.RegenerateSession(w, r)
+		})
+		mux.HandleFunc("/logout", func(w http.ResponseWriter, r *http.Request) {
+			_ = session.GetSession(r).Destroy(w, r)
+		})
+		id := func(r *http.Request) string { return session.GetSession(r).ID() }
+		mux.Handle("/events", watchhttp.Handler(store, id, http.HandlerFunc(events)))
+		return withSession(mux)
 	},
 	"gin": func(_ *testing.T, store *tombstore.MemoryStore) http.Handler {
 		gin.SetMode(gin.ReleaseMode)

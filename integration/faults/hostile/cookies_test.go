@@ -74,7 +74,7 @@ func newBed(t testing.TB) *bed {
 		store, err := tombstore.New(b.client, opts...)
 		require.NoError(t, err)
 		b.stores = append(b.stores, store)
-		for _, a := range []*app{scsApp(t, store), gorillaApp(t, store), ginApp(t, store), fiberApp(t, store)} {
+		for _, a := range []*app{scsApp(t, store), gorillaApp(t, store), ginApp(t, store), fiberApp(t, store), chiApp(t, store)} {
 			a.name += ", " + prefix
 			answer, err := ask(a, "/login", "")
 			require.NoError(t, err, a.name)

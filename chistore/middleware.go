@@ -1,0 +1,179 @@
+package chistore
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+
+	"gitea.com/go-chi/session"
+
+	"github.com/tombstore/tombstore"
+)
+
+type requestKey struct{}
+
+// outer goes around the library's middleware.
+func (p *provider) outer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		r := &request{id: session.GetCookie(q, p.options.CookieName)}
+		if p.request(r.id) != nil { // a handler has passed its request on to the program
+			next.ServeHTTP(w, q)
+			return
+		}
+		r.ctx = context.WithValue(q.Context(), requestKey{}, r)
+		handle := p.newHandle()
+		p.requests.Store(handle, r)
+		defer p.requests.Delete(handle)
+		defer p.adapter.Release(q.Context(), &r.Request)
+
+		q = q.WithContext(r.ctx)
+		q.Header = q.Header.Clone()
+		first := (&http.Cookie{Name: p.options.CookieName, Value: handle}).String()
+		for _, line := range q.Header["Cookie"] {
+			first += "; " + line
+		}
+		q.Header.Set("Cookie", first)
+		writer := &responseWriter{ResponseWriter: w, provider: p, request: r}
+		next.ServeHTTP(writer, q)
+		writer.begin(http.StatusOK)
+	})
+}
+
+// newHandle returns what the library takes for an id.
+func (p *provider) newHandle() string {
+	b := make([]byte, p.options.IDLength/2)
+	rand.Read(b) // never fails: crypto/rand ends the program instead
+	return hex.EncodeToString(b)
+}
+
+// inner goes between the library's middleware and the handler. If the request has come without a
+// session, the library has made one that does not know the request.
+func (p *provider) inner(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		r, _ := q.Context().Value(requestKey{}).(*request)
+		if s, ok := session.GetSession(q).Get(self{}).(*rawStore); ok && r.session == nil {
+			s.request, r.session = r, s
+		}
+		next.ServeHTTP(w, q)
+	})
+}
+
+// responseWriter saves the session before the first byte, and takes the cookies of sessions out of the
+// response that are not stored.
+type responseWriter struct {
+	http.ResponseWriter
+	provider *provider
+	request  *request
+	failed   bool // the session could not be saved, and the response says so
+}
+
+// begin is called when the response is about to begin, and at the end of the request.
+func (w *responseWriter) begin(code int) {
+	err := w.commit()
+	if w.request.begun.Swap(true) {
+		return
+	}
+	w.withdraw()
+	if err != nil && code < http.StatusInternalServerError {
+		w.failed = true
+		http.Error(w.ResponseWriter, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+	}
+}
+
+// commit saves the session, or ends it if all its values were taken out.
+func (w *responseWriter) commit() error {
+	r := w.request
+	if r.session == nil { // it could not be loaded
+		return nil
+	}
+	var err error
+	if r.session.emptied() {
+		err = w.provider.end(r)
+	} else {
+		err = r.session.Release()
+	}
+	if errors.Is(err, tombstore.ErrUnacknowledged) {
+		return nil
+	}
+	return err
+}
+
+// withdraw leaves the cookie of the session that the request holds in the response, and one that deletes
+// it, unless somebody else has ended it: the browser may have got that of a later login since.
+func (w *responseWriter) withdraw() {
+	h := w.Header()
+	gone := w.request.Gone() != nil
+	h["Set-Cookie"] = slices.DeleteFunc(h["Set-Cookie"], func(line string) bool {
+		c, err := http.ParseSetCookie(line)
+		switch {
+		case err != nil || c.Name != w.provider.options.CookieName:
+			return false
+		case c.MaxAge < 0:
+			return gone
+		}
+		return !w.request.Holds() || c.Value != w.request.Request.ID()
+	})
+	if len(h["Set-Cookie"]) == 0 {
+		delete(h, "Set-Cookie")
+	}
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *responseWriter) WriteHeader(code int) {
+	informational := code >= 100 && code < 200 && code != http.StatusSwitchingProtocols
+	switch {
+	case !informational:
+		w.begin(code)
+	case !w.request.begun.Load(): // which cookies go out is decided later
+		h := w.Header()
+		cookies := h["Set-Cookie"]
+		delete(h, "Set-Cookie")
+		defer func() { h["Set-Cookie"] = cookies }()
+	}
+	if !w.failed {
+		w.ResponseWriter.WriteHeader(code)
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (w *responseWriter) Write(b []byte) (int, error) {
+	if !w.request.begun.Load() {
+		w.begin(http.StatusOK)
+	}
+	if w.failed {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher.
+func (w *responseWriter) Flush() { _ = w.FlushError() }
+
+// FlushError is for http.ResponseController.
+func (w *responseWriter) FlushError() error {
+	if !w.request.begun.Load() {
+		w.begin(http.StatusOK)
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+var errFailed = errors.New("chistore: the session could not be saved")
+
+// Hijack implements http.Hijacker. The handler sends no cookie, but what it has changed so far is saved.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if !w.request.begun.Load() {
+		w.begin(http.StatusOK)
+	}
+	if w.failed {
+		return nil, nil, errFailed
+	}
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap is for http.ResponseController.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
