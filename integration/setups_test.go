@@ -36,6 +36,7 @@ var keyPair = []byte("0123456789abcdef0123456789abcdef")
 type setup struct {
 	name, backend string
 	halves        bool // a renewal has two, and is one step elsewhere
+	silent        bool // it sets a cookie only with a new id
 	logouts       []logout
 	usual         func(t testing.TB, url, prefix string) string
 	ours          func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string
@@ -50,7 +51,7 @@ type logout struct {
 }
 
 var setups = []setup{
-	{"scs", "alexedwards/scs/goredisstore", true, []logout{
+	{"scs", "alexedwards/scs/goredisstore", true, false, []logout{
 		{name: "Destroy", action: "logout"},
 		{name: "Destroy, Put", action: "logout/flash", live: 1},
 		{name: "Destroy, RenewToken", action: "logout/renew", live: 1},
@@ -66,7 +67,7 @@ var setups = []setup{
 		sm := newSCS()
 		return scsApp(t, sm, scsstore.Install(sm, store, opts...), store)
 	}},
-	{"gorilla", "boj/redistore v2", false, []logout{
+	{"gorilla", "boj/redistore v2", false, false, []logout{
 		{name: "MaxAge -1", action: "logout"},
 		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
 	}, func(t testing.TB, url, prefix string) string {
@@ -74,7 +75,7 @@ var setups = []setup{
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return gorillaApp(t, gorillastore.New(store, keyPair).With(opts...), store)
 	}},
-	{"gin", "gin-contrib/sessions/redis", false, []logout{
+	{"gin", "gin-contrib/sessions/redis", false, false, []logout{
 		{name: "Clear, MaxAge -1", action: "logout"},
 		{name: "Clear", action: "logout/clear"},
 		{name: "Clear, AddFlash", action: "logout/flash", live: 1},
@@ -87,7 +88,7 @@ var setups = []setup{
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return ginApp(t, ginstore.New(store, keyPair).With(opts...), store)
 	}},
-	{"echo", "boj/redistore v2", false, []logout{
+	{"echo", "boj/redistore v2", false, false, []logout{
 		{name: "MaxAge -1", action: "logout"},
 		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
 	}, func(t testing.TB, url, prefix string) string {
@@ -95,7 +96,7 @@ var setups = []setup{
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return echoApp(t, gorillastore.New(store, keyPair).With(opts...), store)
 	}},
-	{"fiber, middleware", "gofiber/storage/redis v3", true, []logout{
+	{"fiber, middleware", "gofiber/storage/redis v3", true, false, []logout{
 		{name: "Destroy", action: "logout"},
 		{name: "Reset", action: "logout/reset", live: 1},
 	}, func(t testing.TB, url, prefix string) string {
@@ -103,7 +104,7 @@ var setups = []setup{
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return fiberApp(t, fiberstore.New(store, opts...), store)
 	}},
-	{"fiber, store", "gofiber/storage/redis v3", true, []logout{
+	{"fiber, store", "gofiber/storage/redis v3", true, false, []logout{
 		{name: "Destroy", action: "logout"},
 		{name: "Reset", action: "logout/reset", live: 1},
 	}, func(t testing.TB, url, prefix string) string {
@@ -111,7 +112,7 @@ var setups = []setup{
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return fiberStoreApp(t, fiberstore.New(store, opts...), store)
 	}},
-	{"chi", "go-chi/session/redis", false, []logout{
+	{"chi", "go-chi/session/redis", false, true, []logout{
 		{name: "Flush, Destroy", action: "logout"},
 		{name: "Destroy", action: "logout/destroy"},
 		{name: "Flush", action: "logout/flush"},
@@ -119,6 +120,16 @@ var setups = []setup{
 		{name: "Destroy, RegenerateSession", action: "logout/renew", live: 1},
 		{name: "client leaves before Destroy", action: "logout", leaves: true},
 	}, chiUsual, chiOurs},
+	{"beego", "beego/session/redis", false, true, []logout{
+		{name: "DestroySession", action: "logout"},
+		{name: "SessionDestroy of the manager", action: "logout/manager"},
+		{name: "Flush", action: "logout/flush"},
+		{name: "Flush, SetSession", action: "logout/set", live: 1},
+		{name: "DelSession of the user", action: "logout/delete", live: 1},
+		{name: "SetSession of no user, SessionRegenerateID", action: "logout/empty", live: 1},
+		{name: "client leaves before DestroySession", action: "logout", leaves: true},
+		{name: "client leaves before Flush", action: "logout/flush", leaves: true},
+	}, usualBeego, ourBeego},
 }
 
 func goRedis(t testing.TB, url string) *goredis.Client {

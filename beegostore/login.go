@@ -1,0 +1,107 @@
+package beegostore
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/tombstore/tombstore"
+)
+
+var errNoSession = errors.New("beegostore: no session was started in this request")
+
+// Login logs a user in with the session of a request: it gives the session a new id, as
+// SessionRegenerateID does, and makes it one of the sessions of login's owner. Call it in the handler, with
+// the ResponseWriter and the Request of its context, when the password is known to be right, and set what
+// the session needs to know after it. The values so far stay, unless Flush came before: that is no logout
+// then. The controller's session is the same one afterwards.
+//
+// After an error nobody is logged in, and the session is as it was: tombstore.ErrStaleLogin if the owner's
+// sessions have been ended since BeginLogin, or if BeginLogin was more than an hour ago, so that the user
+// has to give the password again, tombstore.ErrTooManySessions if the owner has as many as may be,
+// tombstore.ErrTooLarge if a label has more than 1024 bytes (cut a User-Agent), and an adapter.ErrRefused if
+// the request's session has been ended, and it was noticed. If the owner's sessions are ended after Login,
+// nothing is saved, as of any session that was ended.
+//
+// The session needs a deadline, by tombstore.Until or by tombstore.WithAbsoluteTimeout, or the error is
+// tombstore.ErrNoDeadline: SessionGCMaxLifetime is none, since it begins anew with each use.
+//
+// If the handler fails after Login, log out (DestroySession), which gives up what Login has reserved, as
+// does a panic. The store must be a tombstore.Binder.
+func (p *Provider) Login(
+	w http.ResponseWriter, r *http.Request, login tombstore.Login, opts ...tombstore.ReserveOption,
+) error {
+	q := requestOf(w)
+	if q == nil {
+		return errNotInstalled
+	}
+	s := q.session(r)
+	if s == nil {
+		return errNoSession
+	}
+	q.before = func(s *Store, id string) error {
+		_, err := p.adapter.Login(q.r.Context(), s.request, id, login, opts...)
+		s.request.RunHooks(false)
+		return err
+	}
+	defer func() { q.before = nil }()
+	if err := q.renew(); err != nil {
+		return err
+	}
+	s.forget()
+	return nil
+}
+
+// LogoutEverywhere ends all sessions of an owner but that of the request, which gets a new id, and returns
+// how many: for a button "log out my other devices", and after a change of the password. Logins that were
+// begun before are refused. If the request's session is not one of the owner's, all of them are ended. To
+// log out here as well call DestroySession after it.
+//
+// The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no other one
+// was ended. After any other error call it again. With tombstore.ErrUnacknowledged all were ended. The
+// store must be a tombstore.Binder. An administrator ends the sessions of somebody else by InvalidateOwner.
+func (p *Provider) LogoutEverywhere(
+	w http.ResponseWriter, r *http.Request, owner string,
+) (n int, err error) {
+	q := requestOf(w)
+	if q == nil {
+		return 0, errNotInstalled
+	}
+	s := q.session(r)
+	if s == nil {
+		return 0, errNoSession
+	}
+	n, err = p.adapter.EndOthers(q.r.Context(), s.request, owner)
+	s.request.RunHooks(false)
+	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) || !s.request.Holds() {
+		return n, err
+	}
+	if err := q.renew(); err != nil {
+		return n, err
+	}
+	return n, err
+}
+
+// session returns the session of the request, or nil if none was started.
+func (q *request) session(r *http.Request) *Store {
+	q.pair()
+	c, err := r.Cookie(q.provider.cookieName())
+	if err != nil {
+		return nil
+	}
+	id, err := url.QueryUnescape(c.Value)
+	if err != nil {
+		return nil
+	}
+	if s := q.provider.find(id); s != nil && s.isUsed() {
+		return s
+	}
+	return nil
+}
+
+// forget makes what the session has lost so far no logout.
+func (s *Store) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note(s.data)
+}

@@ -1,0 +1,275 @@
+package beegostore
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	beecontext "github.com/beego/beego/v2/server/web/context"
+	"github.com/beego/beego/v2/server/web/session"
+)
+
+// request is an HTTP request under way. Beego's manager tells its provider of the request nothing but a
+// session id. So the Middleware gives the id in the cookie a suffix that no other request has, by which
+// the Provider knows the session. The id of a new session is made by the manager, which puts it into the
+// request's cookies as well: there it is found.
+type request struct {
+	provider *Provider
+	w        http.ResponseWriter // below the Middleware's
+	r        *http.Request
+	before   func(s *Store, id string) error // is done before a session gets a new id
+
+	first  sync.Once
+	begun  atomic.Bool // the response, so that all is saved
+	failed bool        // the answer is 500
+
+	mu       sync.Mutex
+	came     *Store // that the cookie names
+	sessions []*Store
+}
+
+// Middleware is for web.RunWithMiddleWares, or goes around a handler that uses the manager. It saves the
+// sessions of a request before the first byte of the response. After a panic of the handler, nothing is
+// saved unless beego has recovered and answers.
+func (p *Provider) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := &request{provider: p, w: w, r: r.WithContext(r.Context())}
+		q.tag()
+		defer q.end()
+		next.ServeHTTP(&responseWriter{w, q}, q.r)
+		q.begin()
+	})
+}
+
+// separator is between an id and its suffix.
+const separator = "~"
+
+// tag gives the id in the session cookie its suffix. A cookie that beego could not decode is taken out:
+// beego would answer 503.
+func (q *request) tag() {
+	name := q.provider.cookieName()
+	if c, err := q.r.Cookie(name); err != nil || c.Value == "" {
+		return
+	}
+	header := q.r.Header.Clone()
+	cookies := q.r.Cookies()
+	header.Del("Cookie")
+	q.r.Header = header
+	for _, c := range cookies {
+		if c.Name == name && q.came == nil {
+			id, err := url.QueryUnescape(c.Value)
+			if err != nil {
+				continue
+			}
+			suffix := separator + strconv.FormatUint(q.provider.last.Add(1), 36)
+			q.came = q.provider.newStore(id)
+			q.came.q = q
+			q.came.ids = append(q.came.ids, id+suffix)
+			q.sessions = append(q.sessions, q.came)
+			q.provider.stores.Store(id+suffix, q.came)
+			c.Value += suffix
+		}
+		q.r.AddCookie(c)
+	}
+}
+
+// pair finds the sessions that were begun in this request. They know which one it came with.
+func (q *request) pair() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, c := range q.r.Cookies() {
+		id, err := url.QueryUnescape(c.Value)
+		if err != nil {
+			continue
+		}
+		v, _ := q.provider.stores.Load(id)
+		s, _ := v.(*Store)
+		if s == nil || s.q != nil {
+			continue
+		}
+		s.q = q
+		if q.came != nil && q.came.isGone() && c.Name == q.provider.cookieName() {
+			s.request = q.came.request
+		}
+		q.sessions = append(q.sessions, s)
+	}
+}
+
+// begunSession returns the session that was begun in the place of one that is gone, or nil.
+func (q *request) begunSession(gone *Store) *Store {
+	q.pair()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, s := range slices.Backward(q.sessions) {
+		if s != gone && s.request == gone.request {
+			return s
+		}
+	}
+	return nil
+}
+
+// begin is called before the first byte of the response. It reports whether the handler's answer is to go
+// out.
+func (q *request) begin() bool {
+	q.first.Do(func() {
+		q.pair()
+		for _, s := range q.sessions {
+			if s.isUsed() {
+				if err := s.commit(); err != nil {
+					q.fail(err)
+					break
+				}
+			}
+		}
+		q.begun.Store(true)
+	})
+	return !q.failed
+}
+
+// isUsed reports whether the request has a session here, and not only a cookie.
+func (s *Store) isUsed() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.loaded && !s.gone || s.closed || s.next != ""
+}
+
+// fail answers 500, without a session cookie, and without taking one away.
+func (q *request) fail(err error) {
+	q.failed = true
+	session.SLogger.Println(err)
+	var names []string
+	for _, c := range q.r.Cookies() {
+		id, err := url.QueryUnescape(c.Value)
+		if err == nil && q.has(id) {
+			names = append(names, c.Name)
+		}
+	}
+	q.dropCookies(func(name, _ string) bool { return slices.Contains(names, name) })
+	http.Error(q.w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+}
+
+func (q *request) has(id string) bool {
+	return slices.ContainsFunc(q.sessions, func(s *Store) bool { return slices.Contains(s.ids, id) })
+}
+
+// withdraw takes the cookies of ids out of the response.
+func (q *request) withdraw(ids []string) {
+	q.dropCookies(func(_, value string) bool {
+		return slices.ContainsFunc(ids, func(id string) bool { return value == url.QueryEscape(id) })
+	})
+}
+
+// sets reports whether the response has a cookie of an id.
+func (q *request) sets(id string) bool {
+	for _, line := range q.w.Header()[setCookie] {
+		if _, value := pairOf(line); value == url.QueryEscape(id) {
+			return true
+		}
+	}
+	return false
+}
+
+const setCookie = "Set-Cookie"
+
+// pairOf returns the name and the value of the cookie that a line sets.
+func pairOf(line string) (name, value string) {
+	pair, _, _ := strings.Cut(line, ";")
+	name, value, _ = strings.Cut(pair, "=")
+	return name, value
+}
+
+func (q *request) dropCookies(drop func(name, value string) bool) {
+	h := q.w.Header()
+	h[setCookie] = slices.DeleteFunc(h[setCookie], func(line string) bool {
+		return drop(pairOf(line))
+	})
+	if len(h[setCookie]) == 0 {
+		h.Del(setCookie)
+	}
+}
+
+// renew gives the session of the request a new id.
+func (q *request) renew() error {
+	m, err := q.provider.manager()
+	if err == nil {
+		_, err = m.SessionRegenerateID(q.w, q.r)
+	}
+	return err
+}
+
+// end forgets the request.
+func (q *request) end() {
+	q.pair()
+	q.begun.Store(true)
+	for _, s := range q.sessions {
+		q.provider.adapter.Release(q.r.Context(), s.request)
+		s.request.RunHooks(true)
+		for _, id := range s.ids {
+			q.provider.stores.Delete(id)
+		}
+	}
+}
+
+// requestOf returns the request that a ResponseWriter belongs to, or nil.
+func requestOf(w http.ResponseWriter) *request {
+	for {
+		switch u := w.(type) {
+		case *responseWriter:
+			return u.q
+		case *beecontext.Response:
+			w = u.ResponseWriter
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = u.Unwrap()
+		default:
+			return nil
+		}
+	}
+}
+
+var errNotSaved = errors.New("beegostore: the session could not be saved, or not ended")
+
+type responseWriter struct {
+	http.ResponseWriter
+	q *request
+}
+
+func (w *responseWriter) WriteHeader(code int) {
+	informational := code >= 100 && code < 200 && code != http.StatusSwitchingProtocols
+	if informational || w.q.begin() {
+		w.ResponseWriter.WriteHeader(code)
+	}
+}
+
+func (w *responseWriter) Write(b []byte) (int, error) {
+	if !w.q.begin() {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher.
+func (w *responseWriter) Flush() { _ = w.FlushError() }
+
+// FlushError is for http.ResponseController.
+func (w *responseWriter) FlushError() error {
+	w.q.begin()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack implements http.Hijacker.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if !w.q.begin() {
+		return nil, nil, errNotSaved
+	}
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap is for http.ResponseController.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

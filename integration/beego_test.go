@@ -1,0 +1,173 @@
+package integration
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/beego/beego/v2/server/web"
+	beecontext "github.com/beego/beego/v2/server/web/context"
+	"github.com/beego/beego/v2/server/web/session"
+	beegoredis "github.com/beego/beego/v2/server/web/session/redis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/beegostore"
+)
+
+// Beego keeps one manager for all of a process, and its providers by name. Here each site has its own.
+var (
+	beego      sync.Mutex // the names
+	lastBeego  atomic.Int64
+	beegoUsers = []any{"user"}
+)
+
+// beegoManager returns a manager whose provider register makes available under a name.
+func beegoManager(t testing.TB, cfg *session.ManagerConfig, register func(name string)) *session.Manager {
+	beego.Lock()
+	defer beego.Unlock()
+	name := "site " + strconv.FormatInt(lastBeego.Add(1), 10)
+	register(name)
+	cfg.CookieName, cfg.EnableSetCookie, cfg.Gclifetime, cfg.Maxlifetime = cookieName, true, 3600, 3600
+	m, err := session.NewManager(name, cfg)
+	require.NoError(t, err)
+	return m
+}
+
+// usualBeego keeps sessions with beego's own Redis provider.
+func usualBeego(t testing.TB, address, prefix string) string {
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	m := beegoManager(t, &session.ManagerConfig{ProviderConfig: u.Host, SessionIDPrefix: prefix}, func(name string) {
+		session.Register(name, &beegoredis.Provider{})
+	})
+	return serve(t, beegoHandler(m, nil, nil))
+}
+
+// ourBeego keeps them with tombstore.
+func ourBeego(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+	var p *beegostore.Provider
+	m := beegoManager(t, &session.ManagerConfig{}, func(name string) { p = beegostore.Register(name, store, opts...) })
+	p.CookieName, p.Manager, p.UserKeys = cookieName, m, beegoUsers
+	return serve(t, p.Middleware(beegoHandler(m, p, store)))
+}
+
+// beegoHandler is an application that starts and releases the sessions of its requests as beego does with
+// web.GlobalSessions.
+func beegoHandler(m *session.Manager, p *beegostore.Provider, store tombstore.Renewer) http.Handler {
+	cfg := *web.BConfig
+	cfg.RunMode = web.PROD
+	app := web.NewHttpServerWithCfg(&cfg)
+	app.Handlers.Post("/*", func(ctx *beecontext.Context) {
+		var err error
+		rw := ctx.ResponseWriter.ResponseWriter
+		if ctx.Input.CruSession, err = m.SessionStart(rw, ctx.Request); err != nil {
+			http.Error(ctx.ResponseWriter, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		defer func() {
+			if ctx.Input.CruSession != nil {
+				ctx.Input.CruSession.SessionRelease(context.Background(), rw)
+			}
+		}()
+		pass(ctx.Request.Context(), loaded)
+		body, err := beegoController{ctx, m, p, store}.act(ctx.Input.Param(":splat"))
+		pass(ctx.Request.Context(), acted)
+		if err != nil {
+			http.Error(ctx.ResponseWriter, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		ctx.WriteString(body)
+	})
+	app.Handlers.Init()
+	return app.Handlers
+}
+
+// beegoController has the methods of web.Controller, for a manager of its own.
+type beegoController struct {
+	*beecontext.Context
+	m     *session.Manager
+	p     *beegostore.Provider
+	store tombstore.Renewer
+}
+
+func (c beegoController) set(key, value any) error {
+	return c.Input.CruSession.Set(context.Background(), key, value)
+}
+
+func (c beegoController) get(key any) any { return c.Input.CruSession.Get(context.Background(), key) }
+
+func (c beegoController) del(key any) error {
+	return c.Input.CruSession.Delete(context.Background(), key)
+}
+
+func (c beegoController) regenerateID() error {
+	c.Input.CruSession.SessionRelease(context.Background(), c.ResponseWriter)
+	s, err := c.m.SessionRegenerateID(c.ResponseWriter, c.Request)
+	c.Input.CruSession = s
+	return err
+}
+
+func (c beegoController) destroySession() error {
+	err := c.Input.CruSession.Flush(context.Background())
+	if err != nil {
+		return err
+	}
+	c.Input.CruSession = nil
+	c.m.SessionDestroy(c.ResponseWriter, c.Request)
+	return nil
+}
+
+func (c beegoController) act(action string) (body string, err error) {
+	switch action {
+	case "login":
+		if err := c.regenerateID(); err != nil {
+			return "", err
+		}
+		_ = c.set("theme", "dark")
+		return "hello", c.set("user", "alice")
+	case "add":
+		return "added", c.set("items", number(c.get("items"))+1)
+	case "read":
+		return "seen", nil
+	case "renew":
+		return "renewed", c.regenerateID()
+	case "logout":
+		return "bye", c.destroySession()
+	case "logout/manager":
+		c.m.SessionDestroy(c.ResponseWriter, c.Request)
+		return "bye", nil
+	case "logout/flush":
+		return "bye", c.Input.CruSession.Flush(context.Background())
+	case "logout/set":
+		_ = c.Input.CruSession.Flush(context.Background())
+		return "bye", c.set("flash", "bye")
+	case "logout/delete":
+		return "bye", c.del("user")
+	case "logout/empty": // as Casdoor does
+		_ = c.set("user", "")
+		return "bye", c.regenerateID()
+	case "enter":
+		login, err := ticket(c.Request.Context(), c.store)
+		if err == nil {
+			err = c.p.Login(c.ResponseWriter, c.Request, login, tombstore.Until(time.Now().Add(time.Hour)))
+		}
+		if err == nil {
+			err = c.set("user", "alice")
+		}
+		return enters(err)
+	case "everywhere":
+		if c.get("user") == nil {
+			return anonymous, nil
+		}
+		_, err := c.p.LogoutEverywhere(c.ResponseWriter, c.Request, "alice")
+		return everywhere(err)
+	}
+	return who(c.get("user")), nil
+}
