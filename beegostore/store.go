@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type Store struct {
 	gone    bool // it was not live when it was loaded
 	isNew   bool // it was begun in this request
 	flushed bool
+	dropped bool // the value of one of UserKeys was taken away, if there was one
 	closed  bool  // nothing is saved any more
 	saved   bool  // in this request
 	failure error // why it could not be saved or ended
@@ -84,7 +86,7 @@ func (s *Store) isGone() bool {
 
 // note notes what is stored now.
 func (s *Store) note(data []byte) {
-	s.data, s.had, s.users, s.flushed = data, len(s.values), nil, false
+	s.data, s.had, s.users, s.flushed, s.dropped = data, len(s.values), nil, false, false
 	for _, key := range s.provider.UserKeys {
 		if !empty(s.values[key]) {
 			if s.users == nil {
@@ -97,7 +99,9 @@ func (s *Store) note(data []byte) {
 
 func empty(value any) bool { return value == nil || reflect.ValueOf(value).IsZero() }
 
-// loggedOut reports whether the request has logged out by changing values; see Provider.
+// loggedOut reports whether the request has logged out by changing values; see Provider. In one that came
+// with the id of a session that was ended, as that of one that has another id by now, there is no value to
+// take away, so the attempt counts.
 func (s *Store) loggedOut() bool {
 	if s.flushed || len(s.provider.UserKeys) == 0 && s.had > 0 && len(s.values) == 0 {
 		return true
@@ -107,7 +111,8 @@ func (s *Store) loggedOut() bool {
 			return true
 		}
 	}
-	return false
+	isUser := func(key any) bool { return !empty(s.values[key]) }
+	return s.dropped && s.request.Gone() != nil && !slices.ContainsFunc(s.provider.UserKeys, isUser)
 }
 
 // Get returns the value of a key, or nil.
@@ -125,7 +130,15 @@ func (s *Store) Set(ctx context.Context, key, value any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.values[key] = value
+	s.drop(key)
 	return nil
+}
+
+// drop notes that the value of a key was taken away, if it was.
+func (s *Store) drop(key any) {
+	if empty(s.values[key]) && slices.Contains(s.provider.UserKeys, key) {
+		s.dropped = true
+	}
 }
 
 // Delete deletes the value of a key.
@@ -133,6 +146,7 @@ func (s *Store) Delete(_ context.Context, key any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.values, key)
+	s.drop(key)
 	return nil
 }
 

@@ -149,6 +149,7 @@ func (c beegoController) act(action string) (body string, err error) {
 		_ = c.Input.CruSession.Flush(context.Background())
 		return "bye", c.set("flash", "bye")
 	case "logout/delete":
+		_ = c.set("theme", "light")
 		return "bye", c.del("user")
 	case "logout/empty": // as Casdoor does
 		_ = c.set("user", "")
