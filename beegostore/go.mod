@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/beego/beego/v2 v2.3.8
+	github.com/stretchr/testify v1.12.1
 	github.com/tombstore/tombstore v0.0.0
 )
 
@@ -19,6 +20,7 @@ require (
 	github.com/prometheus/procfs v0.12.0 // indirect
 	github.com/redis/rueidis v1.0.79 // indirect
 	github.com/shiena/ansicolor v0.0.0-20200904210342-c7312218db18 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect

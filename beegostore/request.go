@@ -40,6 +40,10 @@ type request struct {
 // saved unless beego has recovered and answers.
 func (p *Provider) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if q := requestOf(w); q != nil && q.provider == p { // the Middleware is there twice
+			next.ServeHTTP(w, r)
+			return
+		}
 		q := &request{provider: p, w: w, r: r.WithContext(r.Context())}
 		q.tag()
 		defer q.end()
@@ -80,26 +84,27 @@ func (q *request) tag() {
 	}
 }
 
-// pair finds the sessions that were begun in this request. They know which one it came with.
+// pair finds the sessions that were begun in this request.
 func (q *request) pair() {
+	for _, c := range q.r.Cookies() {
+		if id, err := url.QueryUnescape(c.Value); err == nil {
+			v, _ := q.provider.stores.Load(id)
+			if s, ok := v.(*Store); ok && s.q == nil {
+				q.adopt(s)
+			}
+		}
+	}
+}
+
+// adopt makes a session that was begun one of the request, which knows what it came with.
+func (q *request) adopt(s *Store) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, c := range q.r.Cookies() {
-		id, err := url.QueryUnescape(c.Value)
-		if err != nil {
-			continue
-		}
-		v, _ := q.provider.stores.Load(id)
-		s, _ := v.(*Store)
-		if s == nil || s.q != nil {
-			continue
-		}
-		s.q = q
-		if q.came != nil && q.came.isGone() && c.Name == q.provider.cookieName() {
-			s.request = q.came.request
-		}
-		q.sessions = append(q.sessions, s)
+	s.q = q
+	if q.came != nil && q.came.isGone() {
+		s.request = q.came.request
 	}
+	q.sessions = append(q.sessions, s)
 }
 
 // begunSession returns the session that was begun in the place of one that is gone, or nil.

@@ -171,9 +171,9 @@ func (s *Store) SessionID(context.Context) string {
 // SessionRelease saves what has changed since the response began. Before that there is nothing to do, and
 // outside of a request it saves at once.
 func (s *Store) SessionRelease(_ context.Context, w http.ResponseWriter) {
-	if s.q == nil {
+	if s.q == nil && s.isNew {
 		if q := requestOf(w); q != nil {
-			q.pair()
+			q.adopt(s)
 		}
 	}
 	if s.q != nil && !s.q.begun.Load() {
