@@ -76,7 +76,8 @@ const DefaultTTL = time.Hour
 
 // Provider is a session.Provider. A request logs out by
 //
-//   - DestroySession of its controller, or SessionDestroy of the manager,
+//   - DestroySession of its controller, or SessionDestroy of the manager. What it sets after that is not
+//     saved, unless SessionRegenerateID comes between,
 //   - Flush of its session. What it sets after that goes on as a new session under a new id,
 //   - taking away the last value of its session, or with UserKeys the value of one of them. What is left
 //     goes on in the same way.
@@ -214,15 +215,15 @@ func (p *Provider) SessionRegenerate(_ context.Context, old, sid string) (sessio
 	s.request.Renew()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.next = sid
+	s.next, s.closed = sid, s.failure != nil // after SessionDestroy it is a new one
 	s.ids = append(s.ids, sid)
 	p.stores.Store(sid, s)
 	return s, nil
 }
 
-// SessionDestroy ends a session for good: for the reason tombstore.Logout, under whatever id it has by
-// now, if it is that of a request, and otherwise tombstore.Revoked. It is no error if there is none. The
-// manager drops the error. The request is answered with 500 then, and keeps its cookie.
+// SessionDestroy ends a session for good, under whatever id it has by now: for the reason tombstore.Logout
+// if the manager calls it for a request, and otherwise tombstore.Revoked. It is no error if there is none.
+// The manager drops the error, so the request is answered with 500 then, and keeps its cookie.
 func (p *Provider) SessionDestroy(ctx context.Context, sid string) error {
 	s := p.find(sid)
 	if s == nil {

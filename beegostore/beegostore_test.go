@@ -152,6 +152,11 @@ func TestLogout(t *testing.T) {
 			b.manager.SessionDestroy(w, r)
 			_ = s.Set(ctx, "theme", "light")
 		}, true, nil},
+		"SessionDestroy, SessionRegenerateID, Set": {nil, func(b *bed, w http.ResponseWriter, r *http.Request, s session.Store) {
+			b.manager.SessionDestroy(w, r)
+			_, _ = b.manager.SessionRegenerateID(w, r)
+			_ = s.Set(ctx, "theme", "light")
+		}, true, "light"},
 		"SessionDestroy of the Provider": {nil, func(b *bed, _ http.ResponseWriter, _ *http.Request, s session.Store) {
 			_ = b.provider.SessionDestroy(ctx, s.SessionID(ctx))
 		}, true, nil},
@@ -396,6 +401,9 @@ func TestMiddleware(t *testing.T) {
 	b := newBed(t)
 	cookie := b.login()
 	require.Equal(t, 200, b.get("/", "%zz").status)
+	a := b.get("/login", `""`)
+	require.Len(t, a.cookies, 1)
+	require.Equal(t, "alice", b.get("/", a.cookies[0].Value).body)
 	twice := httptest.NewServer(b.provider.Middleware(b.provider.Middleware(http.HandlerFunc(b.serve))))
 	t.Cleanup(twice.Close)
 	b.url = twice.URL

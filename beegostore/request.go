@@ -55,11 +55,12 @@ func (p *Provider) Middleware(next http.Handler) http.Handler {
 // separator is between an id and its suffix.
 const separator = "~"
 
-// tag gives the id in the session cookie its suffix. A cookie that beego could not decode is taken out:
-// beego would answer 503.
+// tag gives the id in the session cookie its suffix. A cookie that beego could not decode is taken out,
+// since beego would answer 503, and one without a value, since SessionRegenerateID would take the session
+// for another one than SessionStart.
 func (q *request) tag() {
 	name := q.provider.cookieName()
-	if c, err := q.r.Cookie(name); err != nil || c.Value == "" {
+	if _, err := q.r.Cookie(name); err != nil {
 		return
 	}
 	header := q.r.Header.Clone()
@@ -69,7 +70,7 @@ func (q *request) tag() {
 	for _, c := range cookies {
 		if c.Name == name && q.came == nil {
 			id, err := url.QueryUnescape(c.Value)
-			if err != nil {
+			if err != nil || id == "" {
 				continue
 			}
 			suffix := separator + strconv.FormatUint(q.provider.last.Add(1), 36)

@@ -201,6 +201,7 @@ func (s *Store) destroy() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.values, s.closed = map[any]any{}, true
+	s.note(nil)
 	s.failure = s.provider.adapter.End(s.context(), s.request, "")
 	return s.failure
 }

@@ -144,6 +144,9 @@ func (c beegoController) act(action string) (body string, err error) {
 	case "logout/manager":
 		c.m.SessionDestroy(c.ResponseWriter, c.Request)
 		return "bye", nil
+	case "logout/renew":
+		c.m.SessionDestroy(c.ResponseWriter, c.Request)
+		return "bye", c.regenerateID()
 	case "logout/flush":
 		return "bye", c.Input.CruSession.Flush(context.Background())
 	case "logout/set":

@@ -123,6 +123,7 @@ var setups = []setup{
 	{"beego", "beego/session/redis", false, true, []logout{
 		{name: "DestroySession", action: "logout"},
 		{name: "SessionDestroy of the manager", action: "logout/manager"},
+		{name: "SessionDestroy, SessionRegenerateID", action: "logout/renew", live: 1},
 		{name: "Flush", action: "logout/flush"},
 		{name: "Flush, SetSession", action: "logout/set", live: 1},
 		{name: "DelSession of the user", action: "logout/delete", live: 1},

@@ -10,11 +10,14 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
+	"github.com/beego/beego/v2/server/web/session"
 	ginsessions "github.com/gin-contrib/sessions"
 	"github.com/gin-gonic/gin"
 	"github.com/gofiber/fiber/v3"
@@ -25,6 +28,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/beegostore"
 	"github.com/tombstore/tombstore/fiberstore"
 	"github.com/tombstore/tombstore/gorillastore"
 	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
@@ -74,7 +78,9 @@ func newBed(t testing.TB) *bed {
 		store, err := tombstore.New(b.client, opts...)
 		require.NoError(t, err)
 		b.stores = append(b.stores, store)
-		for _, a := range []*app{scsApp(t, store), gorillaApp(t, store), ginApp(t, store), fiberApp(t, store), chiApp(t, store)} {
+		for _, a := range []*app{
+			scsApp(t, store), gorillaApp(t, store), ginApp(t, store), fiberApp(t, store), chiApp(t, store), beegoApp(t, store),
+		} {
 			a.name += ", " + prefix
 			answer, err := ask(a, "/login", "")
 			require.NoError(t, err, a.name)
@@ -233,6 +239,43 @@ func fiberApp(t testing.TB, store tombstore.Renewer) *app {
 		<-done
 	})
 	return &app{name: "fiber", addr: l.Addr().String()}
+}
+
+// beegoApps tells the apps apart: beego has one name for each provider of a process.
+var beegoApps atomic.Int64
+
+func beegoApp(t testing.TB, store tombstore.Renewer) *app {
+	name := "hostile " + strconv.FormatInt(beegoApps.Add(1), 10)
+	provider := beegostore.Register(name, store)
+	manager, err := session.NewManager(name, &session.ManagerConfig{CookieName: cookieName, EnableSetCookie: true, Gclifetime: 3600})
+	require.NoError(t, err)
+	provider.CookieName, provider.Manager = cookieName, manager
+	return &app{name: "beego", addr: serve(t, provider.Middleware(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		ctx := q.Context()
+		s, err := manager.SessionStart(w, q)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		defer s.SessionRelease(ctx, w)
+		text := "done"
+		switch q.URL.Path {
+		case "/login":
+			_, err = manager.SessionRegenerateID(w, q)
+			_ = s.Set(ctx, "user", victim)
+		case "/add":
+			_ = s.Set(ctx, "items", 1)
+		case "/logout":
+			manager.SessionDestroy(w, q)
+		default:
+			text = who(s.Get(ctx, "user"))
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		io.WriteString(w, text)
+	})))}
 }
 
 // ask sends a request with the cookie as it is, byte by byte, which no HTTP client would. The body
