@@ -73,7 +73,7 @@ func (p *Provider) LogoutEverywhere(
 	}
 	n, err = p.adapter.EndOthers(q.r.Context(), s.request, owner)
 	s.request.RunHooks(false)
-	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) || !s.request.Holds() {
+	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) || !s.request.Holds() || s.renewed() {
 		return n, err
 	}
 	if err := q.renew(); err != nil {
@@ -97,6 +97,14 @@ func (q *request) session(r *http.Request) *Store {
 		return s
 	}
 	return nil
+}
+
+// renewed reports whether the session is to be saved under a new id. If Login has chosen that, no other one
+// would do: the login was begun before.
+func (s *Store) renewed() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.next != ""
 }
 
 // forget makes what the session has lost so far no logout.

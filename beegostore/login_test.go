@@ -220,6 +220,41 @@ func TestLogoutEverywhere_Twice(t *testing.T) {
 	})
 }
 
+// A login that logs out all others goes on, in the place of an earlier one of the same user too.
+func TestLogoutEverywhere_AtLogin(t *testing.T) {
+	onEachVisitor(t, nil, func(b *bed, visitor string) {
+		for range 2 {
+			other := b.entered("")
+			a := b.visit(visitor, func(w http.ResponseWriter, r *http.Request, s session.Store) (string, error) {
+				if _, err := b.enter(nil)(w, r, s); err != nil {
+					return "", err
+				}
+				return b.everywhere(w, r, s)
+			})
+			require.Equal(b, "others are out", a.body)
+			require.Len(b, a.cookies, 1)
+			visitor = a.cookies[0].Value
+			b.owned(visitor)
+			require.Equal(b, "alice", b.get("/", visitor).body)
+			require.Equal(b, "<nil>", b.get("/", other).body)
+		}
+	})
+}
+
+// A user who has as many sessions as may be is told so, but not in the browser that has one of them.
+func TestLogin_Refuse(t *testing.T) {
+	onEachVisitor(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)}, func(b *bed, visitor string) {
+		cookie := b.entered(visitor)
+		b.visit("", func(w http.ResponseWriter, r *http.Request, s session.Store) (string, error) {
+			_, err := b.enter(nil)(w, r, s)
+			require.ErrorIs(b, err, tombstore.ErrTooManySessions)
+			return "", nil
+		})
+		b.owned(cookie)
+		b.owned(b.entered(cookie))
+	})
+}
+
 // Outside of the Middleware, and where no session was started, nobody can log in.
 func TestLogin_NoSession(t *testing.T) {
 	t.Parallel()

@@ -11,11 +11,15 @@ import (
 
 	"gitea.com/go-chi/session"
 	"github.com/alexedwards/scs/v2"
+	"github.com/beego/beego/v2/server/web"
+	beecontext "github.com/beego/beego/v2/server/web/context"
+	beegosession "github.com/beego/beego/v2/server/web/session"
 	ginsessions "github.com/gin-contrib/sessions"
 	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/beegostore"
 	"github.com/tombstore/tombstore/chistore"
 	"github.com/tombstore/tombstore/gorillastore"
 	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
@@ -115,6 +119,34 @@ var watched = map[string]func(t *testing.T, store *tombstore.MemoryStore) http.H
 			watchhttp.Handler(store, id, http.HandlerFunc(events)).ServeHTTP(c.Writer, c.Request)
 		})
 		return router
+	},
+	"beego": func(t *testing.T, store *tombstore.MemoryStore) http.Handler {
+		var sessions *beegostore.Provider
+		m := beegoManager(t, &beegosession.ManagerConfig{}, func(name string) { sessions = beegostore.Register(name, store) })
+		sessions.CookieName, sessions.Manager = cookieName, m
+		cfg := *web.BConfig
+		app := web.NewHttpServerWithCfg(&cfg)
+		app.Handlers.Get("/:action", func(c *beecontext.Context) {
+			w := c.ResponseWriter.ResponseWriter
+			s, err := m.SessionStart(w, c.Request)
+			if err != nil {
+				return
+			}
+			defer s.SessionRelease(c.Request.Context(), w)
+			switch c.Input.Param(":action") {
+			case "login":
+				_ = s.Set(c.Request.Context(), "user", "alice")
+			case "renew":
+				_, _ = m.SessionRegenerateID(w, c.Request)
+			case "logout":
+				m.SessionDestroy(w, c.Request)
+			case "events":
+				id := func(r *http.Request) string { return s.SessionID(r.Context()) }
+				watchhttp.Handler(store, id, http.HandlerFunc(events)).ServeHTTP(w, c.Request)
+			}
+		})
+		app.Handlers.Init()
+		return sessions.Middleware(app.Handlers)
 	},
 }
 
