@@ -35,7 +35,7 @@ type Store struct {
 	gone    bool // it was not live when it was loaded
 	isNew   bool // it was begun in this request
 	flushed bool
-	dropped bool // the value of one of UserKeys was taken away, if there was one
+	dropped bool  // the value of one of UserKeys was taken away, if there was one
 	closed  bool  // nothing is saved any more
 	saved   bool  // in this request
 	failure error // why it could not be saved or ended
