@@ -395,23 +395,65 @@ func TestNotInstalled(t *testing.T) {
 	require.Empty(t, a.cookies)
 }
 
-// The Middleware may be there twice, and a cookie that beego cannot decode is none.
-func TestMiddleware(t *testing.T) {
+// A cookie that beego cannot decode is none, and one without a value neither.
+func TestMiddleware_BadCookies(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	cookie := b.login()
 	require.Equal(t, 200, b.get("/", "%zz").status)
 	a := b.get("/login", `""`)
 	require.Len(t, a.cookies, 1)
 	require.Equal(t, "alice", b.get("/", a.cookies[0].Value).body)
-	twice := httptest.NewServer(b.provider.Middleware(b.provider.Middleware(http.HandlerFunc(b.serve))))
-	t.Cleanup(twice.Close)
-	b.url = twice.URL
-	require.Equal(t, "alice", b.get("/", cookie).body)
-	b.provider.stores.Range(func(key, _ any) bool {
-		t.Errorf("of a request that is over: %v", key)
-		return true
-	})
+}
+
+// Whatever middleware there is between beego and this one, sessions are kept, and forgotten when their
+// requests are over.
+func TestMiddleware_Others(t *testing.T) {
+	t.Parallel()
+	for name, other := range map[string]func(b *bed, next http.Handler) http.Handler{
+		"itself": func(b *bed, next http.Handler) http.Handler { return b.provider.Middleware(next) },
+		"one that uses another goroutine": func(_ *bed, next http.Handler) http.Handler {
+			return http.TimeoutHandler(next, time.Minute, "")
+		},
+		"one that copies the request": func(_ *bed, next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r.Clone(ctx)) })
+		},
+		"one that wraps the response": func(_ *bed, next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+			})
+		},
+		"one that uses sessions": func(b *bed, next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, err := b.manager.SessionStart(w, r)
+				require.NoError(t, err)
+				next.ServeHTTP(w, r)
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			server := httptest.NewServer(b.provider.Middleware(other(b, http.HandlerFunc(b.serve))))
+			t.Cleanup(server.Close)
+			b.url = server.URL
+			a := b.visit("", set("cart", "lamp"))
+			require.Len(t, a.cookies, 1)
+			cookie := b.get("/login", a.cookies[0].Value).cookies[0].Value
+			require.Equal(t, "alice", b.get("/", cookie).body)
+			require.Equal(t, 1, b.live())
+			a = b.visit(cookie, func(w http.ResponseWriter, r *http.Request, s session.Store) (string, error) {
+				require.Equal(t, "lamp", s.Get(ctx, "cart"))
+				b.manager.SessionDestroy(w, r)
+				return "bye", nil
+			})
+			require.Equal(t, "bye", a.body)
+			require.Zero(t, b.live())
+			b.provider.stores.Range(func(key, _ any) bool {
+				t.Errorf("of a request that is over: %v", key)
+				return true
+			})
+		})
+	}
 }
 
 // A session lives as long as beego's configuration says.

@@ -11,9 +11,8 @@ import (
 var errNoSession = errors.New("beegostore: no session was started in this request")
 
 // Login logs a user in with the session of a request: it gives the session a new id, as
-// SessionRegenerateID does, and makes it one of the sessions of login's owner. Call it in the handler, with
-// the ResponseWriter and the Request of its context, when the password is known to be right, and set what
-// the session needs to know after it. The values so far stay, unless Flush came before: that is no logout
+// SessionRegenerateID does, and makes it one of the sessions of login's owner. Call it in the handler, when
+// the password is known to be right, and set what the session needs to know after it. The values so far stay, unless Flush came before: that is no logout
 // then. The controller's session is the same one afterwards.
 //
 // After an error nobody is logged in, and the session is as it was: tombstore.ErrStaleLogin if the owner's
@@ -28,16 +27,10 @@ var errNoSession = errors.New("beegostore: no session was started in this reques
 //
 // If the handler fails after Login, log out (DestroySession), which gives up what Login has reserved, as
 // does a panic. The store must be a tombstore.Binder.
-func (p *Provider) Login(
-	w http.ResponseWriter, r *http.Request, login tombstore.Login, opts ...tombstore.ReserveOption,
-) error {
-	q := requestOf(w)
-	if q == nil {
-		return errNotInstalled
-	}
-	s := q.session(r)
-	if s == nil {
-		return errNoSession
+func (p *Provider) Login(r *http.Request, login tombstore.Login, opts ...tombstore.ReserveOption) error {
+	q, s, err := p.sessionOf(r)
+	if err != nil {
+		return err
 	}
 	q.before = func(s *Store, id string) error {
 		_, err := p.adapter.Login(q.r.Context(), s.request, id, login, opts...)
@@ -45,7 +38,7 @@ func (p *Provider) Login(
 		return err
 	}
 	defer func() { q.before = nil }()
-	if err := q.renew(); err != nil {
+	if err := q.renew(r); err != nil {
 		return err
 	}
 	s.forget()
@@ -60,43 +53,44 @@ func (p *Provider) Login(
 // The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no other one
 // was ended. After any other error call it again. With tombstore.ErrUnacknowledged all were ended. The
 // store must be a tombstore.Binder. An administrator ends the sessions of somebody else by InvalidateOwner.
-func (p *Provider) LogoutEverywhere(
-	w http.ResponseWriter, r *http.Request, owner string,
-) (n int, err error) {
-	q := requestOf(w)
-	if q == nil {
-		return 0, errNotInstalled
-	}
-	s := q.session(r)
-	if s == nil {
-		return 0, errNoSession
+func (p *Provider) LogoutEverywhere(r *http.Request, owner string) (n int, err error) {
+	q, s, err := p.sessionOf(r)
+	if err != nil {
+		return 0, err
 	}
 	n, err = p.adapter.EndOthers(q.r.Context(), s.request, owner)
 	s.request.RunHooks(false)
 	if err != nil && !errors.Is(err, tombstore.ErrUnacknowledged) || !s.request.Holds() || s.renewed() {
 		return n, err
 	}
-	if err := q.renew(); err != nil {
+	if err := q.renew(r); err != nil {
 		return n, err
 	}
 	return n, err
 }
 
-// session returns the session of the request, or nil if none was started.
-func (q *request) session(r *http.Request) *Store {
-	q.pair()
-	c, err := r.Cookie(q.provider.cookieName())
+// sessionOf returns the session that was started in a request. The manager finds it by the same cookie.
+func (p *Provider) sessionOf(r *http.Request) (*request, *Store, error) {
+	q := p.requestOf(r)
+	if q == nil {
+		return nil, nil, errNotInstalled
+	}
+	c, err := r.Cookie(p.cookieName())
 	if err != nil {
-		return nil
+		return nil, nil, errNoSession
 	}
 	id, err := url.QueryUnescape(c.Value)
 	if err != nil {
-		return nil
+		return nil, nil, errNoSession
 	}
-	if s := q.provider.find(id); s != nil && s.isUsed() {
-		return s
+	s := p.find(id)
+	if s == nil || !s.isUsed() {
+		return nil, nil, errNoSession
 	}
-	return nil
+	if s.q == nil {
+		q.adopt(s)
+	}
+	return q, s, nil
 }
 
 // renewed reports whether the session is to be saved under a new id. If Login has chosen that, no other one

@@ -22,7 +22,7 @@ func (b *bed) enter(between func()) action {
 			between()
 		}
 		until := tombstore.Until(time.Now().Add(24 * time.Hour))
-		if err := b.provider.Login(w, r, login, until, tombstore.Label("phone")); err != nil {
+		if err := b.provider.Login(r, login, until, tombstore.Label("phone")); err != nil {
 			return "", err
 		}
 		return "hello", s.Set(ctx, "user", "alice")
@@ -184,7 +184,7 @@ func TestLogin_Flush(t *testing.T) {
 }
 
 func (b *bed) everywhere(w http.ResponseWriter, r *http.Request, _ session.Store) (string, error) {
-	_, err := b.provider.LogoutEverywhere(w, r, "alice")
+	_, err := b.provider.LogoutEverywhere(r, "alice")
 	return "others are out", err
 }
 
@@ -264,8 +264,8 @@ func TestLogin_NoSession(t *testing.T) {
 	until := tombstore.Until(time.Now().Add(time.Hour))
 	handler := func(want error) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			require.ErrorIs(t, b.provider.Login(w, r, login, until), want)
-			_, err := b.provider.LogoutEverywhere(w, r, "alice")
+			require.ErrorIs(t, b.provider.Login(r, login, until), want)
+			_, err := b.provider.LogoutEverywhere(r, "alice")
 			require.ErrorIs(t, err, want)
 		})
 	}

@@ -2,6 +2,7 @@ package beegostore
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -35,21 +36,31 @@ type request struct {
 	sessions []*Store
 }
 
-// Middleware is for web.RunWithMiddleWares, or goes around a handler that uses the manager. It saves the
-// sessions of a request before the first byte of the response. After a panic of the handler, nothing is
-// saved unless beego has recovered and answers.
+// Middleware is for web.RunWithMiddleWares, or goes around a handler that uses the manager. Of several it is
+// the first, or at least around all that use sessions. It saves the sessions of a request before the first
+// byte of the response. After a panic of the handler, nothing is saved unless beego has recovered and
+// answers.
 func (p *Provider) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if q := requestOf(w); q != nil && q.provider == p { // the Middleware is there twice
+		if p.requestOf(r) != nil { // the Middleware is there twice
 			next.ServeHTTP(w, r)
 			return
 		}
-		q := &request{provider: p, w: w, r: r.WithContext(r.Context())}
+		q := &request{provider: p, w: w}
+		q.r = r.WithContext(context.WithValue(r.Context(), requestKey{p}, q))
 		q.tag()
 		defer q.end()
 		next.ServeHTTP(&responseWriter{w, q}, q.r)
 		q.begin()
 	})
+}
+
+type requestKey struct{ p *Provider }
+
+// requestOf returns what r is to the Provider, or nil if it has not come through the Middleware.
+func (p *Provider) requestOf(r *http.Request) *request {
+	q, _ := r.Context().Value(requestKey{p}).(*request)
+	return q
 }
 
 // separator is between an id and its suffix.
@@ -201,11 +212,11 @@ func (q *request) dropCookies(drop func(name, value string) bool) {
 	}
 }
 
-// renew gives the session of the request a new id.
-func (q *request) renew() error {
+// renew gives the session of the request a new id. r is the request as its handler has it.
+func (q *request) renew(r *http.Request) error {
 	m, err := q.provider.manager()
 	if err == nil {
-		_, err = m.SessionRegenerateID(q.w, q.r)
+		_, err = m.SessionRegenerateID(q.w, r)
 	}
 	return err
 }
@@ -223,8 +234,8 @@ func (q *request) end() {
 	}
 }
 
-// requestOf returns the request that a ResponseWriter belongs to, or nil.
-func requestOf(w http.ResponseWriter) *request {
+// writerOf returns the request that a ResponseWriter belongs to, or nil.
+func writerOf(w http.ResponseWriter) *request {
 	for {
 		switch u := w.(type) {
 		case *responseWriter:

@@ -172,7 +172,7 @@ func (s *Store) SessionID(context.Context) string {
 // outside of a request it saves at once.
 func (s *Store) SessionRelease(_ context.Context, w http.ResponseWriter) {
 	if s.q == nil && s.isNew {
-		if q := requestOf(w); q != nil {
+		if q := writerOf(w); q != nil { // a middleware has copied the request's header
 			q.adopt(s)
 		}
 	}
@@ -215,7 +215,7 @@ func (s *Store) commit() error {
 	defer s.request.RunHooks(false)
 	again, err := s.logOut()
 	if err == nil && again {
-		err = s.q.renew()
+		err = s.q.renew(s.q.r)
 	}
 	if err != nil {
 		return err

@@ -171,7 +171,7 @@ func (c beegoController) act(action string) (body string, err error) {
 	case "enter":
 		login, err := ticket(c.Request.Context(), c.store)
 		if err == nil {
-			err = c.p.Login(c.ResponseWriter, c.Request, login, tombstore.Until(time.Now().Add(time.Hour)))
+			err = c.p.Login(c.Request, login, tombstore.Until(time.Now().Add(time.Hour)))
 		}
 		if err == nil {
 			err = c.set("user", "alice")
@@ -181,7 +181,7 @@ func (c beegoController) act(action string) (body string, err error) {
 		if c.get("user") == nil {
 			return anonymous, nil
 		}
-		_, err := c.p.LogoutEverywhere(c.ResponseWriter, c.Request, "alice")
+		_, err := c.p.LogoutEverywhere(c.Request, "alice")
 		return everywhere(err)
 	}
 	return who(c.get("user")), nil
