@@ -234,6 +234,25 @@ func deleteUser(_ *bed, _ http.ResponseWriter, _ *http.Request, s session.Store)
 	_ = s.Delete(ctx, "user")
 }
 
+// In a request that comes with the old cookie of a renewed session there is no user to take away. With
+// UserKeys the attempt counts. Without them nothing tells it from the end of a captcha.
+func TestLogout_OldCookie(t *testing.T) {
+	t.Parallel()
+	for _, keys := range [][]any{nil, {"user"}} {
+		b := newBed(t)
+		b.provider.UserKeys = keys
+		old := b.login()
+		renewed := b.get("/login", old).cookies[0].Value
+		b.visit(old, func(w http.ResponseWriter, r *http.Request, s session.Store) (string, error) {
+			deleteUser(b, w, r, s)
+			return "bye", nil
+		})
+		live, err := b.store.Exists(ctx, renewed)
+		require.NoError(t, err)
+		require.Equal(t, keys == nil, live)
+	}
+}
+
 type cart struct{ Items []string }
 
 // What beego has encoded can be read here, and the other way round.
