@@ -26,6 +26,7 @@ const cookieName = "sid"
 type broken struct {
 	*tombstore.MemoryStore
 	reads, writes, ends atomic.Pointer[error]
+	changes             atomic.Int64 // writes and touches
 }
 
 func failure(p *atomic.Pointer[error]) error {
@@ -45,10 +46,16 @@ func (b *broken) Read(ctx context.Context, id string, opts ...tombstore.ReadOpti
 func (b *broken) Write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
 ) (tombstore.Session, error) {
+	b.changes.Add(1)
 	if err := failure(&b.writes); err != nil {
 		return tombstore.Session{}, err
 	}
 	return b.MemoryStore.Write(ctx, id, data, ttl, opts...)
+}
+
+func (b *broken) Touch(ctx context.Context, id string, ttl time.Duration) error {
+	b.changes.Add(1)
+	return b.MemoryStore.Touch(ctx, id, ttl)
 }
 
 func (b *broken) Invalidate(ctx context.Context, id string, opts ...tombstore.InvalidateOption) error {
@@ -72,6 +79,7 @@ type bed struct {
 	mu      sync.Mutex
 	pages   map[string]action
 	refused []adapter.Event
+	refusal func() // what else a refusal does
 }
 
 var (
@@ -89,6 +97,9 @@ func newBed(t testing.TB, opts ...tombstore.Option) *bed {
 	name := "site " + strconv.Itoa(sites)
 	b.provider = Register(name, b.store, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) {
 		b.refused = append(b.refused, e)
+		if b.refusal != nil {
+			b.refusal()
+		}
 	}))
 	b.manager, err = session.NewManager(name, &session.ManagerConfig{
 		CookieName: cookieName, EnableSetCookie: true, Gclifetime: 3600, Secure: false,

@@ -25,12 +25,12 @@
 // A request whose session was ended while it ran is answered with its own status and body, but without
 // a session cookie, and nothing of it is saved. [adapter.WithOnRefused] reports it. A logout ends the
 // session under whatever id it has by then: one that another request is giving a new id, or has given
-// one, is out as well. What a logout is says [Provider].
+// one, is out as well. [Provider] says what counts as a logout.
 //
 // A session is saved before the first byte of the response, and not after the last one as by beego's own
 // providers. So what a response says is true when it arrives, and a session that cannot be saved, or
 // ended, is answered with 500 and without a session cookie. What a handler changes later is saved when
-// beego releases the session; if that fails, session.SLogger is all that hears of it.
+// beego releases the session; if that fails, only session.SLogger tells.
 //
 // A request that changes nothing sends nothing after it has loaded its session, until a tenth of
 // SessionGCMaxLifetime has passed ([adapter.WithTouchThreshold]). Beego sets no cookie for a session that
@@ -44,8 +44,8 @@
 //   - The id travels in a cookie. EnableSidInHTTPHeader and EnableSidInURLQuery do not work.
 //   - A handler that reads the session cookie by itself sees the id with a suffix, which tells requests
 //     apart: beego tells its provider nothing else of the request. SessionID returns the id.
-//   - SessionRegenerateID fails when the response has begun. What beego's controller makes of an error is a
-//     controller without a session.
+//   - SessionRegenerateID fails when the response has begun. After an error beego leaves its controller
+//     without a session.
 //   - A program whose functions have lost their names, as by obfuscation, cannot use this package:
 //     Register panics. By the name of its caller SessionRead tells an id that beego has made from one that
 //     somebody asks about.

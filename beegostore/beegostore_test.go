@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
 )
 
 var ctx = context.Background()
@@ -372,6 +373,43 @@ func TestResponse(t *testing.T) {
 			require.Equal(t, 1, b.live())
 		})
 	}
+}
+
+// What has been saved before the response is not saved again after it, or touched, and what has not changed
+// not at all, unless the handler sends the cookie by itself.
+func TestSave_Once(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	cookie := b.login()
+	changes := func(page action) int64 {
+		before := b.store.changes.Load()
+		require.Equal(t, 200, b.visit(cookie, page).status)
+		return b.store.changes.Load() - before
+	}
+	require.EqualValues(t, 1, changes(set("cart", "lamp")))
+	require.EqualValues(t, 0, changes(set("cart", "lamp")))
+	require.EqualValues(t, 1, changes(func(w http.ResponseWriter, _ *http.Request, s session.Store) (string, error) {
+		http.SetCookie(w, &http.Cookie{Name: cookieName, Value: s.SessionID(ctx), MaxAge: 3600})
+		return "", nil
+	}))
+}
+
+// A refusal is told once, when the session may be read, and takes back a cookie that the handler has set.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	cookie := b.login()
+	read := any(nil)
+	a := b.visit(cookie, func(w http.ResponseWriter, _ *http.Request, s session.Store) (string, error) {
+		b.refusal = func() { read = s.Get(ctx, "user") }
+		http.SetCookie(w, &http.Cookie{Name: cookieName, Value: s.SessionID(ctx)})
+		require.NoError(t, b.store.Invalidate(ctx, cookie, tombstore.WithReason(tombstore.Revoked)))
+		return "set", s.Set(ctx, "user", "bob")
+	})
+	require.Equal(t, "set", a.body)
+	require.Empty(t, a.cookies)
+	require.Equal(t, []adapter.Event{{Verb: "write", Reason: tombstore.Revoked, Ref: tombstore.Ref(cookie)}}, b.refused)
+	require.Equal(t, "bob", read)
 }
 
 // A handler that takes the connection has its session saved before.
