@@ -375,6 +375,20 @@ func TestResponse(t *testing.T) {
 	}
 }
 
+// An informational response is not the first byte.
+func TestResponse_Informational(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	a := b.visit(b.login(), func(w http.ResponseWriter, r *http.Request, s session.Store) (string, error) {
+		w.WriteHeader(http.StatusEarlyHints)
+		_, err := b.manager.SessionRegenerateID(w, r)
+		return "renewed", err
+	})
+	require.Equal(t, "renewed", a.body)
+	require.Len(t, a.cookies, 1)
+	require.Equal(t, "alice", b.get("/", a.cookies[0].Value).body)
+}
+
 // What has been saved before the response is not saved again after it, or touched, and what has not changed
 // not at all, unless the handler sends the cookie by itself.
 func TestSave_Once(t *testing.T) {
