@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	ginsessions "github.com/gin-contrib/sessions"
 	"github.com/gin-gonic/gin"
 	"github.com/gofiber/fiber/v3"
+	fiberrecover "github.com/gofiber/fiber/v3/middleware/recover"
 	fibersession "github.com/gofiber/fiber/v3/middleware/session"
 	"github.com/gorilla/sessions"
 	echosession "github.com/labstack/echo-contrib/v5/session"
@@ -51,9 +54,9 @@ func who(user any) string {
 
 func number(n any) int { i, _ := n.(int); return i }
 
-// ticket begins the login of alice.
+// ticket begins a login.
 func ticket(ctx context.Context, store tombstore.Renewer) (tombstore.Login, error) {
-	login, err := store.(tombstore.Binder).BeginLogin(ctx, "alice")
+	login, err := store.(tombstore.Binder).BeginLogin(ctx, name(ctx))
 	pass(ctx, begun)
 	return login, err
 }
@@ -68,86 +71,100 @@ func everywhere(err error) (body string, _ error) {
 
 // enters is what answers a login with an owner.
 func enters(err error) (body string, _ error) {
-	if errors.Is(err, tombstore.ErrStaleLogin) {
+	switch {
+	case errors.Is(err, tombstore.ErrStaleLogin):
 		return "stale", nil
+	case errors.Is(err, tombstore.ErrTooManySessions):
+		return "full", nil
 	}
 	return "hello", err
+}
+
+// inTurn does the actions of a request, which are joined by "+", and returns what they say.
+func inTurn(action string, do func(step string) (string, error)) (body string, _ error) {
+	var said []string
+	for step := range strings.SplitSeq(action, "+") {
+		if step == "panic" {
+			panic(http.ErrAbortHandler)
+		}
+		text, err := do(step)
+		if err != nil {
+			return "", err
+		}
+		if text != "" {
+			said = append(said, text)
+		}
+	}
+	return strings.Join(said, " "), nil
 }
 
 // scsApp serves logins with owners, too, if there is a store to ask.
 func scsApp(
 	t testing.TB, sm *scs.SessionManager, withSession func(http.Handler) http.Handler, store tombstore.Renewer,
 ) string {
-	mux := http.NewServeMux()
-	handle := func(pattern string, do func(w http.ResponseWriter, q *http.Request) (string, error)) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, q *http.Request) {
-			pass(q.Context(), loaded)
-			body, err := do(w, q)
-			pass(q.Context(), acted)
-			if err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-				return
-			}
-			fmt.Fprint(w, body)
-		})
-	}
-	handle("POST /login", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		err := sm.RenewToken(q.Context())
-		sm.Put(q.Context(), "user", "alice")
+	return serve(t, withSession(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		pass(q.Context(), loaded)
+		body, err := inTurn(q.URL.Path[1:], func(step string) (string, error) { return scsAct(w, q.Context(), step, sm, store) })
+		pass(q.Context(), acted)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprint(w, body)
+	})))
+}
+
+func scsAct(
+	w http.ResponseWriter, ctx context.Context, step string, sm *scs.SessionManager, store tombstore.Renewer,
+) (string, error) {
+	switch step {
+	case "login":
+		err := sm.RenewToken(ctx)
+		sm.Put(ctx, "user", name(ctx))
 		return "hello", err
-	})
-	handle("POST /add", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		sm.Put(q.Context(), "items", sm.GetInt(q.Context(), "items")+1)
-		return "added", nil
-	})
-	handle("POST /read", func(http.ResponseWriter, *http.Request) (string, error) { return "seen", nil })
-	handle("POST /renew", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		return "renewed", sm.RenewToken(q.Context())
-	})
-	handle("POST /logout", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		return "bye", sm.Destroy(q.Context())
-	})
-	handle("POST /logout/flash", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		err := sm.Destroy(q.Context())
-		sm.Put(q.Context(), "flash", "bye")
-		return "bye", err
-	})
-	handle("POST /logout/renew", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		return "bye", errors.Join(sm.Destroy(q.Context()), sm.RenewToken(q.Context()))
-	})
-	handle("POST /logout/written", func(w http.ResponseWriter, q *http.Request) (string, error) {
-		fmt.Fprint(w, "bye")
-		return "", sm.Destroy(q.Context())
-	})
-	handle("POST /logout/hints", func(w http.ResponseWriter, q *http.Request) (string, error) {
-		w.WriteHeader(http.StatusEarlyHints)
-		return "bye", sm.Destroy(q.Context())
-	})
-	handle("POST /logout/panic", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		_ = sm.Destroy(q.Context())
-		panic(http.ErrAbortHandler)
-	})
-	handle("POST /whoami", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		return who(sm.GetString(q.Context(), "user")), nil
-	})
-	handle("POST /enter", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		login, err := ticket(q.Context(), store)
+	case "enter":
+		login, err := ticket(ctx, store)
 		if err == nil {
-			err = scsstore.Login(q.Context(), sm, login)
+			err = scsstore.Login(ctx, sm, login)
 		}
 		if err == nil {
-			sm.Put(q.Context(), "user", "alice")
+			sm.Put(ctx, "user", name(ctx))
 		}
 		return enters(err)
-	})
-	handle("POST /everywhere", func(_ http.ResponseWriter, q *http.Request) (string, error) {
-		if sm.GetString(q.Context(), "user") == "" {
+	case "everywhere", "everywhere/anyway":
+		if step == "everywhere" && sm.GetString(ctx, "user") == "" {
 			return anonymous, nil
 		}
-		_, err := scsstore.LogoutEverywhere(q.Context(), sm, "alice")
+		_, err := scsstore.LogoutEverywhere(ctx, sm, "alice")
 		return everywhere(err)
-	})
-	return serve(t, withSession(mux))
+	case "add":
+		sm.Put(ctx, "items", sm.GetInt(ctx, "items")+1)
+		return "added", nil
+	case "read":
+		return "seen", nil
+	case "renew":
+		return "renewed", sm.RenewToken(ctx)
+	case "logout":
+		return "bye", sm.Destroy(ctx)
+	case "logout/refused", "logout/unanswered":
+		err := sm.Destroy(context.WithValue(ctx, faultKey{}, step))
+		if err == nil {
+			return "", errors.New("the end did not fail")
+		}
+		return "", nil
+	case "flash":
+		sm.Put(ctx, "flash", "bye")
+		return "", nil
+	case "write":
+		_, err := fmt.Fprint(w, "so long: ")
+		return "", err
+	case "flush":
+		return "", http.NewResponseController(w).Flush()
+	case "hints":
+		w.WriteHeader(http.StatusEarlyHints)
+		return "", nil
+	}
+	return who(sm.GetString(ctx, "user")), nil
 }
 
 func newSCS() *scs.SessionManager {
@@ -158,11 +175,11 @@ func newSCS() *scs.SessionManager {
 }
 
 // gorillaAct is what the three frameworks do that stand on gorilla/sessions.
-func gorillaAct(action string, s *sessions.Session) (body string, save bool) {
-	switch action {
+func gorillaAct(ctx context.Context, step string, s *sessions.Session) (body string, save bool) {
+	switch step {
 	case "login":
 		s.ID = "" // gorilla's idiom for a new id
-		s.Values["user"] = "alice"
+		s.Values["user"] = name(ctx)
 		return "hello", true
 	case "add":
 		s.Values["items"] = number(s.Values["items"]) + 1
@@ -174,6 +191,12 @@ func gorillaAct(action string, s *sessions.Session) (body string, save bool) {
 	case "renew":
 		s.ID = ""
 		return "renewed", true
+	case "clear":
+		clear(s.Values)
+		return "bye", true
+	case "flash":
+		s.AddFlash("bye")
+		return "", true
 	case "logout":
 		s.Options.MaxAge = -1
 		return "bye", true
@@ -188,22 +211,22 @@ type owned struct {
 }
 
 func (o owned) act(
-	ctx context.Context, action string, s *sessions.Session, store tombstore.Renewer,
+	ctx context.Context, step string, s *sessions.Session, store tombstore.Renewer,
 ) (body string, save bool, err error) {
-	switch action {
+	switch step {
 	case "enter":
 		login, err := ticket(ctx, store)
 		if err == nil {
 			err = o.login(login, tombstore.Until(time.Now().Add(time.Hour)))
 		}
 		if save = err == nil; save {
-			s.Values["user"] = "alice"
+			s.Values["user"] = name(ctx)
 		}
 		pass(ctx, acted)
 		body, err = enters(err)
 		return body, save, err
-	case "everywhere":
-		if s.Values["user"] == nil {
+	case "everywhere", "everywhere/anyway":
+		if step == "everywhere" && s.Values["user"] == nil {
 			return anonymous, false, nil
 		}
 		_, err := o.everywhere()
@@ -211,8 +234,20 @@ func (o owned) act(
 		body, err = everywhere(err)
 		return body, true, err
 	}
-	body, save = gorillaAct(action, s)
+	body, save = gorillaAct(ctx, step, s)
 	return body, save, nil
+}
+
+// actAll does all steps of an action, and reports whether one of them wants the session saved.
+func (o owned) actAll(
+	ctx context.Context, action string, s *sessions.Session, store tombstore.Renewer,
+) (body string, save bool, err error) {
+	body, err = inTurn(action, func(step string) (string, error) {
+		text, saves, err := o.act(ctx, step, s, store)
+		save = save || saves
+		return text, err
+	})
+	return body, save, err
 }
 
 // gorillaOwned is owned for gorilla and echo. store is nil without tombstore.
@@ -236,7 +271,7 @@ func gorillaApp(t testing.TB, store sessions.Store, backend tombstore.Renewer) s
 		if err == nil {
 			var body string
 			var save bool
-			body, save, err = gorillaOwned(store, q, s).act(q.Context(), q.URL.Path[1:], s, backend)
+			body, save, err = gorillaOwned(store, q, s).actAll(q.Context(), q.URL.Path[1:], s, backend)
 			if err == nil && save {
 				err = s.Save(q, w)
 			}
@@ -258,40 +293,37 @@ func ginApp(t testing.TB, store ginsessions.Store, backend tombstore.Renewer) st
 		s.Get("user") // gin loads at the first use
 		pass(c.Request.Context(), loaded)
 		inner := s.(interface{ Session() *sessions.Session }).Session()
-		var body string
-		var err error
-		save := true
-		switch action := c.Param("action")[1:]; action {
-		case "logout":
-			s.Clear()
-			s.Options(ginsessions.Options{Path: "/", MaxAge: -1})
-			body = "bye"
-		case "logout/clear":
-			s.Clear()
-			body = "bye"
-		case "logout/flash":
-			s.Clear()
-			s.AddFlash("bye")
-			body = "bye"
-		case "login", "add":
-			body, _ = gorillaAct(action, inner)
-			s.Set("at", time.Now().UnixNano()) // gin saves only what was changed through its own methods
-		case "save":
-			body, _ = gorillaAct(action, inner)
-			s.Delete("nothing")
-		case "renew":
-			body, _ = gorillaAct(action, inner)
-			s.Set("at", time.Now().UnixNano())
-		default:
-			var o owned
-			if ours, ok := store.(*ginstore.Store); ok {
-				o.login = func(login tombstore.Login, opts ...tombstore.ReserveOption) error {
-					return ours.Login(c, s, login, opts...)
-				}
-				o.everywhere = func() (int, error) { return ours.LogoutEverywhere(c, s, "alice") }
+		var o owned
+		if ours, ok := store.(*ginstore.Store); ok {
+			o.login = func(login tombstore.Login, opts ...tombstore.ReserveOption) error {
+				return ours.Login(c, s, login, opts...)
 			}
-			body, save, err = o.act(c.Request.Context(), action, inner, backend)
+			o.everywhere = func() (int, error) { return ours.LogoutEverywhere(c, s, "alice") }
 		}
+		save := false
+		body, err := inTurn(c.Param("action")[1:], func(step string) (string, error) {
+			var text string
+			var saves bool
+			var err error
+			switch step {
+			case "logout", "expire":
+				if step == "logout" {
+					s.Clear()
+				}
+				s.Options(ginsessions.Options{Path: "/", MaxAge: -1})
+				text, saves = "bye", true
+			case "clear":
+				s.Clear()
+				text, saves = "bye", true
+			default:
+				text, saves, err = o.act(c.Request.Context(), step, inner, backend)
+				if saves && step != "enter" && step != "everywhere" {
+					s.Delete("nothing") // gin saves only what was changed through its own methods
+				}
+			}
+			save = save || saves
+			return text, err
+		})
 		if err == nil && save {
 			err = s.Save()
 		}
@@ -313,7 +345,7 @@ func echoApp(t testing.TB, store sessions.Store, backend tombstore.Renewer) stri
 			return err
 		}
 		pass(c.Request().Context(), loaded)
-		body, save, err := gorillaOwned(store, c.Request(), s).act(c.Request().Context(), c.Param("action"), s, backend)
+		body, save, err := gorillaOwned(store, c.Request(), s).actAll(c.Request().Context(), c.Param("action"), s, backend)
 		if err == nil && save {
 			err = s.Save(c.Request(), c.Response())
 		}
@@ -333,30 +365,35 @@ type fiberSession interface {
 	Reset() error
 }
 
-func fiberAct(
-	c fiber.Ctx, action string, s fiberSession, storage fiber.Storage, store tombstore.Renewer,
-) (body string, err error) {
-	switch action {
+// fiberBackend is where the sessions of fiber are.
+type fiberBackend struct {
+	storage  fiber.Storage
+	sessions *fibersession.Store
+	store    tombstore.Renewer // nil without tombstore
+}
+
+func (b fiberBackend) act(c fiber.Ctx, step string, s fiberSession) (string, error) {
+	switch step {
+	case "login":
+		err := s.Regenerate()
+		s.Set("user", name(c.Context()))
+		return "hello", err
 	case "enter":
-		login, err := ticket(c.Context(), store)
+		login, err := ticket(c.Context(), b.store)
 		if err == nil {
 			hour := tombstore.Until(time.Now().Add(time.Hour))
-			err = storage.(*fiberstore.Storage).Login(c, s, login, hour)
+			err = b.storage.(*fiberstore.Storage).Login(c, s, login, hour)
 		}
 		if err == nil {
-			s.Set("user", "alice")
+			s.Set("user", name(c.Context()))
 		}
 		return enters(err)
-	case "everywhere":
-		if s.Get("user") == nil {
+	case "everywhere", "everywhere/anyway":
+		if step == "everywhere" && s.Get("user") == nil {
 			return anonymous, nil
 		}
-		_, err := storage.(*fiberstore.Storage).LogoutEverywhere(c, s, "alice")
+		_, err := b.storage.(*fiberstore.Storage).LogoutEverywhere(c, s, "alice")
 		return everywhere(err)
-	case "login":
-		err = s.Regenerate()
-		s.Set("user", "alice")
-		return "hello", err
 	case "add":
 		s.Set("items", number(s.Get("items"))+1)
 		return "added", nil
@@ -368,17 +405,26 @@ func fiberAct(
 		return "bye", s.Destroy()
 	case "logout/reset":
 		return "bye", s.Reset()
+	case "logout/delete":
+		return "bye", b.sessions.Delete(c, s.ID())
 	}
 	return who(s.Get("user")), nil
 }
 
+func (b fiberBackend) actAll(c fiber.Ctx, s fiberSession) (body string, err error) {
+	pass(c.Context(), loaded)
+	body, err = inTurn(c.Params("*"), func(step string) (string, error) { return b.act(c, step, s) })
+	pass(c.Context(), acted)
+	return body, err
+}
+
 func fiberApp(t testing.TB, storage fiber.Storage, store tombstore.Renewer) string {
 	app := newFiber()
-	app.Use(fibersession.New(fibersession.Config{Storage: storage}))
+	handler, sessions := fibersession.NewWithStore(fibersession.Config{Storage: storage})
+	b := fiberBackend{storage, sessions, store}
+	app.Use(handler)
 	app.Post("/*", func(c fiber.Ctx) error {
-		pass(c.Context(), loaded)
-		body, err := fiberAct(c, c.Params("*"), fibersession.FromContext(c), storage, store)
-		pass(c.Context(), acted)
+		body, err := b.actAll(c, fibersession.FromContext(c))
 		if err != nil {
 			return err
 		}
@@ -389,18 +435,19 @@ func fiberApp(t testing.TB, storage fiber.Storage, store tombstore.Renewer) stri
 
 func fiberStoreApp(t testing.TB, storage fiber.Storage, store tombstore.Renewer) string {
 	app := newFiber()
-	sessions := fibersession.NewStore(fibersession.Config{Storage: storage})
+	b := fiberBackend{storage, fibersession.NewStore(fibersession.Config{Storage: storage}), store}
 	app.Post("/*", func(c fiber.Ctx) error {
-		s, err := sessions.Get(c)
+		s, err := b.sessions.Get(c)
 		if err != nil {
 			return err
 		}
 		defer s.Release()
-		pass(c.Context(), loaded)
-		action := c.Params("*")
-		body, err := fiberAct(c, action, s, storage, store)
-		pass(c.Context(), acted)
-		if err == nil && action != "logout" && action != "whoami" {
+		body, err := b.actAll(c, s)
+		switch last := path.Base(strings.ReplaceAll(c.Params("*"), "+", "/")); {
+		case err != nil:
+			return err
+		case last == "logout", last == "delete", last == "whoami": // there is nothing to save
+		default:
 			err = s.Save()
 		}
 		if err != nil {
@@ -411,11 +458,12 @@ func fiberStoreApp(t testing.TB, storage fiber.Storage, store tombstore.Renewer)
 	return serveFiber(t, app)
 }
 
-// newFiber returns an app whose requests can stop.
+// newFiber returns an app whose requests can stop, and panic.
 func newFiber() *fiber.App {
 	app := fiber.New()
+	app.Use(fiberrecover.New())
 	app.Use(func(c fiber.Ctx) error {
-		ctx, _ := withRace(c.Context(), c.Get(raceHeader))
+		ctx, _ := withRace(withUser(c.Context(), c.Get(userHeader)), c.Get(raceHeader))
 		c.SetContext(ctx)
 		err := c.Next()
 		pass(ctx, answering)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 func onEach(t *testing.T, test func(t *testing.T, s setup)) {
 	t.Helper()
 	t.Parallel()
-	for _, s := range setups {
+	for _, s := range all() {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			test(t, s)
@@ -50,21 +49,44 @@ func (b *browser) requireOnce(old string) {
 	require.Empty(b, b.site.live())
 }
 
-// TestTwoLogins plays double clicks on a login's button. Both requests have loaded the session before one renews it.
+// TestTwoLogins plays double clicks on a login's button. Both requests have loaded the session before one renews it; then they go on in
+// every order, and at random. Whatever cookie the browser keeps, it is logged in, and a logout with the old one ends the session.
 func TestTwoLogins(t *testing.T) {
 	onEach(t, func(t *testing.T, s setup) {
-		site := ourSite(t, s)
-		for range rounds(t, 10) {
-			alice := &browser{TB: t, site: site}
-			alice.do("add")
-			old := alice.cookie
-			one, two := alice.prepare("login", old), alice.prepare("login", old)
-			require.True(t, one.to(loaded))
-			require.True(t, two.to(loaded))
-			atOnce(func(q *request) { q.to("") }, one, two)
-			alice.apply(one.answer)
-			alice.apply(two.answer)
-			alice.requireOnce(old)
+		for _, server := range servers(t) {
+			site := ourSiteAt(t, server.url, s)
+			play := func(goOn func(one, two *request)) {
+				alice := &browser{TB: t, site: site}
+				alice.do("add")
+				old := alice.cookie
+				one, two := alice.prepare("login", old), alice.prepare("login", old)
+				require.True(t, one.to(loaded))
+				require.True(t, two.to(loaded))
+				goOn(one, two)
+				alice.requireOnce(old)
+			}
+			for _, order := range schedules(3) {
+				play(func(one, two *request) {
+					at := map[*request][]string{one: {acted, answering, ""}, two: {acted, answering, ""}}
+					for _, letter := range order {
+						q := map[rune]*request{'A': one, 'B': two}[letter]
+						switch point := at[q][0]; {
+						case point == "":
+							q.finish()
+						case point != acted || s.halves:
+							require.True(t, q.to(point))
+						}
+						at[q] = at[q][1:]
+					}
+				})
+			}
+			for range rounds(t, 10) {
+				play(func(one, two *request) {
+					atOnce(func(q *request) { q.to("") }, one, two)
+					one.finish()
+					two.finish()
+				})
+			}
 		}
 	})
 }
@@ -93,6 +115,45 @@ func TestTwoLogins_FirstIsBrokenOff(t *testing.T) {
 	})
 }
 
+// The browser breaks the first of two logins off between the halves of its renewal. The second one takes over if it has loaded the
+// session before, whenever it renews it itself; otherwise it has found no session, and begins one.
+func TestTwoLogins_FirstIsBrokenOffBetweenTheHalves(t *testing.T) {
+	for _, second := range []string{"renews before", "renews after", "loads after the first half"} {
+		t.Run(second, func(t *testing.T) {
+			onEachServer(t, func(t *testing.T, s setup) {
+				if !s.halves {
+					t.Skip("its renewals have no halves")
+				}
+				for _, server := range servers(t) {
+					alice := &browser{TB: t, site: ourSiteAt(t, server.url, s)}
+					alice.do("add")
+					old := alice.cookie
+					one, two := alice.prepare("login", old), alice.prepare("login", old)
+					if second != "loads after the first half" {
+						require.True(t, two.to(loaded))
+					}
+					require.True(t, one.to(acted))
+					switch second {
+					case "renews before":
+						require.True(t, two.to(acted))
+					case "loads after the first half":
+						require.True(t, two.to(loaded))
+					}
+					one.abandon()
+					two.finish()
+					if second != "loads after the first half" {
+						alice.requireOnce(old)
+						continue
+					}
+					require.NotEqual(t, old, alice.cookie)
+					require.Equal(t, "alice", alice.send("whoami", alice.cookie, "").body)
+					require.Equal(t, anonymous, alice.send("whoami", old, "").body)
+				}
+			})
+		})
+	}
+}
+
 // What a request does when its client has gone away is done all the same.
 func TestClientLeaves(t *testing.T) {
 	for _, action := range []string{"add", "logout"} {
@@ -115,7 +176,7 @@ func TestClientLeaves(t *testing.T) {
 }
 
 // only returns the only session there is.
-func only(t *testing.T, store *tombstore.RedisStore) (s tombstore.Session) {
+func only(t *testing.T, store backend) (s tombstore.Session) {
 	t.Helper()
 	n := 0
 	for e, err := range store.List(t.Context()) {
@@ -130,53 +191,74 @@ func only(t *testing.T, store *tombstore.RedisStore) (s tombstore.Session) {
 // A session that is renewed is as old as it was, so its absolute timeout does not begin anew.
 func TestRenewal_AbsoluteTimeout(t *testing.T) {
 	onEach(t, func(t *testing.T, s setup) {
-		store := newStore(t, redistest.URL(t), tombstore.WithAbsoluteTimeout(time.Hour))
+		store := newStore(t, redistest.URL(t), tombstore.WithAbsoluteTimeout(10*time.Minute))
 		alice := &browser{TB: t, site: siteOn(t, s, store)}
+		read := func() tombstore.Session {
+			session, err := store.Read(t.Context(), alice.site.id(alice.cookie), tombstore.WithExpiry())
+			require.NoError(t, err)
+			return session
+		}
 		alice.do("add")
-		before := only(t, store)
+		before := read()
 		redistest.Until(t, "the clock goes on", func() bool { return time.Since(before.CreatedAt) > 20*time.Millisecond })
 		for _, action := range []string{"login", "renew"} {
 			require.Equal(t, http.StatusOK, alice.do(action).status)
-			after := only(t, store)
+			after := read()
 			require.NotEqual(t, before.Version, after.Version)
 			require.Equal(t, before.CreatedAt, after.CreatedAt)
+			require.WithinDuration(t, before.ExpiresAt, after.ExpiresAt, 10*time.Millisecond)
 		}
 	})
 }
 
-// Another request changes the session while a login renews it.
-func TestRenewal_LostUpdates(t *testing.T) {
-	for _, how := range []string{"last write wins", "conflict", "merge"} {
-		t.Run(how, func(t *testing.T) {
-			onEach(t, func(t *testing.T, s setup) {
-				var merged atomic.Bool
-				updates := map[string]adapter.LostUpdates{
-					"last write wins": adapter.LastWriteWins,
-					"conflict":        adapter.Conflict,
-					"merge": adapter.Merge(func(base, mine, theirs []byte) ([]byte, error) {
-						merged.Store(!bytes.Equal(base, theirs) && !bytes.Equal(base, mine))
-						return mine, nil
-					}),
-				}[how]
-				site := ourSite(t, s, adapter.WithLostUpdates(updates))
-				alice := &browser{TB: t, site: site}
-				alice.do("add")
-				old := alice.cookie
-				login := alice.prepare("login", old)
-				require.True(t, login.to(loaded))
-				require.Equal(t, http.StatusOK, alice.do("add").status)
-				a := login.finish()
-				require.Len(t, site.live(), 1)
-				require.Equal(t, how == "merge", merged.Load())
-				if how == "conflict" {
-					require.Equal(t, http.StatusInternalServerError, a.status)
-					require.Equal(t, named(old), named(alice.cookie))
-					return
-				}
-				require.Equal(t, http.StatusOK, a.status)
-				alice.requireOnce(old)
+// Another request changes the session while one changes it too, or renews it.
+func TestLostUpdates(t *testing.T) {
+	for _, action := range []string{"add", "login"} {
+		for _, how := range []string{"last write wins", "conflict", "merge"} {
+			t.Run(action+"/"+how, func(t *testing.T) {
+				onEach(t, func(t *testing.T, s setup) {
+					var changed bool
+					var theirs string
+					updates := map[string]adapter.LostUpdates{
+						"last write wins": adapter.LastWriteWins,
+						"conflict":        adapter.Conflict,
+						"merge": adapter.Merge(func(base, m, th []byte) ([]byte, error) {
+							changed, theirs = !bytes.Equal(base, m), string(th)
+							return th, nil
+						}),
+					}[how]
+					site := ourSite(t, s, adapter.WithLostUpdates(updates))
+					alice := &browser{TB: t, site: site}
+					alice.do(map[string]string{"add": "login", "login": "add"}[action])
+					old := alice.cookie
+					late := alice.prepare(action, old)
+					require.True(t, late.to(loaded))
+					for range 2 {
+						require.Equal(t, http.StatusOK, alice.do("add").status)
+					}
+					before := site.live()
+					a := late.finish()
+					live := site.live()
+					require.Len(t, live, 1)
+					switch how {
+					case "last write wins":
+						require.NotEqual(t, before, live)
+						alice.requireOnce(old)
+					case "conflict":
+						require.Equal(t, before, live)
+						require.Equal(t, http.StatusInternalServerError, a.status)
+						require.Equal(t, named(old), named(alice.cookie))
+						return
+					case "merge":
+						require.True(t, changed)
+						require.Equal(t, []string{theirs}, before)
+						require.Equal(t, []string{theirs}, live, "what the function returns is saved")
+					}
+					require.Equal(t, http.StatusOK, a.status)
+					require.NotNil(t, a.cookie)
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -196,6 +278,12 @@ func TestRenewal_Unacknowledged(t *testing.T) {
 		require.NotNil(t, a.cookie)
 		require.Equal(t, "alice", alice.send("whoami", alice.cookie, "").body)
 		require.Len(t, alice.site.live(), 1)
+
+		for range 2 { // so that the user can try again
+			a = alice.send("logout", alice.cookie, "")
+			require.Equal(t, http.StatusInternalServerError, a.status)
+			require.Empty(t, alice.site.live())
+		}
 	})
 }
 

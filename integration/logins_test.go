@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // schedules returns all orders in which two requests, of which A begins, can go from point to point, and
@@ -73,16 +71,16 @@ func doubleLogin(t testing.TB, s *site, action, order string) (cookies int) {
 // in, and no session that nobody has a cookie of. So do two that say whose session it is.
 func TestDoubleLogins(t *testing.T) {
 	t.Parallel()
-	cluster := redistest.ClusterURL(t)
-	for action, all := range map[string][]string{"login": schedules(5), "enter": schedules(6)} {
-		for _, s := range setups {
-			for _, on := range []struct{ server, url string }{{"server", redistest.URL(t)}, {"cluster", cluster}} {
-				t.Run(action+"/"+s.name+"/"+on.server, func(t *testing.T) {
+	on := servers(t)
+	for action, orders := range map[string][]string{"login": schedules(5), "enter": schedules(6)} {
+		for _, s := range all() {
+			for _, server := range on {
+				t.Run(action+"/"+s.name+"/"+server.name, func(t *testing.T) {
 					t.Parallel()
-					site := ourSiteAt(t, on.url, s)
+					site := ourSiteAt(t, server.url, s)
 					cookies := 0
 					for i := range rounds(t, 10) {
-						order := all[i*37%len(all)] // 37 and the number of orders have no common divisor
+						order := orders[i*37%len(orders)] // 37 and the number of orders have no common divisor
 						cookies += doubleLogin(t, site, action, order) + doubleLogin(t, site, action, "")
 					}
 					live := site.live()

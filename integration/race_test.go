@@ -32,6 +32,7 @@ const (
 const (
 	raceHeader = "Race"
 	random     = "random"
+	userHeader = "User" // who logs in, if it is not alice
 )
 
 // stops is a request that stops, on the side of the server.
@@ -65,6 +66,21 @@ func withRace(ctx context.Context, header string) (context.Context, *stops) {
 	return context.WithValue(ctx, raceKey{}, s), s
 }
 
+type userKey struct{}
+
+// withUser returns a context in which name knows the request that has this User header.
+func withUser(ctx context.Context, header string) context.Context {
+	return context.WithValue(ctx, userKey{}, header)
+}
+
+// name returns who logs in with the request of ctx.
+func name(ctx context.Context) string {
+	if user, _ := ctx.Value(userKey{}).(string); user != "" {
+		return user
+	}
+	return "alice"
+}
+
 // pass is called when the request of ctx is at a point.
 func pass(ctx context.Context, point string) {
 	switch s := ctx.Value(raceKey{}).(type) {
@@ -84,7 +100,7 @@ func dawdle() { time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) }
 // raced lets requests of a net/http handler stop.
 func raced(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		ctx, s := withRace(q.Context(), q.Header.Get(raceHeader))
+		ctx, s := withRace(withUser(q.Context(), q.Header.Get(userHeader)), q.Header.Get(raceHeader))
 		if s != nil {
 			defer close(s.ended)
 		}
@@ -147,6 +163,7 @@ type browser struct {
 	testing.TB
 	site   *site
 	cookie string
+	user   string // if it is not alice
 }
 
 type answer struct {
@@ -172,6 +189,7 @@ func (b *browser) try(ctx context.Context, action, cookie, race string) (answer,
 		return answer{}, err
 	}
 	q.Header.Set(raceHeader, race)
+	q.Header.Set(userHeader, b.user)
 	if cookie != "" {
 		q.AddCookie(&http.Cookie{Name: cookieName, Value: cookie})
 	}

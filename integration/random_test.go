@@ -10,7 +10,7 @@ import (
 // TestRandom plays the races with random timing.
 func TestRandom(t *testing.T) {
 	t.Parallel()
-	for _, s := range setups {
+	for _, s := range all() {
 		for _, ending := range endings {
 			for _, request := range []string{"modifies", "only reads", "renews", "logs out too"} {
 				t.Run(s.name+"/"+ending+"/"+request, func(t *testing.T) {

@@ -2,7 +2,9 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -45,21 +47,13 @@ type setup struct {
 // logout is a way to log out. Beside the first one, whose action is "logout", they are for TestRenewals.
 type logout struct {
 	name, action string
-	live         int  // sessions that it leaves, without a user
+	live         int  // sessions that it leaves, without a user; -1 if it begins one where it has found none
 	leaves       bool // the client does, before the session is ended
 	aborts       bool // there is no answer
 }
 
 var setups = []setup{
-	{"scs", "alexedwards/scs/goredisstore", true, false, []logout{
-		{name: "Destroy", action: "logout"},
-		{name: "Destroy, Put", action: "logout/flash", live: 1},
-		{name: "Destroy, RenewToken", action: "logout/renew", live: 1},
-		{name: "writes before Destroy", action: "logout/written"},
-		{name: "103 before Destroy", action: "logout/hints"},
-		{name: "panics after Destroy", action: "logout/panic", aborts: true},
-		{name: "client leaves before Destroy", action: "logout", leaves: true},
-	}, func(t testing.TB, url, prefix string) string {
+	{"scs", "alexedwards/scs/goredisstore", true, false, scsLogouts, func(t testing.TB, url, prefix string) string {
 		sm := newSCS()
 		sm.Store = goredisstore.NewWithPrefix(goRedis(t, url), prefix)
 		return scsApp(t, sm, sm.LoadAndSave, nil)
@@ -69,6 +63,7 @@ var setups = []setup{
 	}},
 	{"gorilla", "boj/redistore v2", false, false, []logout{
 		{name: "MaxAge -1", action: "logout"},
+		{name: "new id, MaxAge -1", action: "renew+logout"},
 		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
 	}, func(t testing.TB, url, prefix string) string {
 		return gorillaApp(t, boj(t, url, prefix), nil)
@@ -77,8 +72,10 @@ var setups = []setup{
 	}},
 	{"gin", "gin-contrib/sessions/redis", false, false, []logout{
 		{name: "Clear, MaxAge -1", action: "logout"},
-		{name: "Clear", action: "logout/clear"},
-		{name: "Clear, AddFlash", action: "logout/flash", live: 1},
+		{name: "MaxAge -1", action: "expire"},
+		{name: "Clear", action: "clear"},
+		{name: "Clear, AddFlash", action: "clear+flash", live: 1},
+		{name: "Clear, Set, new id", action: "clear+add+renew", live: 1},
 	}, func(t testing.TB, url, prefix string) string {
 		store, err := ginredis.NewStoreWithPool(pool(t, url), keyPair)
 		require.NoError(t, err)
@@ -99,6 +96,7 @@ var setups = []setup{
 	{"fiber, middleware", "gofiber/storage/redis v3", true, false, []logout{
 		{name: "Destroy", action: "logout"},
 		{name: "Reset", action: "logout/reset", live: 1},
+		{name: "Delete of the store", action: "logout/delete", live: -1},
 	}, func(t testing.TB, url, prefix string) string {
 		return fiberApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
@@ -107,6 +105,7 @@ var setups = []setup{
 	{"fiber, store", "gofiber/storage/redis v3", true, false, []logout{
 		{name: "Destroy", action: "logout"},
 		{name: "Reset", action: "logout/reset", live: 1},
+		{name: "Delete of the store", action: "logout/delete"},
 	}, func(t testing.TB, url, prefix string) string {
 		return fiberStoreApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
@@ -131,6 +130,58 @@ var setups = []setup{
 		{name: "client leaves before DestroySession", action: "logout", leaves: true},
 		{name: "client leaves before Flush", action: "logout/flush", leaves: true},
 	}, usualBeego, ourBeego},
+}
+
+var scsLogouts = []logout{
+	{name: "Destroy", action: "logout"},
+	{name: "Destroy, Put", action: "logout+flash", live: 1},
+	{name: "Destroy, RenewToken", action: "logout+renew", live: 1},
+	{name: "RenewToken, Destroy", action: "renew+logout"},
+	{name: "RenewToken, Destroy, Put", action: "renew+logout+flash", live: 1},
+	{name: "writes before Destroy", action: "write+logout"},
+	{name: "flushes before Destroy", action: "flush+logout"},
+	{name: "103 before Destroy", action: "hints+logout"},
+	{name: "panics after Destroy, Put", action: "logout+flash+panic", aborts: true},
+	{name: "client leaves before Destroy, Put", action: "logout+flash", leaves: true, live: 1},
+	{name: "Destroy is refused first", action: "logout/refused+logout"},
+	{name: "Destroy is not answered first", action: "logout/unanswered+logout"},
+}
+
+// variants are other configurations of the libraries.
+var variants = []setup{
+	{hashedSCS, "", true, false, scsLogouts, nil, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		sm := newSCS()
+		sm.HashTokenInStore = true
+		sm.IdleTimeout = 0
+		return scsApp(t, sm, scsstore.Install(sm, store, opts...), store)
+	}},
+	{"gorilla, EndWhenCleared", "", false, false, []logout{
+		{name: "no values", action: "clear"},
+		{name: "no values, AddFlash", action: "clear+flash", live: 1},
+		{name: "other values, new id", action: "clear+add+renew", live: 1},
+	}, nil, func(t testing.TB, backend tombstore.Renewer, opts ...adapter.Option) string {
+		store := gorillastore.New(backend, keyPair).With(opts...)
+		store.EndWhenCleared = true
+		return gorillaApp(t, store, backend)
+	}},
+}
+
+const hashedSCS = "scs, hashed tokens, no IdleTimeout"
+
+// oneAction are the setups whose apps do one action in a request, of alice: neither "enter+logout" nor a
+// login of bob.
+var oneAction []string
+
+// all returns the setups and the variants.
+func all() []setup { return slices.Concat(setups, variants) }
+
+// server is where a store keeps its sessions.
+type server struct{ name, url string }
+
+const memory = "" // the URL of no server
+
+func servers(t testing.TB) []server {
+	return []server{{"memory", memory}, {"server", redistest.URL(t)}, {"cluster", redistest.ClusterURL(t)}}
 }
 
 func goRedis(t testing.TB, url string) *goredis.Client {
@@ -196,13 +247,33 @@ func del(t testing.TB, client rueidis.Client, keys []string) {
 	}
 }
 
+// backend is what the stores of package tombstore are.
+type backend interface {
+	tombstore.Renewer
+	tombstore.Lister
+	tombstore.Binder
+}
+
 // recorder remembers the ids of the sessions that were stored, so that they can be revoked without walking through all keys. Its
-// saves can be made to fail.
+// saves can be made to fail, and ends where the context says so.
 type recorder struct {
-	*tombstore.RedisStore
+	backend
 	mu      sync.Mutex
 	ids     []string
 	failure error
+}
+
+type faultKey struct{}
+
+func (r *recorder) Invalidate(ctx context.Context, id string, opts ...tombstore.InvalidateOption) error {
+	switch ctx.Value(faultKey{}) {
+	case "logout/refused":
+		return tombstore.ErrNotInvalidated
+	case "logout/unanswered":
+		_ = r.backend.Invalidate(ctx, id, opts...)
+		return errors.New("no route")
+	}
+	return r.backend.Invalidate(ctx, id, opts...)
 }
 
 func (r *recorder) record(id string) error {
@@ -224,7 +295,7 @@ func (r *recorder) Write(
 	if err := r.record(id); err != nil {
 		return tombstore.Session{}, err
 	}
-	return r.RedisStore.Write(ctx, id, data, ttl, opts...)
+	return r.backend.Write(ctx, id, data, ttl, opts...)
 }
 
 func (r *recorder) Rotate(
@@ -233,7 +304,7 @@ func (r *recorder) Rotate(
 	if err := r.record(newID); err != nil {
 		return tombstore.Session{}, err
 	}
-	return r.RedisStore.Rotate(ctx, oldID, newID, opts...)
+	return r.backend.Rotate(ctx, oldID, newID, opts...)
 }
 
 func (r *recorder) FinishRenewal(
@@ -242,7 +313,7 @@ func (r *recorder) FinishRenewal(
 	if err := r.record(newID); err != nil {
 		return tombstore.Session{}, err
 	}
-	return r.RedisStore.FinishRenewal(ctx, renewal, newID, data, ttl)
+	return r.backend.FinishRenewal(ctx, renewal, newID, data, ttl)
 }
 
 // revoke ends all sessions that were stored so far.
@@ -265,18 +336,25 @@ func ourSiteAt(t testing.TB, url string, s setup, opts ...adapter.Option) *site 
 	return siteOn(t, s, newStore(t, url), opts...)
 }
 
-func newStore(t testing.TB, url string, opts ...tombstore.Option) *tombstore.RedisStore {
+// newStore returns a store on a server or in memory.
+func newStore(t testing.TB, url string, opts ...tombstore.Option) backend {
+	if url == memory {
+		store, err := tombstore.NewMemory(opts...)
+		require.NoError(t, err)
+		return store
+	}
 	client := newRacedClient(t, redistest.Dial(t, url))
-	opts = append(opts, tombstore.WithKeyPrefix(redistest.Prefix(t, client)), tombstore.WithTimeout(time.Minute)) // the machine may be busy
+	opts = append(slices.Clip(opts), tombstore.WithKeyPrefix(redistest.Prefix(t, client)), tombstore.WithTimeout(time.Minute)) // the machine may be busy
 	store, err := tombstore.New(client, opts...)
 	require.NoError(t, err)
 	return store
 }
 
-func siteOn(t testing.TB, s setup, redis *tombstore.RedisStore, opts ...adapter.Option) *site {
-	store := &recorder{RedisStore: redis}
+func siteOn(t testing.TB, s setup, b backend, opts ...adapter.Option) *site {
+	store := &recorder{backend: b}
 	return &site{
-		url: s.ours(t, store, opts...),
+		url:    s.ours(t, store, opts...),
+		hashed: s.name == hashedSCS,
 		live: func() (data []string) {
 			for entry, err := range store.List(t.Context()) {
 				require.NoError(t, err)
