@@ -131,7 +131,7 @@ func TestResponse_Hijack(t *testing.T) {
 			hook := adapter.WithOnRefused(func(ctx context.Context, _ adapter.Event) {
 				refused <- sm.GetString(ctx, "user")
 			})
-			s := newSite(t, sm, scsstore.Install(sm, faulty{memory}, hook))
+			s := newSite(t, sm, scsstore.Install(sm, memory, hook))
 			taken, done, tokens := make(chan struct{}), make(chan struct{}), make(chan string, 1)
 			upgrade := func(w http.ResponseWriter, r *http.Request) error {
 				conn, _, err := hijack(w)
@@ -295,25 +295,6 @@ func TestResponse_ClientLeaves(t *testing.T) {
 			})
 		}
 	}
-}
-
-// An end stands, whatever the handler does after it.
-func TestResponse_PanicAfterDestroy(t *testing.T) {
-	t.Parallel()
-	sm := scs.New()
-	s, store := installed(t, sm)
-	s.actions["/panic"] = func(_ http.ResponseWriter, r *http.Request) error {
-		require.NoError(t, sm.Destroy(r.Context()))
-		panic(http.ErrAbortHandler)
-	}
-	token := s.get("/put", "").token()
-	_, err := s.try(t.Context(), "/panic", token)
-	require.Error(t, err)
-	_, err = store.Read(t.Context(), token)
-	var ended *tombstore.InvalidatedError
-	require.ErrorAs(t, err, &ended)
-	require.Equal(t, tombstore.Logout, ended.Reason)
-	require.Empty(t, s.live(), "nor is it between two tokens")
 }
 
 // A hook reads the session whose save was refused, before the answer has left; also when the handler

@@ -360,6 +360,71 @@ func TestIterate_WhileRenewing(t *testing.T) {
 	}
 }
 
+// A change of the password ends all sessions but its own, and its client goes away before that has its
+// new token. Another request that came with the old one does not take it over.
+func TestIterate_IsNotTakenOver(t *testing.T) {
+	t.Parallel()
+	memory, err := tombstore.NewMemory()
+	require.NoError(t, err)
+	sm := newManager(time.Hour)
+	loadAndSave := scsstore.Install(sm, memory)
+	token := serve(sm, loadAndSave, "", put(sm, "user", "alice")).Cookies()[0].Value
+	res := serve(sm, loadAndSave, token, func(_ http.ResponseWriter, r *http.Request) {
+		ctx, leave := context.WithCancel(t.Context())
+		change := httptest.NewRequest(http.MethodPost, "/password", nil).WithContext(ctx)
+		change.AddCookie(&http.Cookie{Name: sm.Cookie.Name, Value: token})
+		loadAndSave(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			require.NoError(t, sm.RenewToken(r.Context()))
+			require.NoError(t, sm.Iterate(r.Context(), sm.Destroy))
+			leave()
+		})).ServeHTTP(httptest.NewRecorder(), change)
+		require.NoError(t, sm.RenewToken(r.Context()))
+	})
+	require.Empty(t, res.Cookies())
+	for _, err := range memory.List(t.Context()) {
+		require.NoError(t, err)
+		require.Fail(t, "a session is live, or may be")
+	}
+}
+
+// refusing is a store that does not save while it is told so.
+type refusing struct {
+	renewer
+	saves bool
+}
+
+func (s *refusing) Write(
+	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
+) (tombstore.Session, error) {
+	if !s.saves {
+		return tombstore.Session{}, tombstore.ErrUnknownOutcome
+	}
+	return s.renewer.Write(ctx, id, data, ttl, opts...)
+}
+
+// A logout whose flash could not be saved is one, and the next call ends what may have been.
+func TestDestroy_AfterFailedCommit(t *testing.T) {
+	t.Parallel()
+	for _, renewed := range []bool{false, true} {
+		store := &refusing{onMemory(t), true}
+		sm := scs.New()
+		loadAndSave := scsstore.Install(sm, store)
+		token := serve(sm, loadAndSave, "", put(sm, "user", "alice")).Cookies()[0].Value
+		serve(sm, loadAndSave, token, func(w http.ResponseWriter, r *http.Request) {
+			if renewed { // in another tab
+				serve(sm, loadAndSave, token, func(_ http.ResponseWriter, r *http.Request) { require.NoError(t, sm.RenewToken(r.Context())) })
+			}
+			require.NoError(t, destroyPut(sm, w, r))
+			store.saves = false
+			_, _, err := sm.Commit(r.Context())
+			require.ErrorIs(t, err, tombstore.ErrUnknownOutcome)
+			store.saves = true
+			require.NoError(t, sm.Destroy(r.Context()))
+		})
+		require.NoError(t, sm.Iterate(t.Context(), func(context.Context) error { return errors.New("a session is live") }))
+	}
+}
+
 // What is done to the sessions of others does nothing to that of the request.
 func TestIterate_OthersAreNotTheRequests(t *testing.T) {
 	t.Parallel()
@@ -406,52 +471,6 @@ func TestMergeSession(t *testing.T) {
 	all, err := sm.Store.(*scsstore.Store).All()
 	require.NoError(t, err)
 	require.Len(t, all, 1)
-}
-
-func TestLostUpdates(t *testing.T) {
-	t.Parallel()
-	codec := scs.GobCodec{}
-	merge := func(_, mine, theirs []byte) ([]byte, error) {
-		deadline, values, err := codec.Decode(theirs)
-		if err != nil {
-			return nil, err
-		}
-		_, more, err := codec.Decode(mine)
-		if err != nil {
-			return nil, err
-		}
-		values["b"] = more["b"]
-		return codec.Encode(deadline, values)
-	}
-	for _, tt := range []struct {
-		name    string
-		updates adapter.LostUpdates
-		failure error
-		a, b    int
-	}{
-		{"last write wins", adapter.LastWriteWins, nil, 0, 1},
-		{"conflict", adapter.Conflict, tombstore.ErrConflict, 1, 0},
-		{"merge", adapter.Merge(merge), nil, 1, 1},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			var failure error
-			sm := scs.New()
-			sm.ErrorFunc = func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err }
-			loadAndSave := scsstore.Install(sm, newCounter(t), adapter.WithLostUpdates(tt.updates))
-			token := serve(sm, loadAndSave, "", put(sm, "user", "alice")).Cookies()[0].Value
-			serve(sm, loadAndSave, token, func(_ http.ResponseWriter, r *http.Request) {
-				sm.Put(r.Context(), "b", 1)
-				serve(sm, loadAndSave, token, put(sm, "a", 1)) // another request
-			})
-			require.ErrorIs(t, failure, tt.failure)
-			require.NotErrorIs(t, failure, adapter.ErrRefused)
-			serve(sm, loadAndSave, token, func(_ http.ResponseWriter, r *http.Request) {
-				require.Equal(t, tt.a, sm.GetInt(r.Context(), "a"))
-				require.Equal(t, tt.b, sm.GetInt(r.Context(), "b"))
-			})
-		})
-	}
 }
 
 // The two middlewares of two managers, and one that is there twice, do not meet.

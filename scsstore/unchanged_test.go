@@ -17,47 +17,6 @@ import (
 	"github.com/tombstore/tombstore/scsstore"
 )
 
-// What a request that changes nothing sends: one pipeline, or nothing if the session is in memory. It
-// gets no cookie, until the session has aged by a tenth of its idle timeout.
-func TestUnchanged_Commands(t *testing.T) {
-	t.Parallel()
-	for name, opts := range map[string][]tombstore.Option{
-		"uncached": nil,
-		"cached":   {tombstore.WithClientCache(time.Hour)},
-		"deadline": {tombstore.WithAbsoluteTimeout(10 * time.Minute)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := redistest.Start(t)
-			client := redistest.Dial(t, server.URL, redistest.WithCache)
-			store, err := tombstore.New(client, append(opts, tombstore.WithTimeout(time.Minute))...)
-			require.NoError(t, err)
-			sm := newManager(20 * time.Minute)
-			s := newSite(t, sm, scsstore.Install(sm, store))
-			token := s.get("/login", s.get("/put", "").token()).token()
-
-			var got response
-			read := func() { got = s.get("/read", token) }
-			sent := func() map[string]int { return redistest.Commands(t, client, read) }
-			if name == "cached" {
-				redistest.Until(t, "memory answers", func() bool { return len(sent()) == 0 })
-			} else {
-				require.Equal(t, map[string]int{"get": 1, "pttl": 1}, sent())
-			}
-			require.Equal(t, "alice/1.", got.body)
-			require.Empty(t, got.cookies)
-
-			full := time.Until(expiry(t, store, token))
-			require.NoError(t, client.Do(t.Context(), client.B().Pexpire().Key("tombstore:"+tombstore.Ref(token)).
-				Milliseconds((full*85/100).Milliseconds()).Build()).Error())
-			redistest.Until(t, "memory has heard of it", func() bool { read(); return len(got.cookies) > 0 })
-			require.Equal(t, token, got.token())
-			require.WithinDuration(t, time.Now().Add(full), expiry(t, store, token), full/20)
-			redistest.Until(t, "it was touched once", func() bool { read(); return len(got.cookies) == 0 })
-		})
-	}
-}
-
 // Without an IdleTimeout scs saves only what has changed, so nobody has to know when a session expires.
 func TestUnchanged_NoIdleTimeout(t *testing.T) {
 	t.Parallel()
@@ -70,12 +29,6 @@ func TestUnchanged_NoIdleTimeout(t *testing.T) {
 	token := s.get("/login", s.get("/put", "").token()).token()
 	sent := redistest.Commands(t, client, func() { require.Empty(t, s.get("/read", token).cookies) })
 	require.Equal(t, map[string]int{"get": 1}, sent)
-}
-
-func expiry(t *testing.T, store tombstore.Store, token string) time.Time {
-	s, err := store.Read(t.Context(), token, tombstore.WithExpiry(), tombstore.Fresh())
-	require.NoError(t, err)
-	return s.ExpiresAt
 }
 
 // However the response begins, it is that of a session which scs was not to save, and what the handler
