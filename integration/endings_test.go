@@ -53,7 +53,7 @@ func (b *browser) requireOnce(old string) {
 // every order, and at random. Whatever cookie the browser keeps, it is logged in, and a logout with the old one ends the session.
 func TestTwoLogins(t *testing.T) {
 	onEach(t, func(t *testing.T, s setup) {
-		for _, server := range servers(t) {
+		for _, server := range servers(t, s) {
 			site := ourSiteAt(t, server.url, s)
 			play := func(goOn func(one, two *request)) {
 				alice := &browser{TB: t, site: site}
@@ -80,7 +80,7 @@ func TestTwoLogins(t *testing.T) {
 					}
 				})
 			}
-			for range rounds(t, 10) {
+			for range rounds(t, 5) {
 				play(func(one, two *request) {
 					atOnce(func(q *request) { q.to("") }, one, two)
 					one.finish()
@@ -124,7 +124,7 @@ func TestTwoLogins_FirstIsBrokenOffBetweenTheHalves(t *testing.T) {
 				if !s.halves {
 					t.Skip("its renewals have no halves")
 				}
-				for _, server := range servers(t) {
+				for _, server := range servers(t, s) {
 					alice := &browser{TB: t, site: ourSiteAt(t, server.url, s)}
 					alice.do("add")
 					old := alice.cookie
@@ -159,7 +159,7 @@ func TestClientLeaves(t *testing.T) {
 	for _, action := range []string{"add", "logout"} {
 		t.Run(action, func(t *testing.T) {
 			onEachServer(t, func(t *testing.T, s setup) {
-				store := newStore(t, redistest.URL(t))
+				store := newStore(t, s.url(t))
 				alice := &browser{TB: t, site: siteOn(t, s, store)}
 				alice.do("login")
 				before := only(t, store)
@@ -191,7 +191,7 @@ func only(t *testing.T, store backend) (s tombstore.Session) {
 // A session that is renewed is as old as it was, so its absolute timeout does not begin anew.
 func TestRenewal_AbsoluteTimeout(t *testing.T) {
 	onEach(t, func(t *testing.T, s setup) {
-		store := newStore(t, redistest.URL(t), tombstore.WithAbsoluteTimeout(10*time.Minute))
+		store := newStore(t, s.url(t), tombstore.WithAbsoluteTimeout(10*time.Minute))
 		alice := &browser{TB: t, site: siteOn(t, s, store)}
 		read := func() tombstore.Session {
 			session, err := store.Read(t.Context(), alice.site.id(alice.cookie), tombstore.WithExpiry())

@@ -26,9 +26,8 @@ type club struct {
 func onEachClub(t *testing.T, opts []tombstore.Option, test func(c *club)) {
 	t.Helper()
 	t.Parallel()
-	on := servers(t)
 	for _, s := range all() {
-		for _, server := range on {
+		for _, server := range servers(t, s) {
 			t.Run(s.name+"/"+server.name, func(t *testing.T) {
 				t.Parallel()
 				if slices.Contains(oneAction, s.name) {

@@ -71,10 +71,9 @@ func doubleLogin(t testing.TB, s *site, action, order string) (cookies int) {
 // in, and no session that nobody has a cookie of. So do two that say whose session it is.
 func TestDoubleLogins(t *testing.T) {
 	t.Parallel()
-	on := servers(t)
 	for action, orders := range map[string][]string{"login": schedules(5), "enter": schedules(6)} {
 		for _, s := range all() {
-			for _, server := range on {
+			for _, server := range servers(t, s) {
 				t.Run(action+"/"+s.name+"/"+server.name, func(t *testing.T) {
 					t.Parallel()
 					site := ourSiteAt(t, server.url, s)

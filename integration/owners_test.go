@@ -96,9 +96,8 @@ func (k against) requireOne(t testing.TB, s *site, phone *browser, m moment) {
 // TestLogoutEverywhere plays "log out everywhere" against logins and renewals under way.
 func TestLogoutEverywhere(t *testing.T) {
 	t.Parallel()
-	on := servers(t)
 	for _, s := range all() {
-		for _, server := range on {
+		for _, server := range servers(t, s) {
 			for _, k := range []against{login, renewal, own} {
 				moments := moments()
 				if k == login {

@@ -147,7 +147,7 @@ var scsLogouts = []logout{
 	{name: "Destroy is not answered first", action: "logout/unanswered+logout"},
 }
 
-// variants are other configurations of the libraries.
+// variants are other configurations of the libraries. They have no usual backend.
 var variants = []setup{
 	{hashedSCS, "", true, false, scsLogouts, nil, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		sm := newSCS()
@@ -180,7 +180,19 @@ type server struct{ name, url string }
 
 const memory = "" // the URL of no server
 
-func servers(t testing.TB) []server {
+// url returns the URL of the shared server, or for a variant that of none.
+func (s setup) url(t testing.TB) string {
+	if s.usual == nil {
+		return memory
+	}
+	return redistest.URL(t)
+}
+
+// servers returns those on which to play a setup.
+func servers(t testing.TB, s setup) []server {
+	if s.usual == nil {
+		return []server{{"memory", memory}}
+	}
 	return []server{{"memory", memory}, {"server", redistest.URL(t)}, {"cluster", redistest.ClusterURL(t)}}
 }
 
@@ -327,9 +339,9 @@ func (r *recorder) revoke(t testing.TB) {
 	}
 }
 
-// ourSite starts a framework on tombstore, and on the shared server.
+// ourSite starts a framework on tombstore, and on the shared server unless it is a variant.
 func ourSite(t testing.TB, s setup, opts ...adapter.Option) *site {
-	return ourSiteAt(t, redistest.URL(t), s, opts...)
+	return ourSiteAt(t, s.url(t), s, opts...)
 }
 
 func ourSiteAt(t testing.TB, url string, s setup, opts ...adapter.Option) *site {
