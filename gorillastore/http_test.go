@@ -8,9 +8,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
@@ -19,11 +19,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
-	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/gorillastore"
-	"github.com/tombstore/tombstore/gorillastore/internal/racetest"
 	"github.com/tombstore/tombstore/internal/redistest"
 )
+
+func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
+
+const cookieName = "session"
+
+var key = []byte("0123456789abcdef0123456789abcdef")
 
 // pageFunc is what a handler does with the session of its request.
 type pageFunc func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error
@@ -58,7 +62,7 @@ func onEach(t *testing.T, opts []tombstore.Option, test func(s *browser)) {
 }
 
 func newBrowser(t *testing.T, backend tombstore.Renewer) *browser {
-	return &browser{T: t, backend: backend, store: gorillastore.New(backend, racetest.Key)}
+	return &browser{T: t, backend: backend, store: gorillastore.New(backend, key)}
 }
 
 // serve lets the browser make a request, until ctx ends, and waits for the handler.
@@ -91,7 +95,7 @@ func (s *browser) visit(do pageFunc) (err error) {
 	s.Helper()
 	require.NoError(s, s.serve(s.Context(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var session *sessions.Session
-		if session, err = s.store.Get(r, racetest.CookieName); err == nil {
+		if session, err = s.store.Get(r, cookieName); err == nil {
 			err = do(w, r, session)
 		}
 	})))
@@ -148,7 +152,7 @@ func TestSave_NobodyWaits(t *testing.T) {
 				"client gone": func(ctx context.Context, page http.Handler) error {
 					ctx, leave := context.WithCancel(ctx)
 					return s.serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						_, _ = s.store.Get(r, racetest.CookieName)
+						_, _ = s.store.Get(r, cookieName)
 						leave()
 						page.ServeHTTP(w, r)
 					}))
@@ -164,7 +168,7 @@ func TestSave_NobodyWaits(t *testing.T) {
 				"time is up": func(ctx context.Context, page http.Handler) error {
 					page = http.TimeoutHandler(page, time.Millisecond, "too late")
 					return s.serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						_, _ = s.store.Get(r, racetest.CookieName)
+						_, _ = s.store.Get(r, cookieName)
 						page.ServeHTTP(w, r)
 					}))
 				},
@@ -173,7 +177,7 @@ func TestSave_NobodyWaits(t *testing.T) {
 				require.NoError(s, s.visit(login("alice")))
 				cookie, done := s.cookie, make(chan error, 1)
 				_ = wrap(s.Context(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					session, _ := s.store.Get(r, racetest.CookieName)
+					session, _ := s.store.Get(r, cookieName)
 					<-r.Context().Done()
 					done <- do(w, r, session)
 				}))
@@ -194,28 +198,6 @@ func TestSave_NobodyWaits(t *testing.T) {
 	})
 }
 
-// The first click on a login's button is cancelled by the second one, so its answer never arrives.
-func TestSave_DoubleClick(t *testing.T) {
-	onEach(t, nil, func(s *browser) {
-		require.NoError(s, s.visit(set("cart", "lamp")))
-		anonymous := s.cookie
-		require.NoError(s, s.visit(func(w http.ResponseWriter, r *http.Request, second *sessions.Session) error {
-			first, done := *s, make(chan error, 1)
-			ctx, leave := context.WithCancel(r.Context())
-			require.Error(s, first.serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				session, _ := s.store.Get(r, racetest.CookieName)
-				leave()
-				<-r.Context().Done()
-				done <- login("alice")(w, r, session)
-			})))
-			require.ErrorIs(s, <-done, context.Canceled)
-			return login("alice")(w, r, second)
-		}))
-		require.Equal(s, map[any]any{"user": "alice", "cart": "lamp"}, s.values(s.cookie))
-		require.Empty(s, s.values(anonymous))
-	})
-}
-
 // early is a store that calls a function before it begins to renew a session.
 type early struct {
 	tombstore.Renewer
@@ -233,12 +215,12 @@ func (e *early) Rotate(
 func TestRenewal_ClientGone(t *testing.T) {
 	onEach(t, nil, func(s *browser) {
 		backend := &early{Renewer: s.backend}
-		s.store = gorillastore.New(backend, racetest.Key)
+		s.store = gorillastore.New(backend, key)
 		require.NoError(s, s.visit(set("cart", "lamp")))
 		ctx, leave := context.WithCancel(s.Context())
 		done := make(chan string, 1)
 		require.Error(s, s.serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			session, _ := s.store.Get(r, racetest.CookieName)
+			session, _ := s.store.Get(r, cookieName)
 			backend.begins = func() {
 				leave()
 				<-r.Context().Done()
@@ -275,7 +257,7 @@ func TestSave_OneCookie(t *testing.T) {
 				return nil
 			}), name)
 			require.Len(s, s.cookies, 2, name)
-			require.Equal(s, racetest.CookieName, s.cookies[1].Name, name)
+			require.Equal(s, cookieName, s.cookies[1].Name, name)
 			require.Equal(s, name == "logged out", s.cookie == "", name)
 		}
 	})
@@ -325,7 +307,7 @@ func TestSave_TwoOfOne(t *testing.T) {
 			require.NoError(s, s.visit(login("alice")))
 			require.NoError(s, s.visit(func(w http.ResponseWriter, r *http.Request, first *sessions.Session) error {
 				again := func() *sessions.Session {
-					session, err := s.store.New(r, racetest.CookieName)
+					session, err := s.store.New(r, cookieName)
 					require.NoError(s, err)
 					return session
 				}
@@ -336,25 +318,6 @@ func TestSave_TwoOfOne(t *testing.T) {
 			require.Equal(s, play.user, s.values(s.cookie)["user"], name)
 		}
 	})
-}
-
-// A renewal that was carried out, but that not enough replicas have confirmed, keeps the user
-// logged in.
-func TestSave_Unacknowledged(t *testing.T) {
-	t.Parallel()
-	client := redistest.Client(t)
-	acks := tombstore.WithReplicaAcks(1, time.Millisecond) // there is no replica
-	store, err := tombstore.New(client, acks, tombstore.WithKeyPrefix(redistest.Prefix(t, client)))
-	require.NoError(t, err)
-	s := newBrowser(t, store)
-	require.NoError(s, s.visit(set("cart", "lamp")))
-	require.ErrorIs(s, s.visit(login("alice")), tombstore.ErrUnacknowledged)
-	require.Len(s, s.cookies, 1)
-	require.Equal(s, map[any]any{"user": "alice", "cart": "lamp"}, s.values(s.cookie))
-
-	require.ErrorIs(s, s.visit(logout), tombstore.ErrUnacknowledged)
-	require.Empty(s, s.cookies) // so that the user can try again
-	require.Empty(s, s.values(s.cookie))
 }
 
 // The age of a cookie is that of its session, not of the store.
@@ -375,7 +338,7 @@ func antedate(cookie string, age time.Duration) string {
 	raw, _ := base64.URLEncoding.DecodeString(string(value))
 	parts := bytes.SplitN(raw, []byte("|"), 3) // time, id, signature
 	text := fmt.Sprintf("%d|%s", time.Now().Add(-age).Unix(), parts[1])
-	mac := hmac.New(sha256.New, racetest.Key)
+	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s|%s", name, text)
 	return fmt.Sprintf("%s=%s", name, base64.URLEncoding.EncodeToString(fmt.Appendf(nil, "%s|%s", text, mac.Sum(nil))))
 }
@@ -417,62 +380,5 @@ func TestSave_EndAtMaxAgeZero(t *testing.T) {
 		require.NoError(s, s.visit(zero))
 		require.Negative(s, s.cookies[0].MaxAge)
 		require.Empty(s, s.values(cookie))
-	})
-}
-
-// A session that is renewed does not begin anew.
-func TestRenewal_AbsoluteTimeout(t *testing.T) {
-	onEach(t, []tombstore.Option{tombstore.WithAbsoluteTimeout(time.Hour)}, func(s *browser) {
-		require.NoError(s, s.visit(set("cart", "lamp")))
-		first, err := s.backend.Read(s.Context(), s.id(s.cookie), tombstore.WithExpiry())
-		require.NoError(s, err)
-		redistest.Until(s, "the clock goes on", func() bool {
-			return time.Since(first.CreatedAt) > 20*time.Millisecond
-		})
-		for range 2 {
-			require.NoError(s, s.visit(login("alice")))
-			renewed, err := s.backend.Read(s.Context(), s.id(s.cookie), tombstore.WithExpiry())
-			require.NoError(s, err)
-			require.Equal(s, first.CreatedAt, renewed.CreatedAt)
-			require.WithinDuration(s, first.ExpiresAt, renewed.ExpiresAt, 10*time.Millisecond)
-		}
-	})
-}
-
-// Conflict and Merge hold in a request that renews.
-func TestRenewal_LostUpdates(t *testing.T) {
-	merge := func(_, mine, theirs []byte) ([]byte, error) {
-		a, b := &sessions.Session{Values: map[any]any{}}, &sessions.Session{Values: map[any]any{}}
-		serializer := gorillastore.GobSerializer{}
-		if err := cmp.Or(serializer.Deserialize(mine, a), serializer.Deserialize(theirs, b)); err != nil {
-			return nil, err
-		}
-		maps.Copy(b.Values, a.Values)
-		return serializer.Serialize(b)
-	}
-	onEach(t, nil, func(s *browser) {
-		for name, play := range map[string]struct {
-			updates adapter.LostUpdates
-			err     error
-			want    map[any]any
-		}{
-			"last write wins": {adapter.LastWriteWins, nil, map[any]any{"user": "alice"}},
-			"conflict":        {adapter.Conflict, tombstore.ErrConflict, map[any]any{"cart": "lamp"}},
-			"merge":           {adapter.Merge(merge), nil, map[any]any{"user": "alice", "cart": "lamp"}},
-		} {
-			s.cookie = ""
-			s.store.With(adapter.WithLostUpdates(play.updates))
-			require.NoError(s, s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
-				return session.Save(r, w)
-			}))
-			err := s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
-				other := *s
-				require.NoError(s, other.visit(set("cart", "lamp")))
-				return login("alice")(w, r, session)
-			})
-			require.ErrorIs(s, err, play.err, name)
-			require.Equal(s, play.err == nil, len(s.cookies) == 1, name)
-			require.Equal(s, play.want, s.values(s.cookie), name)
-		}
 	})
 }

@@ -3,8 +3,6 @@ package gorillastore_test
 import (
 	"context"
 	"net/http"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -12,9 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
-	"github.com/tombstore/tombstore/adapter"
-	"github.com/tombstore/tombstore/gorillastore/internal/racetest"
 )
+
+// What a login does, and a log out everywhere, in every library is in ../integration/login_test.go.
 
 // member is a browser whose user logs in as an owner. What is in between happens when the login has
 // begun, and what is after it when Login has been called.
@@ -24,13 +22,6 @@ type member struct {
 }
 
 func (m *member) binder() tombstore.Binder { return m.backend.(tombstore.Binder) }
-
-// another returns another browser of the same site.
-func (m *member) another() *member {
-	other := *m.browser
-	other.cookie = ""
-	return &member{browser: &other}
-}
 
 // in returns a page that logs in.
 func (m *member) in(user string) pageFunc {
@@ -60,16 +51,6 @@ func (m *member) begin(user string) pageFunc {
 			m.after()
 		}
 		return nil
-	}
-}
-
-// everywhere returns a page that logs a user out everywhere but here.
-func (m *member) everywhere(user string) pageFunc {
-	return func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
-		if _, err := m.store.LogoutEverywhere(r, s, user); err != nil {
-			return err
-		}
-		return s.Save(r, w)
 	}
 }
 
@@ -109,55 +90,6 @@ func onEachMember(t *testing.T, opts []tombstore.Option, test func(m *member)) {
 			m.endAll("alice")
 			m.endAll("bob")
 		}
-	})
-}
-
-func TestLogin(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		visitor := m.cookie
-		require.NoError(m, m.visit(m.in("alice")))
-		first := m.cookie
-		before := m.owned("alice", first)[0]
-		require.WithinDuration(m, time.Now().Add(24*time.Hour), before.Deadline, time.Minute)
-		require.Equal(m, "alice", m.values(first)["user"])
-		if visitor != "" {
-			require.Equal(m, "lamp", m.values(first)["cart"])
-			require.Empty(m, m.values(visitor))
-		}
-
-		// A renewal is no login.
-		require.NoError(m, m.visit(login("alice")))
-		after := m.owned("alice", m.cookie)[0]
-		require.Equal(m, before.Deadline, after.Deadline)
-		require.Equal(m, before.CreatedAt, after.CreatedAt)
-
-		// A logout by an older cookie ends the session and takes it out.
-		renewed := m.cookie
-		m.cookie = first
-		require.NoError(m, m.visit(logout))
-		require.Empty(m, m.values(renewed))
-		m.owned("alice")
-	})
-}
-
-// A login whose owner is logged out everywhere while the password is looked at is an error of Login, and
-// the visitor stays one.
-func TestLogin_Stale(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		visitor := m.cookie
-		m.between = func() { m.endAll("alice") }
-		require.NoError(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
-			require.ErrorIs(m, m.in("alice")(w, r, s), tombstore.ErrStaleLogin)
-			return set("flash", "again")(w, r, s)
-		}))
-		m.owned("alice")
-		require.Equal(m, "again", m.values(m.cookie)["flash"])
-		if visitor != "" {
-			require.Equal(m, m.id(visitor), m.id(m.cookie))
-		}
-		m.between = nil
-		require.NoError(m, m.visit(m.in("alice")))
-		m.owned("alice", m.cookie)
 	})
 }
 
@@ -247,68 +179,6 @@ func TestLogin_Cleared(t *testing.T) {
 	})
 }
 
-func TestLogin_Refuse(t *testing.T) {
-	onEachMember(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)}, func(m *member) {
-		other, visitor := m.another(), m.cookie
-		require.NoError(m, other.visit(other.in("alice")))
-		require.ErrorIs(m, m.visit(m.in("alice")), tombstore.ErrTooManySessions)
-		require.Equal(m, visitor, m.cookie)
-		require.NoError(m, other.visit(other.in("alice")))
-		m.owned("alice", other.cookie)
-	})
-}
-
-func TestLogin_LabelTooLarge(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		visitor := m.cookie
-		require.ErrorIs(m, m.visit(func(_ http.ResponseWriter, r *http.Request, s *sessions.Session) error {
-			login, err := m.binder().BeginLogin(r.Context(), "alice")
-			require.NoError(m, err)
-			tomorrow := tombstore.Until(time.Now().Add(24 * time.Hour))
-			return m.store.Login(r, s, login, tomorrow, tombstore.Label(strings.Repeat("x", 1025)))
-		}), tombstore.ErrTooLarge)
-		require.Equal(m, visitor, m.cookie)
-		m.owned("alice")
-	})
-}
-
-func TestLogin_EvictOldest(t *testing.T) {
-	onEachMember(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.EvictOldest)}, func(m *member) {
-		other := m.another()
-		require.NoError(m, other.visit(other.in("alice")))
-		require.NoError(m, m.visit(m.in("alice")))
-		require.Empty(m, m.values(other.cookie))
-		require.NoError(m, m.visit(m.in("alice")))
-		m.owned("alice", m.cookie)
-	})
-}
-
-// Two logins at once in one browser leave it logged in.
-func TestLogin_Twins(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		for range 10 {
-			m.cookie = ""
-			require.NoError(m, m.visit(set("cart", "lamp")))
-			var both sync.WaitGroup
-			twins := []*member{{browser: new(browser)}, {browser: new(browser)}}
-			for _, twin := range twins {
-				*twin.browser = *m.browser
-				both.Go(func() { require.NoError(m, twin.visit(twin.in("alice"))) })
-			}
-			both.Wait()
-			cookies := []string{}
-			for _, twin := range twins {
-				if len(twin.cookies) > 0 {
-					cookies = append(cookies, twin.cookie)
-				}
-			}
-			require.NotEmpty(m, cookies)
-			m.owned("alice", cookies...)
-			m.endAll("alice")
-		}
-	})
-}
-
 // A session of an owner has a deadline, and a cookie's age is none.
 func TestLogin_NoDeadline(t *testing.T) {
 	onEachMember(t, nil, func(m *member) {
@@ -320,87 +190,6 @@ func TestLogin_NoDeadline(t *testing.T) {
 	})
 }
 
-// Only this session goes on, as what it was, under a new id.
-func TestLogoutEverywhere(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		other, bob := m.another(), m.another()
-		require.NoError(m, m.visit(m.in("alice")))
-		first := m.cookie
-		before := m.owned("alice", first)[0]
-		require.NoError(m, other.visit(other.in("alice")))
-		require.NoError(m, bob.visit(bob.in("bob")))
-		require.NoError(m, m.visit(m.everywhere("alice")))
-		after := m.owned("alice", m.cookie)[0]
-		require.Equal(m, before.Deadline, after.Deadline)
-		require.Equal(m, before.CreatedAt, after.CreatedAt)
-		require.Equal(m, "alice", m.values(m.cookie)["user"])
-		require.Empty(m, m.values(first))
-		require.Empty(m, m.values(other.cookie))
-		m.owned("bob", bob.cookie)
-	})
-}
-
-// Who has no session of the owner's keeps what he has.
-func TestLogoutEverywhere_OfOthers(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		other := m.another()
-		require.NoError(m, other.visit(other.in("alice")))
-		visitor := m.values(m.cookie)
-		require.NoError(m, m.visit(m.everywhere("alice")))
-		m.owned("alice")
-		require.Equal(m, visitor, m.values(m.cookie))
-		require.NoError(m, other.visit(other.in("alice")))
-		require.NoError(m, m.visit(m.in("bob")))
-		require.NoError(m, m.visit(m.everywhere("alice")))
-		m.owned("alice")
-		m.owned("bob", m.cookie)
-	})
-}
-
-// To log out here as well takes a line more, and the cookie goes.
-func TestLogoutEverywhere_HereToo(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		other := m.another()
-		require.NoError(m, other.visit(other.in("alice")))
-		require.NoError(m, m.visit(m.in("alice")))
-		require.NoError(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
-			s.Options.MaxAge = -1
-			return m.everywhere("alice")(w, r, s)
-		}))
-		require.Empty(m, m.cookie)
-		m.owned("alice")
-	})
-}
-
-// A login that logs out all others is the one that stays, also if it is in the place of an earlier one.
-func TestLogoutEverywhere_AtLogin(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		for range 2 {
-			other := m.another()
-			require.NoError(m, other.visit(other.in("alice")))
-			require.NoError(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
-				require.NoError(m, m.begin("alice")(w, r, s))
-				return m.everywhere("alice")(w, r, s)
-			}))
-			m.owned("alice", m.cookie)
-		}
-	})
-}
-
-// Of two devices that log each other out one goes on.
-func TestLogoutEverywhere_Twice(t *testing.T) {
-	onEachMember(t, nil, func(m *member) {
-		other := m.another()
-		require.NoError(m, other.visit(other.in("alice")))
-		require.NoError(m, m.visit(m.in("alice")))
-		require.ErrorIs(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
-			require.NoError(m, other.visit(other.everywhere("alice")))
-			return m.everywhere("alice")(w, r, s)
-		}), adapter.ErrRefused)
-		m.owned("alice", other.cookie)
-	})
-}
-
 // A session that could not be loaded is not replaced.
 func TestLogin_NotLoaded(t *testing.T) {
 	onEachMember(t, nil, func(m *member) {
@@ -408,7 +197,7 @@ func TestLogin_NotLoaded(t *testing.T) {
 		require.NoError(m, m.serve(m.Context(), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			gone, cancel := context.WithCancel(r.Context())
 			cancel()
-			s, err := m.store.Get(r.WithContext(gone), racetest.CookieName)
+			s, err := m.store.Get(r.WithContext(gone), cookieName)
 			require.ErrorIs(m, err, context.Canceled)
 			login, err := m.binder().BeginLogin(r.Context(), "bob")
 			require.NoError(m, err)

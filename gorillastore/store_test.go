@@ -258,20 +258,6 @@ func TestSave_SeveralSessions(t *testing.T) {
 	require.Len(t, b.live(), 1)
 }
 
-func TestSave_Conflict(t *testing.T) {
-	b := newBed(t, adapter.WithLostUpdates(adapter.Conflict))
-	cookie := b.login()
-	first, second := b.request(cookie), b.request(cookie)
-	first.session.Values["x"] = 1
-	second.session.Values["x"] = 2
-	require.Len(t, first.save(), 1)
-	w := httptest.NewRecorder()
-	require.ErrorIs(t, second.session.Save(second.r, w), tombstore.ErrConflict)
-	require.Empty(t, w.Result().Cookies())
-	require.False(t, b.Refused(second.session))
-	require.Equal(t, 1, b.request(cookie).session.Values["x"])
-}
-
 // With WithLateRequests a login is served if it says that it is one.
 func TestSave_LateLogin(t *testing.T) {
 	b := newBed(t, adapter.WithLateRequests(time.Hour))
