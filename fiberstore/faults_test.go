@@ -337,28 +337,6 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// The store's absolute timeout counts from the beginning of the session, whatever its ids.
-func TestAbsoluteTimeout_Store(t *testing.T) {
-	each(t, func(t *testing.T, m mode) {
-		memory, err := tombstore.NewMemory(tombstore.WithAbsoluteTimeout(time.Hour))
-		require.NoError(t, err)
-		b := newBedOn(t, &spy{backend: memory}, m, session.Config{IdleTimeout: 24 * time.Hour})
-		x := b.login()
-		before, err := memory.Read(t.Context(), x, tombstore.WithExpiry())
-		require.NoError(t, err)
-		for range 3 {
-			for start := time.Now(); time.Since(start) < 5*time.Millisecond; {
-				time.Sleep(time.Millisecond) // times are in milliseconds
-			}
-			x = b.get("renew", x).id()
-			after, err := memory.Read(t.Context(), x, tombstore.WithExpiry())
-			require.NoError(t, err)
-			require.Equal(t, before.CreatedAt, after.CreatedAt)
-			require.WithinDuration(t, before.ExpiresAt, after.ExpiresAt, 2*time.Millisecond)
-		}
-	})
-}
-
 // Fiber's own is a value of the session, which goes on as it is under each new id.
 func TestAbsoluteTimeout_Renewed(t *testing.T) {
 	each(t, func(t *testing.T, m mode) {
@@ -421,43 +399,6 @@ func TestOnRefused_ReadsTheSession(t *testing.T) {
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	require.Empty(t, res.Cookies())
 	require.Equal(t, "alice", <-users)
-}
-
-func TestConflict_Renewed(t *testing.T) {
-	each(t, func(t *testing.T, m mode) {
-		failed := make(chan error, 2)
-		b := newBed(t, m, session.Config{}, adapter.WithLostUpdates(adapter.Conflict))
-		b.step = func(_ fiber.Ctx, s values) error {
-			err := s.Regenerate()
-			failed <- err
-			return err
-		}
-		x := b.login()
-		resume := b.start("step", x, "loaded")
-		b.get("modify", x)
-		r := resume()
-		require.ErrorIs(t, <-failed, tombstore.ErrConflict)
-		require.Equal(t, http.StatusInternalServerError, r.status)
-		require.Contains(t, []string{"", x}, r.id()) // the middleware saves it as it was
-		require.Equal(t, "alice", b.get("who", x).body)
-		require.Equal(t, 1, b.loggedIn())
-	})
-}
-
-func TestMerge_Renewed(t *testing.T) {
-	each(t, func(t *testing.T, m mode) {
-		b := newBed(t, m, session.Config{}, adapter.WithLostUpdates(adapter.Merge(mergeValues)))
-		b.step = func(c fiber.Ctx, s values) error {
-			s.Set("pen", "red")
-			return errors.Join(s.Regenerate(), c.SendString(fmt.Sprint(s.Get("cart"), s.Get("pen"))))
-		}
-		x := b.login()
-		resume := b.start("step", x, "loaded")
-		b.get("modify", x)
-		y := resume().id()
-		require.NotContains(t, []string{"", x}, y)
-		require.Equal(t, "bookred", b.get("step", y).body)
-	})
 }
 
 // To log out by Reset gives a new session at once; late requests leave its cookie alone.

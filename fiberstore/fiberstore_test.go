@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -122,11 +121,6 @@ func newBedOn(
 		config.Storage = b.storage
 	}
 	app := fiber.New(fiber.Config{ReadBufferSize: 16 << 10}) // for cookies of 4 KiB
-	app.Use(func(c fiber.Ctx) error {
-		err := c.Next()
-		b.wait(c.Query("saved"))
-		return err
-	})
 	if m == middleware {
 		var handler fiber.Handler
 		handler, b.sessions = session.NewWithStore(config)
@@ -296,6 +290,23 @@ func (b *bed) live() int {
 	return n
 }
 
+// loggedIn returns how many live sessions have a user.
+func (b *bed) loggedIn() (n int) {
+	b.Helper()
+	for entry, err := range b.storage.adapter.Store().(tombstore.Lister).List(b.Context()) {
+		require.NoError(b, err)
+		if entry.Pending { // left by a request that has failed
+			continue
+		}
+		values, err := decode(entry.Data)
+		require.NoError(b, err)
+		if values["user"] != nil {
+			n++
+		}
+	}
+	return n
+}
+
 func each(t *testing.T, test func(t *testing.T, m mode)) {
 	t.Helper()
 	t.Parallel()
@@ -332,12 +343,6 @@ func (m *mapStorage) DeleteWithContext(_ context.Context, key string) error {
 	defer m.mu.Unlock()
 	delete(m.data, key)
 	return nil
-}
-
-func (m *mapStorage) len() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.data)
 }
 
 // Ids that nobody got from here are not adopted, whatever they look like. Control characters are
@@ -475,30 +480,6 @@ func TestConflict(t *testing.T) {
 			require.Equal(t, http.StatusInternalServerError, r.status)
 			require.Contains(t, r.body, tombstore.ErrConflict.Error())
 		}
-	})
-}
-
-func mergeValues(_, mine, theirs []byte) ([]byte, error) {
-	x, err := decode(mine)
-	y, err2 := decode(theirs)
-	maps.Copy(x, y)
-	var merged bytes.Buffer
-	err3 := gob.NewEncoder(&merged).Encode(x)
-	return merged.Bytes(), errors.Join(err, err2, err3)
-}
-
-func TestMerge(t *testing.T) {
-	each(t, func(t *testing.T, m mode) {
-		b := newBed(t, m, session.Config{}, adapter.WithLostUpdates(adapter.Merge(mergeValues)))
-		b.step = func(c fiber.Ctx, s values) error {
-			s.Set("pen", "red")
-			return c.SendString(fmt.Sprint(s.Get("cart"), s.Get("pen")))
-		}
-		x := b.login()
-		resume := b.start("step", x, "loaded")
-		b.get("modify", x)
-		resume()
-		require.Equal(t, "bookred", b.get("step", x).body)
 	})
 }
 
