@@ -175,11 +175,11 @@ func newSCS() *scs.SessionManager {
 }
 
 // gorillaAct is what the three frameworks do that stand on gorilla/sessions.
-func gorillaAct(ctx context.Context, step string, s *sessions.Session) (body string, save bool) {
+func gorillaAct(step string, s *sessions.Session) (body string, save bool) {
 	switch step {
 	case "login":
 		s.ID = "" // gorilla's idiom for a new id
-		s.Values["user"] = name(ctx)
+		s.Values["user"] = "alice"
 		return "hello", true
 	case "add":
 		s.Values["items"] = number(s.Values["items"]) + 1
@@ -234,7 +234,7 @@ func (o owned) act(
 		body, err = everywhere(err)
 		return body, true, err
 	}
-	body, save = gorillaAct(ctx, step, s)
+	body, save = gorillaAct(step, s)
 	return body, save, nil
 }
 
