@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,9 @@ import (
 	"github.com/tombstore/tombstore/scsstore"
 )
 
-// The applications: each framework's idiom for the same requests.
+// The applications: each framework's idiom for the same requests. The path is the action: login, add, read, renew, logout and whoami,
+// and with owners enter, everywhere, and everywhere/anyway, which is also for those who are not logged in. Several in one request are joined
+// by "+". The other actions are of a library's own ways to log out.
 
 const (
 	cookieName = "session_id" // fiber's default
@@ -302,24 +305,19 @@ func ginApp(t testing.TB, store ginsessions.Store, backend tombstore.Renewer) st
 		}
 		save := false
 		body, err := inTurn(c.Param("action")[1:], func(step string) (string, error) {
-			var text string
-			var saves bool
-			var err error
-			switch step {
-			case "logout", "expire":
-				if step == "logout" {
-					s.Clear()
-				}
-				s.Options(ginsessions.Options{Path: "/", MaxAge: -1})
-				text, saves = "bye", true
-			case "clear":
+			if step == "logout" || step == "clear" {
 				s.Clear()
-				text, saves = "bye", true
-			default:
-				text, saves, err = o.act(c.Request.Context(), step, inner, backend)
-				if saves && step != "enter" && step != "everywhere" {
-					s.Delete("nothing") // gin saves only what was changed through its own methods
-				}
+			}
+			if step == "logout" || step == "expire" {
+				s.Options(ginsessions.Options{Path: "/", MaxAge: -1})
+			}
+			if slices.Contains([]string{"logout", "clear", "expire"}, step) {
+				save = true
+				return "bye", nil
+			}
+			text, saves, err := o.act(c.Request.Context(), step, inner, backend)
+			if saves && step != "enter" && !strings.HasPrefix(step, "everywhere") {
+				s.Delete("nothing") // gin saves only what was changed through its own methods
 			}
 			save = save || saves
 			return text, err

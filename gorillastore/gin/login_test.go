@@ -40,6 +40,13 @@ func TestLogin_NothingToSet(t *testing.T) {
 		require.NoError(t, s.Save())
 	}), 1)
 	v.owned("alice", 1)
+	v.cookie = nil // and without a session there is none to renew
+	require.Empty(t, v.visit(func(s sessions.Session, c *gin.Context) {
+		_, err := v.store.LogoutEverywhere(c, s, "alice")
+		require.NoError(t, err)
+		require.NoError(t, s.Save())
+	}))
+	v.owned("alice", 0)
 }
 
 // A login that clears the session of whoever was there is no logout.
