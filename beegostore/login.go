@@ -26,7 +26,7 @@ var errNoSession = errors.New("beegostore: no session was started in this reques
 // tombstore.ErrNoDeadline: SessionGCMaxLifetime is none, since it begins anew with each use.
 //
 // If the handler fails after Login, log out (DestroySession), which gives up what Login has reserved, as
-// does a panic. The store must be a tombstore.Binder.
+// does a panic that beego does not recover. The store must be a tombstore.Binder.
 func (p *Provider) Login(r *http.Request, login tombstore.Login, opts ...tombstore.ReserveOption) error {
 	q, s, err := p.sessionOf(r)
 	if err != nil {

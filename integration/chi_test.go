@@ -40,7 +40,7 @@ func chiApp(
 ) string {
 	return serve(t, withSession(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		pass(q.Context(), loaded)
-		body, err := chiAct(w, q, store)
+		body, err := inTurn(q.URL.Path[1:], func(step string) (string, error) { return chiAct(w, q, step, store) })
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -49,9 +49,9 @@ func chiApp(
 	})))
 }
 
-func chiAct(w http.ResponseWriter, q *http.Request, store tombstore.Renewer) (body string, err error) {
+func chiAct(w http.ResponseWriter, q *http.Request, step string, store tombstore.Renewer) (body string, err error) {
 	s := session.GetSession(q)
-	switch q.URL.Path[1:] {
+	switch step {
 	case "login":
 		if _, err := session.RegenerateSession(w, q); err != nil {
 			return "", err
@@ -89,12 +89,12 @@ func chiAct(w http.ResponseWriter, q *http.Request, store tombstore.Renewer) (bo
 			err = chistore.Login(w, q, login, tombstore.Until(time.Now().Add(time.Hour)))
 		}
 		if err == nil {
-			_ = s.Set("user", "alice")
+			_ = s.Set("user", name(q.Context()))
 		}
 		pass(q.Context(), acted)
 		return enters(err)
-	case "everywhere":
-		if s.Get("user") == nil {
+	case "everywhere", "everywhere/anyway":
+		if step == "everywhere" && s.Get("user") == nil {
 			return anonymous, nil
 		}
 		_, err := chistore.LogoutEverywhere(w, q, "alice")

@@ -170,7 +170,7 @@ const hashedSCS = "scs, hashed tokens, no IdleTimeout"
 
 // oneAction are the setups whose apps do one action in a request, of alice: neither "enter+logout" nor a
 // login of bob.
-var oneAction = []string{"beego", "chi", "echo v4", "fiber v2", "hertz"}
+var oneAction = []string{"echo v4", "fiber v2", "hertz"}
 
 // all returns the setups and the variants.
 func all() []setup { return slices.Concat(setups, variants) }
