@@ -66,9 +66,7 @@ package fiberstore
 import (
 	"bytes"
 	"context"
-	"encoding/gob"
 	"errors"
-	"reflect"
 	"strings"
 	"time"
 
@@ -77,7 +75,7 @@ import (
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/internal/caller"
-	"github.com/tombstore/tombstore/internal/gobmap"
+	"github.com/tombstore/tombstore/internal/fibersession"
 )
 
 // DefaultTTL is how long a session lives after its last use if it is saved with no expiration. The
@@ -105,7 +103,7 @@ func New(store tombstore.Renewer, opts ...adapter.Option) *Storage {
 		panic("fiberstore: the names of fiber's methods are not in this program, or are not those of " +
 			"the fiber that this package was written for; build it without obfuscation")
 	}
-	return &Storage{adapter.New(store, append([]adapter.Option{adapter.WithEqual(same)}, opts...)...)}
+	return &Storage{adapter.New(store, append([]adapter.Option{adapter.WithEqual(fibersession.Same[any])}, opts...)...)}
 }
 
 type requestKey struct{ s *Storage }
@@ -212,39 +210,24 @@ func (s *Storage) SetWithContext(
 	case h == nil && caller.Method(saveSession) == "":
 		return errNoSession
 	case r == nil:
-		return acknowledged(s.adapter.Save(ctx, nil, key, val, exp))
+		return fibersession.Acknowledged(s.adapter.Save(ctx, nil, key, val, exp))
 	}
 	key = strings.Clone(key)
 	h, err := s.session(ctx, r, key, true)
 	ctx = carryOn(ctx, r) // a middleware within fiber's may have cancelled its own context by now
-	if err == nil {
-		var due bool
-		due, err = s.adapter.SaveIfDue(ctx, &h.Request, key, val, exp)
-		switch {
-		case due:
-		case r.c == nil, r.handsOut(key):
-			err = s.adapter.Save(ctx, &h.Request, key, val, exp)
-		default:
-			withdraw(r.c, key)
-		}
-		err = acknowledged(err)
-	}
+	var saved bool
 	switch {
-	case err == nil:
-		h.id, h.live = key, true
+	case err != nil && r.c != nil:
+		exchange(r.c).Withdraw(key) // fiber has set the cookie already
+	case err != nil:
 	case r.c == nil:
+		err = fibersession.Acknowledged(s.adapter.Save(ctx, &h.Request, key, val, exp))
+		saved = err == nil
 	default:
-		withdraw(r.c, key) // fiber has set the cookie already
-		if errors.Is(err, adapter.ErrRefused) {
-			return nil // an error would be a 500
-		}
+		saved, err = exchange(r.c).Save(ctx, s.adapter, &h.Request, key, val, exp)
 	}
-	return err
-}
-
-func acknowledged(err error) error {
-	if errors.Is(err, tombstore.ErrUnacknowledged) {
-		return nil
+	if saved {
+		h.id, h.live = key, true
 	}
 	return err
 }
@@ -317,7 +300,7 @@ func (s *Storage) session(ctx context.Context, r *request, key string, saving bo
 	if h := r.find(key); h != nil {
 		return h, nil
 	}
-	places := responsePlaces(r.c, key)
+	places := r.sent(key)
 	could := r.savedIn(places)
 	if len(could) == 0 {
 		h := &held{}
@@ -349,49 +332,8 @@ func (s *Storage) Reset() error { return s.ResetWithContext(context.Background()
 // be a tombstore.Lister, as those of package tombstore are.
 func (s *Storage) ResetWithContext(ctx context.Context) error {
 	ctx, r := s.request(ctx)
-	ctx = carryOn(ctx, r)
-	lister, ok := s.adapter.Store().(tombstore.Lister)
-	if !ok {
-		return errors.New("fiberstore: reset: the store is not a tombstore.Lister")
-	}
-	var unacknowledged error
-	for entry, err := range lister.List(ctx) {
-		if errors.Is(err, tombstore.ErrCorrupt) { // no session
-			continue
-		}
-		if err == nil {
-			err = lister.InvalidateRef(ctx, entry.Ref, tombstore.WithReason(tombstore.Revoked))
-		}
-		if errors.Is(err, tombstore.ErrUnacknowledged) { // it was ended, and so must be the others
-			unacknowledged, err = err, nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return unacknowledged
+	return fibersession.EndAll(carryOn(ctx, r), s.adapter.Store())
 }
 
 // Close does nothing: the store belongs to who has made it, and may have other users.
 func (s *Storage) Close() error { return nil }
-
-// same reports whether a and b hold the same values. Fiber saves at the end of every request, in
-// gob, which writes maps in random order and numbers types differently in each process. A request
-// that only reads must not write, for the server's sake, and because it would undo what others have
-// written meanwhile.
-func same(a, b []byte) bool {
-	switch same, known := gobmap.Same(a, b); {
-	case known:
-		return same
-	case len(a) != len(b) || bytes.Equal(a, b):
-		return len(a) == len(b)
-	}
-	x, err := decode(a)
-	y, err2 := decode(b)
-	return err == nil && err2 == nil && reflect.DeepEqual(x, y)
-}
-
-func decode(data []byte) (values map[any]any, err error) {
-	err = gob.NewDecoder(bytes.NewReader(data)).Decode(&values)
-	return values, err
-}

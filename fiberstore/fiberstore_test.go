@@ -26,6 +26,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/fibersession"
 )
 
 // bed is an application on a loopback port.
@@ -443,20 +444,7 @@ func encode(t require.TestingT, values map[any]any) []byte {
 	return b.Bytes()
 }
 
-func TestSame(t *testing.T) {
-	t.Parallel()
-	a := encode(t, map[any]any{"user": "alice", "n": 1})
-	require.True(t, same(a, encode(t, map[any]any{"n": 1, "user": "alice"})))
-	require.False(t, same(a, encode(t, map[any]any{"n": 2, "user": "alice"})))
-	require.False(t, same(a, encode(t, map[any]any{"n": 1})))
-	gob.Register([]string{})
-	slow := encode(t, map[any]any{"roles": []string{"admin"}, "n": 1})
-	require.True(t, same(slow, encode(t, map[any]any{"n": 1, "roles": []string{"admin"}})))
-	require.False(t, same(slow, encode(t, map[any]any{"n": 1, "roles": []string{"staff"}})))
-	require.False(t, same(slow, encode(t, map[any]any{"n": 1})))
-	require.False(t, same(nil, a))
-	require.False(t, same([]byte("not"), []byte("gob")))
-}
+func decode(data []byte) (map[any]any, error) { return fibersession.Decode[any](data) }
 
 func TestConflict(t *testing.T) {
 	each(t, func(t *testing.T, m mode) {

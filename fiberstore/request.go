@@ -3,12 +3,12 @@ package fiberstore
 import (
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/middleware/session"
 
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/fibersession"
 )
 
 // request is what one HTTP request knows of its sessions: those that it came with, by the cookies
@@ -66,14 +66,14 @@ func (r *request) notFound(id string, h *held) {
 	if r.missing = nil; r.made(id) || h.live && h.Gone() == nil { // the request has left it itself
 		return
 	}
-	h.places = requestPlaces(r.c, id)
+	h.places = r.came(id)
 	r.held[id], r.missing = h, h
 }
 
 // renew notes that fiber has given h a new id in place of id.
 func (r *request) renew(id string, h *held) {
 	if h.id = ""; len(h.places) == 0 {
-		h.places = append(requestPlaces(r.c, id), responsePlaces(r.c, id)...)
+		h.places = append(r.came(id), r.sent(id)...)
 	}
 	r.renewed = append(r.renewed, h)
 }
@@ -127,77 +127,25 @@ func (r *request) take(could []*held) *held {
 	return h
 }
 
-// requestPlaces returns the cookies and headers of the request that hold id.
-func requestPlaces(c fiber.Ctx, id string) (places []string) {
-	if c == nil {
+// came returns the cookies and headers of the request that hold id, and sent those of the response.
+func (r *request) came(id string) []string {
+	if r.c == nil {
 		return nil
 	}
-	header := &c.Request().Header
-	for name, value := range header.All() {
-		if string(value) == id {
-			places = append(places, "header "+strings.ToLower(string(name)))
-		}
-	}
-	for name, value := range header.Cookies() {
-		if string(value) == id {
-			places = append(places, "cookie "+string(name))
-		}
-	}
-	return places
+	return exchange(r.c).Came(id)
 }
 
-// responsePlaces returns the cookies and headers of the response that hold id.
-func responsePlaces(c fiber.Ctx, id string) (places []string) {
-	if c == nil {
+func (r *request) sent(id string) []string {
+	if r.c == nil {
 		return nil
 	}
-	header := &c.Response().Header
-	for name, value := range header.All() {
-		if string(value) == id {
-			places = append(places, "header "+strings.ToLower(string(name)))
-		}
-	}
-	for name, cookie := range header.Cookies() {
-		if value(cookie) == id {
-			places = append(places, "cookie "+string(name))
-		}
-	}
-	return places
+	return exchange(r.c).Sent(id)
 }
 
-// handsOut reports whether the response has id elsewhere than the request, which is where fiber puts
-// that of a session which it has loaded: then the program has put it there.
-func (r *request) handsOut(id string) bool {
-	came := requestPlaces(r.c, id)
-	return slices.ContainsFunc(responsePlaces(r.c, id), func(p string) bool { return !slices.Contains(came, p) })
-}
-
-// value returns the value of a Set-Cookie header.
-func value(cookie []byte) string {
-	pair, _, _ := strings.Cut(string(cookie), ";")
-	_, value, _ := strings.Cut(pair, "=")
-	return value
-}
-
-// withdraw takes every cookie and header with the value id out of the response.
-func withdraw(c fiber.Ctx, id string) {
-	header := &c.Response().Header
-	var names, cookies []string
-	for name, value := range header.All() {
-		if string(value) == id {
-			names = append(names, string(name))
-		}
-	}
-	for _, cookie := range header.Cookies() {
-		if value(cookie) != id {
-			cookies = append(cookies, string(cookie))
-		}
-	}
-	for _, name := range names {
-		header.Del(name)
-	}
-	header.DelAllCookies() // by name would take those of other paths too
-	for _, cookie := range cookies {
-		header.Add(fiber.HeaderSetCookie, cookie)
+func exchange(c fiber.Ctx) fibersession.Exchange {
+	request, response := &c.Request().Header, &c.Response().Header
+	return fibersession.Exchange{
+		Headers: request.All(), Cookies: request.Cookies(),
+		SetHeaders: response.All(), SetCookies: response.Cookies(), Response: response,
 	}
 }
