@@ -5,7 +5,6 @@ go 1.26.0
 require (
 	github.com/gin-contrib/sessions v1.1.0
 	github.com/gin-gonic/gin v1.12.0
-	github.com/gorilla/sessions v1.4.0
 	github.com/stretchr/testify v1.12.1
 	github.com/tombstore/tombstore v0.0.0
 	github.com/tombstore/tombstore/gorillastore v0.0.0
@@ -25,6 +24,7 @@ require (
 	github.com/goccy/go-yaml v1.19.2 // indirect
 	github.com/gorilla/context v1.1.2 // indirect
 	github.com/gorilla/securecookie v1.1.2 // indirect
+	github.com/gorilla/sessions v1.4.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
 	github.com/klauspost/cpuid/v2 v2.3.0 // indirect
 	github.com/leodido/go-urn v1.4.0 // indirect

@@ -19,11 +19,11 @@ package ginstore
 import (
 	"github.com/gin-contrib/sessions"
 	"github.com/gin-gonic/gin"
-	gorilla "github.com/gorilla/sessions"
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/gorillastore"
+	"github.com/tombstore/tombstore/gorillastore/internal/contrib"
 )
 
 // Store is a sessions.Store of gin-contrib.
@@ -55,10 +55,7 @@ func (s *Store) Options(options sessions.Options) {
 
 // Renew makes the next Save of session give it a new id and end the old one. Every login must do
 // that.
-func (s *Store) Renew(session sessions.Session) {
-	s.Store.Renew(underlying(session))
-	session.Delete(nil) // a Save without a change would do nothing
-}
+func (s *Store) Renew(session sessions.Session) { contrib.Renew(s.Store, session) }
 
 // Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the handler fails
 // after it, log out by session.Options with a MaxAge of -1 and Save, which gives up what Login has reserved:
@@ -66,11 +63,7 @@ func (s *Store) Renew(session sessions.Session) {
 func (s *Store) Login(
 	c *gin.Context, session sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) error {
-	if err := s.Store.Login(c.Request, underlying(session), login, opts...); err != nil {
-		return err
-	}
-	session.Delete(nil)
-	return nil
+	return contrib.Login(s.Store, c.Request, session, login, opts...)
 }
 
 // LogoutEverywhere ends all sessions of an owner but this one, to which the next Save gives a new id; see
@@ -78,20 +71,11 @@ func (s *Store) Login(
 func (s *Store) LogoutEverywhere(
 	c *gin.Context, session sessions.Session, owner string,
 ) (n int, err error) {
-	own := underlying(session)
-	id := own.ID
-	n, err = s.Store.LogoutEverywhere(c.Request, own, owner)
-	if own.ID != id { // it has one to renew
-		session.Delete(nil)
-	}
-	return n, err
+	return contrib.LogoutEverywhere(s.Store, c.Request, session, owner)
 }
 
 // Refused reports whether the last Save of session was refused, because the session had been ended
 // by another request.
-func (s *Store) Refused(session sessions.Session) bool { return s.Store.Refused(underlying(session)) }
-
-// underlying returns the session of gorilla that every session of gin-contrib wraps.
-func underlying(session sessions.Session) *gorilla.Session {
-	return session.(interface{ Session() *gorilla.Session }).Session()
+func (s *Store) Refused(session sessions.Session) bool {
+	return s.Store.Refused(contrib.Underlying(session))
 }

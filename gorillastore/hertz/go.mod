@@ -1,0 +1,41 @@
+module github.com/tombstore/tombstore/gorillastore/hertz
+
+go 1.26.0
+
+require (
+	github.com/cloudwego/hertz v0.10.3
+	github.com/hertz-contrib/sessions v1.0.3
+	github.com/stretchr/testify v1.12.1
+	github.com/tombstore/tombstore v0.0.0
+	github.com/tombstore/tombstore/gorillastore v0.0.0
+)
+
+require (
+	github.com/bytedance/gopkg v0.1.3 // indirect
+	github.com/bytedance/sonic v1.15.0 // indirect
+	github.com/bytedance/sonic/loader v0.5.0 // indirect
+	github.com/cloudwego/base64x v0.1.6 // indirect
+	github.com/cloudwego/gopkg v0.1.4 // indirect
+	github.com/cloudwego/netpoll v0.7.0 // indirect
+	github.com/fsnotify/fsnotify v1.5.4 // indirect
+	github.com/golang/protobuf v1.5.0 // indirect
+	github.com/gorilla/context v1.1.2 // indirect
+	github.com/gorilla/securecookie v1.1.2 // indirect
+	github.com/gorilla/sessions v1.4.0 // indirect
+	github.com/klauspost/cpuid/v2 v2.2.9 // indirect
+	github.com/nyaruka/phonenumbers v1.0.55 // indirect
+	github.com/redis/rueidis v1.0.79 // indirect
+	github.com/tidwall/gjson v1.14.4 // indirect
+	github.com/tidwall/match v1.1.1 // indirect
+	github.com/tidwall/pretty v1.2.0 // indirect
+	github.com/twitchyliquid64/golang-asm v0.15.1 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/arch v0.0.0-20210923205945-b76863e36670 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	google.golang.org/protobuf v1.34.1 // indirect
+)
+
+replace (
+	github.com/tombstore/tombstore => ../../
+	github.com/tombstore/tombstore/gorillastore => ../
+)

@@ -1,0 +1,89 @@
+// Package hertzstore is a store for hertz-contrib/sessions whose ended sessions stay ended. It is
+// [gorillastore.Store] with what hertz adds; the package is not called hertz because whoever uses it
+// imports that too.
+//
+// In an existing program it replaces the call that makes the store:
+//
+//	backend, err := tombstore.Open("redis://127.0.0.1:6379")
+//	…
+//	store := hertzstore.New(backend, []byte(authenticationKey))
+//	h.Use(sessions.New("session", store))
+//
+// Clear and Save are a logout, whatever is put into the session in between; see EndWhenCleared of
+// [gorillastore.Store], which New sets. So is the Save that follows the Delete of the last value
+// that is no flash. The showing of a flash is not. A request that comes with the old cookie of a
+// session that another request has renewed sees a session without values: its Clear and Save end
+// the renewed one, but its Delete and Save cannot be told from those of a visitor, and end nothing.
+//
+// The middleware of hertz-contrib makes a request of its own for the store, without the context of the
+// handler. So the store does not notice a client that has gone away.
+package hertzstore
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/hertz-contrib/sessions"
+
+	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/gorillastore"
+	"github.com/tombstore/tombstore/gorillastore/internal/contrib"
+)
+
+// Store is a sessions.Store of hertz-contrib.
+type Store struct{ *gorillastore.Store }
+
+var _ sessions.Store = (*Store)(nil)
+
+// New returns a store that keeps sessions in store; see [gorillastore.New]. EndWhenCleared is set,
+// since programs with hertz log out by Clear and Save. Without it that leaves a live session, which a
+// request that is under way would fill with what it had loaded.
+func New(store tombstore.Renewer, keyPairs ...[]byte) *Store {
+	s := &Store{gorillastore.New(store, keyPairs...)}
+	s.EndWhenCleared = true
+	return s
+}
+
+// With applies options of the adapter and returns s; see [gorillastore.Store.With].
+func (s *Store) With(opts ...adapter.Option) *Store {
+	s.Store.With(opts...)
+	return s
+}
+
+// Options sets what new sessions get, and replaces the defaults as a whole: set HttpOnly and
+// SameSite too. A MaxAge of 0 is a cookie that ends with the browser's session, not a logout; see
+// EndAtMaxAgeZero.
+func (s *Store) Options(options sessions.Options) {
+	s.Store.Options = options.ToGorillaOptions()
+}
+
+// Renew makes the next Save of session give it a new id and end the old one. Every login must do
+// that.
+func (s *Store) Renew(session sessions.Session) { contrib.Renew(s.Store, session) }
+
+// Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the handler fails
+// after it, log out by session.Options with a MaxAge of -1 and Save, which gives up what Login has reserved:
+// after Login session.Clear is no logout.
+func (s *Store) Login(
+	ctx context.Context, session sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
+) error {
+	return contrib.Login(s.Store, request(ctx), session, login, opts...)
+}
+
+// LogoutEverywhere ends all sessions of an owner but this one, to which the next Save gives a new id; see
+// [gorillastore.Store.LogoutEverywhere].
+func (s *Store) LogoutEverywhere(
+	ctx context.Context, session sessions.Session, owner string,
+) (n int, err error) {
+	return contrib.LogoutEverywhere(s.Store, request(ctx), session, owner)
+}
+
+// Refused reports whether the last Save of session was refused, because the session had been ended
+// by another request.
+func (s *Store) Refused(session sessions.Session) bool {
+	return s.Store.Refused(contrib.Underlying(session))
+}
+
+// request returns a request with the context of a handler, for methods that need no more of it.
+func request(ctx context.Context) *http.Request { return new(http.Request).WithContext(ctx) }
