@@ -287,6 +287,34 @@ func gorillaApp(t testing.TB, store sessions.Store, backend tombstore.Renewer) s
 	}))
 }
 
+// contribAct is actAll for sessions of gin-contrib and hertz-contrib, which save only what was changed through their own methods.
+func (o owned) contribAct(
+	ctx context.Context, action string, s interface {
+		Clear()
+		Delete(key any)
+	}, expire func(), inner *sessions.Session, store tombstore.Renewer,
+) (body string, save bool, err error) {
+	body, err = inTurn(action, func(step string) (string, error) {
+		if step == "logout" || step == "clear" {
+			s.Clear()
+		}
+		if step == "logout" || step == "expire" {
+			expire()
+		}
+		if slices.Contains([]string{"logout", "clear", "expire"}, step) {
+			save = true
+			return "bye", nil
+		}
+		text, saves, err := o.act(ctx, step, inner, store)
+		if saves && step != "enter" && !strings.HasPrefix(step, "everywhere") {
+			s.Delete("nothing")
+		}
+		save = save || saves
+		return text, err
+	})
+	return body, save, err
+}
+
 func ginApp(t testing.TB, store ginsessions.Store, backend tombstore.Renewer) string {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
@@ -303,25 +331,8 @@ func ginApp(t testing.TB, store ginsessions.Store, backend tombstore.Renewer) st
 			}
 			o.everywhere = func() (int, error) { return ours.LogoutEverywhere(c, s, "alice") }
 		}
-		save := false
-		body, err := inTurn(c.Param("action")[1:], func(step string) (string, error) {
-			if step == "logout" || step == "clear" {
-				s.Clear()
-			}
-			if step == "logout" || step == "expire" {
-				s.Options(ginsessions.Options{Path: "/", MaxAge: -1})
-			}
-			if slices.Contains([]string{"logout", "clear", "expire"}, step) {
-				save = true
-				return "bye", nil
-			}
-			text, saves, err := o.act(c.Request.Context(), step, inner, backend)
-			if saves && step != "enter" && !strings.HasPrefix(step, "everywhere") {
-				s.Delete("nothing") // gin saves only what was changed through its own methods
-			}
-			save = save || saves
-			return text, err
-		})
+		expire := func() { s.Options(ginsessions.Options{Path: "/", MaxAge: -1}) }
+		body, save, err := o.contribAct(c.Request.Context(), c.Param("action")[1:], s, expire, inner, backend)
 		if err == nil && save {
 			err = s.Save()
 		}

@@ -27,22 +27,13 @@ func onEachClub(t *testing.T, opts []tombstore.Option, test func(c *club)) {
 	t.Helper()
 	t.Parallel()
 	for _, s := range all() {
-		for _, server := range servers(t, s) {
+		for _, server := range serversFor(t, s) {
 			t.Run(s.name+"/"+server.name, func(t *testing.T) {
 				t.Parallel()
 				store := newStore(t, server.url, opts...)
 				test(&club{t, siteOn(t, s, store), store, s})
 			})
 		}
-	}
-}
-
-// inSteps skips the test if the app cannot play it.
-func (c *club) inSteps() {
-	c.Helper()
-	if slices.Contains(oneAction, c.setup.name) {
-		c.stranger().do("whoami") // a server that has not begun does not end
-		c.Skip("its app does one action in a request, of alice")
 	}
 }
 
@@ -193,7 +184,6 @@ func TestLogin_EndedBeforeSave(t *testing.T) {
 // A login that is followed by a logout in its request has taken no place.
 func TestLogin_NotSaved(t *testing.T) {
 	onEachClub(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)}, func(c *club) {
-		c.inSteps()
 		for _, l := range c.setup.logouts {
 			if l.leaves || l.aborts || slices.Contains([]string{"clear", "logout/delete", "logout/empty"}, strings.SplitN(l.action, "+", 2)[0]) {
 				continue // to take values away is no logout after Login, which has set them
@@ -212,7 +202,6 @@ func TestLogin_NotSaved(t *testing.T) {
 // saved, and saves it, as with its own providers.
 func TestLogin_Panics(t *testing.T) {
 	onEachClub(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)}, func(c *club) {
-		c.inSteps()
 		for _, alice := range c.anybody() {
 			login := alice.prepare("enter+panic", alice.cookie)
 			if a := login.finish(); login.failure != nil {
@@ -237,7 +226,6 @@ func TestLogin_Panics(t *testing.T) {
 // What renews the session after a login takes the login along, and a second login is the one that counts.
 func TestLogin_ThenAgain(t *testing.T) {
 	onEachClub(t, []tombstore.Option{tombstore.WithMaxSessions(1, tombstore.Refuse)}, func(c *club) {
-		c.inSteps()
 		for action, body := range map[string]string{"enter+renew": "hello renewed", "enter+enter": "hello hello"} {
 			for _, alice := range c.anybody() {
 				alice.does(action, body)
@@ -251,7 +239,6 @@ func TestLogin_ThenAgain(t *testing.T) {
 // Bob logs in where alice was.
 func TestLogin_OfAnotherUser(t *testing.T) {
 	onEachClub(t, nil, func(c *club) {
-		c.inSteps()
 		bob := c.member("alice")
 		alices := bob.cookie
 		bob.user = "bob"
@@ -287,7 +274,6 @@ func TestLogin_EvictOldest(t *testing.T) {
 // Only the session of the request goes on, as what it was, under a new id.
 func TestLogoutEverywhere_Others(t *testing.T) {
 	onEachClub(t, nil, func(c *club) {
-		c.inSteps()
 		phone := c.member("alice")
 		before, old := c.owns("alice", phone)[0], phone.cookie
 		laptop, bob := c.member("alice"), c.member("bob")
@@ -305,7 +291,6 @@ func TestLogoutEverywhere_Others(t *testing.T) {
 // Without a session of the owner's all of those are ended, and the request keeps what it has.
 func TestLogoutEverywhere_OfSomebodyElse(t *testing.T) {
 	onEachClub(t, nil, func(c *club) {
-		c.inSteps()
 		for _, who := range append(c.anybody(), c.member("bob")) {
 			c.member("alice")
 			before := who.send("whoami", who.cookie, "").body
@@ -319,7 +304,6 @@ func TestLogoutEverywhere_OfSomebodyElse(t *testing.T) {
 // To log out here as well takes a call more, and the cookie goes.
 func TestLogoutEverywhere_HereToo(t *testing.T) {
 	onEachClub(t, nil, func(c *club) {
-		c.inSteps()
 		phone := c.member("alice")
 		old := phone.cookie
 		c.member("alice")
@@ -333,7 +317,6 @@ func TestLogoutEverywhere_HereToo(t *testing.T) {
 // A login that logs out all others is the one that stays, also if it is in the place of an earlier one.
 func TestLogoutEverywhere_AtLogin(t *testing.T) {
 	onEachClub(t, nil, func(c *club) {
-		c.inSteps()
 		for _, alice := range append([]*browser{c.member("alice")}, c.anybody()...) {
 			c.member("alice")
 			alice.does("enter+everywhere", "hello others are out")

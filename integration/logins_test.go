@@ -73,7 +73,7 @@ func TestDoubleLogins(t *testing.T) {
 	t.Parallel()
 	for action, orders := range map[string][]string{"login": schedules(5), "enter": schedules(6)} {
 		for _, s := range all() {
-			for _, server := range servers(t, s) {
+			for _, server := range serversFor(t, s) {
 				t.Run(action+"/"+s.name+"/"+server.name, func(t *testing.T) {
 					t.Parallel()
 					site := ourSiteAt(t, server.url, s)

@@ -97,7 +97,7 @@ func (k against) requireOne(t testing.TB, s *site, phone *browser, m moment) {
 func TestLogoutEverywhere(t *testing.T) {
 	t.Parallel()
 	for _, s := range all() {
-		for _, server := range servers(t, s) {
+		for _, server := range serversFor(t, s) {
 			for _, k := range []against{login, renewal, own} {
 				moments := moments()
 				if k == login {

@@ -172,10 +172,6 @@ type answer struct {
 	cookie *http.Cookie // that was set, or nil
 }
 
-// httpClient is not http.DefaultClient: the idle connections of that are closed by each httptest.Server
-// that closes, while another test may be about to use them.
-var httpClient = &http.Client{Transport: &http.Transport{}}
-
 // send sends a request with this cookie. Nothing is kept until the answer is applied.
 func (b *browser) send(action, cookie, race string) answer {
 	a, err := b.try(context.Background(), action, cookie, race)
@@ -193,7 +189,7 @@ func (b *browser) try(ctx context.Context, action, cookie, race string) (answer,
 	if cookie != "" {
 		q.AddCookie(&http.Cookie{Name: cookieName, Value: cookie})
 	}
-	res, err := httpClient.Do(q)
+	res, err := (&http.Client{Transport: &b.site.transport}).Do(q)
 	if err != nil {
 		return answer{}, err
 	}

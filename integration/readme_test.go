@@ -14,7 +14,9 @@ import (
 // The programs in the READMEs of the adapters compile.
 func TestReadmes(t *testing.T) {
 	t.Parallel()
-	for _, adapter := range []string{"scsstore", "gorillastore", "gorillastore/gin", "fiberstore", "chistore", "beegostore"} {
+	for _, adapter := range []string{
+		"scsstore", "gorillastore", "gorillastore/gin", "gorillastore/hertz", "fiberstore", "fiber2store", "chistore", "beegostore",
+	} {
 		t.Run(adapter, func(t *testing.T) {
 			t.Parallel()
 			text, err := os.ReadFile(filepath.Join("..", adapter, "README.md"))

@@ -115,7 +115,7 @@ func TestRenewals(t *testing.T) {
 	table := newTable(t, moments())
 	for _, s := range all() {
 		for _, l := range s.logouts {
-			for _, server := range servers(t, s) {
+			for _, server := range serversFor(t, s) {
 				table.row(t, s.name+": "+l.name+", "+server.name, func(t *testing.T, m moment) string {
 					if m.point == acted && !s.halves || m.point == writing && (server.url == memory || !s.halves && server.name != "cluster") || m.point == random && l.leaves {
 						return "-"

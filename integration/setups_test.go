@@ -13,19 +13,24 @@ import (
 	"github.com/boj/redistore/v2"
 	ginsessions "github.com/gin-contrib/sessions"
 	ginredis "github.com/gin-contrib/sessions/redis"
+	fiber2session "github.com/gofiber/fiber/v2/middleware/session"
 	"github.com/gofiber/fiber/v3"
 	fiberredis "github.com/gofiber/storage/redis/v3"
 	"github.com/gomodule/redigo/redis"
 	"github.com/gorilla/sessions"
+	hertzsessions "github.com/hertz-contrib/sessions"
+	hertzredis "github.com/hertz-contrib/sessions/redis"
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/fiber2store"
 	"github.com/tombstore/tombstore/fiberstore"
 	"github.com/tombstore/tombstore/gorillastore"
 	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
+	hertzstore "github.com/tombstore/tombstore/gorillastore/hertz"
 	"github.com/tombstore/tombstore/internal/redistest"
 	"github.com/tombstore/tombstore/scsstore"
 )
@@ -85,6 +90,21 @@ var setups = []setup{
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return ginApp(t, ginstore.New(store, keyPair).With(opts...), store)
 	}},
+	{"hertz", "hertz-contrib/sessions/redis", false, false, []logout{
+		{name: "Clear, MaxAge -1", action: "logout"},
+		{name: "MaxAge -1", action: "expire"},
+		{name: "Clear", action: "clear"},
+		{name: "Clear, AddFlash", action: "clear+flash", live: 1},
+		{name: "Clear, Set, new id", action: "clear+add+renew", live: 1},
+	}, func(t testing.TB, url, prefix string) string {
+		store, err := hertzredis.NewStoreWithPool(pool(t, url), keyPair)
+		require.NoError(t, err)
+		require.NoError(t, hertzredis.SetKeyPrefix(store, prefix))
+		store.Options(hertzsessions.Options{Path: "/", MaxAge: 3600})
+		return hertzApp(t, store, nil)
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return hertzApp(t, hertzstore.New(store, keyPair).With(opts...), store)
+	}},
 	{"echo", "boj/redistore v2", false, false, []logout{
 		{name: "MaxAge -1", action: "logout"},
 		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
@@ -92,6 +112,14 @@ var setups = []setup{
 		return echoApp(t, boj(t, url, prefix), nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return echoApp(t, gorillastore.New(store, keyPair).With(opts...), store)
+	}},
+	{"echo v4", "boj/redistore v2", false, false, []logout{
+		{name: "MaxAge -1", action: "logout"},
+		{name: "client leaves before MaxAge -1", action: "logout", leaves: true},
+	}, func(t testing.TB, url, prefix string) string {
+		return echo4App(t, boj(t, url, prefix), nil)
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return echo4App(t, gorillastore.New(store, keyPair).With(opts...), store)
 	}},
 	{"fiber, middleware", "gofiber/storage/redis v3", true, false, []logout{
 		{name: "Destroy", action: "logout"},
@@ -110,6 +138,15 @@ var setups = []setup{
 		return fiberStoreApp(t, prefixed{fiberredis.New(fiberredis.Config{URL: url}), prefix}, nil)
 	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
 		return fiberStoreApp(t, fiberstore.New(store, opts...), store)
+	}},
+	{"fiber v2", "gofiber/storage/redis v3", true, false, []logout{
+		{name: "Destroy", action: "logout"},
+		{name: "Reset", action: "logout/reset", live: 1},
+	}, func(t testing.TB, url, prefix string) string {
+		storage := prefixed2{fiberredis.New(fiberredis.Config{URL: url}), prefix}
+		return fiber2App(t, fiber2session.New(fiber2session.Config{Storage: storage}), nil)
+	}, func(t testing.TB, store tombstore.Renewer, opts ...adapter.Option) string {
+		return fiber2App(t, fiber2store.New(store, fiber2session.Config{}, opts...), store)
 	}},
 	{"chi", "go-chi/session/redis", false, true, []logout{
 		{name: "Flush, Destroy", action: "logout"},
@@ -168,10 +205,6 @@ var variants = []setup{
 
 const hashedSCS = "scs, hashed tokens, no IdleTimeout"
 
-// oneAction are the setups whose apps do one action in a request, of alice: neither "enter+logout" nor a
-// login of bob.
-var oneAction = []string{"echo v4", "fiber v2", "hertz"}
-
 // all returns the setups and the variants.
 func all() []setup { return slices.Concat(setups, variants) }
 
@@ -188,8 +221,8 @@ func (s setup) url(t testing.TB) string {
 	return redistest.URL(t)
 }
 
-// servers returns those on which to play a setup.
-func servers(t testing.TB, s setup) []server {
+// serversFor returns those on which to play a setup.
+func serversFor(t testing.TB, s setup) []server {
 	if s.usual == nil {
 		return []server{{"memory", memory}}
 	}

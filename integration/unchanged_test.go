@@ -29,8 +29,8 @@ func TestUnchanged(t *testing.T) {
 				alice := &browser{TB: t, site: &site{url: s.ours(t, store)}}
 				require.NotNil(t, alice.do("login").cookie)
 
-				action := "read" // scs, fiber and beego save what was loaded
-				if strings.Contains("gorilla gin echo", s.name) {
+				action := "read" // scs, fiber, chi and beego save what was loaded
+				if strings.Contains("gorilla gin hertz echo v4", s.name) {
 					action = "save"
 				}
 				var got answer

@@ -79,7 +79,8 @@ func newBed(t testing.TB) *bed {
 		require.NoError(t, err)
 		b.stores = append(b.stores, store)
 		for _, a := range []*app{
-			scsApp(t, store), gorillaApp(t, store), ginApp(t, store), fiberApp(t, store), chiApp(t, store), beegoApp(t, store),
+			scsApp(t, store), gorillaApp(t, store), ginApp(t, store), hertzApp(t, store), fiberApp(t, store), fiber2App(t, store),
+			chiApp(t, store), beegoApp(t, store),
 		} {
 			a.name += ", " + prefix
 			answer, err := ask(a, "/login", "")
