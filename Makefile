@@ -49,7 +49,7 @@ bench: server ## compare with plain commands on one server, in one run
 	cd integration && go run -tags "$(TAGS)" ./bench -write ../docs
 
 races: server ## play every race of every framework ROUNDS times (1,000), at each moment and with random timing
-	cd integration && ROUNDS=$(or $(ROUNDS),1000) $(gotest) -count=1 -timeout 2h -v -run 'TestMatrix|TestRandom|TestRenewals|TestDoubleLogins|TestTwoLogins|TestLogoutEverywhere|TestCasdoor' .
+	cd integration && ROUNDS=$(or $(ROUNDS),1000) $(gotest) -count=1 -timeout 2h -v -run 'TestMatrix|TestRandom|TestRenewals|TestDoubleLogins|TestTwoLogins|TestLogoutEverywhere|TestCasdoor|TestMigration' .
 
 e2e: server ## play the race in a real browser, with two tabs (needs Chromium)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \

@@ -134,6 +134,8 @@ type Adapter struct {
 	late             time.Duration
 	threshold        float64
 	equal            func(a, b []byte) bool
+	old              OldStore // or nil
+	decode           func(data []byte) error
 }
 
 // New returns an adapter for store.
@@ -319,7 +321,7 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 	if a.threshold > 0 {
 		opts = append(opts, tombstore.WithExpiry())
 	}
-	s, err := a.store.Read(ctx, id, opts...)
+	s, err := a.read(ctx, id, opts...)
 	switch first := r.state == anonymous && (r.id == "" || id == r.id && !known(r.cause)); {
 	case err == nil && (first || r.state == holding && id == r.id):
 		r.hold(id, s)
@@ -621,7 +623,7 @@ func (a *Adapter) Leave(ctx context.Context, r *Request, id string) error {
 	over := over(ctx)
 	ctx = context.WithoutCancel(ctx)
 	if r == nil {
-		return ended(a.store.Invalidate(ctx, id, tombstore.WithReason(tombstore.Rotated)))
+		return ended(a.invalidate(ctx, id, tombstore.WithReason(tombstore.Rotated)))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -680,7 +682,7 @@ func (a *Adapter) begin(ctx context.Context, r *Request) (tombstore.Renewal, err
 func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
 	ctx = context.WithoutCancel(ctx)
 	if r == nil {
-		return ended(a.store.Invalidate(ctx, id))
+		return ended(a.invalidate(ctx, id))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -697,10 +699,10 @@ func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
 	}
 	// An id that never was gets no tombstone, or strangers could fill the server. For one that is ended
 	// the replicas are asked again.
-	met := a.store.Invalidate(ctx, id, tombstore.IfLive())
+	met := a.invalidate(ctx, id, tombstore.IfLive())
 	err := met
 	if errors.Is(met, tombstore.ErrInvalidated) || errors.Is(met, tombstore.ErrUnknownOutcome) {
-		err = a.store.Invalidate(ctx, id)
+		err = a.invalidate(ctx, id)
 	}
 	switch {
 	case err == nil, known(err):
@@ -732,7 +734,7 @@ func (a *Adapter) Absorb(ctx context.Context, r *Request, id string) error {
 }
 
 func (a *Adapter) absorb(ctx context.Context, r *Request, id string) error {
-	err := a.store.Invalidate(ctx, id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
+	err := a.invalidate(ctx, id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
 	if r == nil {
 		return err
 	}
@@ -758,7 +760,7 @@ func endedFor(reason tombstore.Reason, err error) bool {
 
 // revoke ends a session that is not the request's.
 func (a *Adapter) revoke(ctx context.Context, id string) error {
-	return a.store.Invalidate(ctx, id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
+	return a.invalidate(ctx, id, tombstore.IfLive(), tombstore.WithReason(tombstore.Revoked))
 }
 
 // ended drops the errors that say that there was no session to end.

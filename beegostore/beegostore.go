@@ -117,7 +117,8 @@ func Register(name string, store tombstore.Renewer, opts ...adapter.Option) *Pro
 		panic("beegostore: the names of beego's methods are not in this program, or are not those of the " +
 			"beego that this package was written for; build it without obfuscation")
 	}
-	p := &Provider{adapter: adapter.New(store, append([]adapter.Option{adapter.WithEqual(same)}, opts...)...)}
+	defaults := []adapter.Option{adapter.WithEqual(same), adapter.WithDecode(decodes)}
+	p := &Provider{adapter: adapter.New(store, append(defaults, opts...)...)}
 	p.ttl.Store(int64(DefaultTTL))
 	session.Register(name, p)
 	return p
@@ -272,6 +273,12 @@ func encode(values map[any]any) ([]byte, error) {
 		return data, nil
 	}
 	return session.EncodeGob(values)
+}
+
+// decodes returns an error if data is not a session of beego's.
+func decodes(data []byte) error {
+	_, err := decode(data)
+	return err
 }
 
 func decode(data []byte) (map[any]any, error) {

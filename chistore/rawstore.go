@@ -158,6 +158,12 @@ func encode(values map[any]any) ([]byte, error) {
 	return session.EncodeGob(values)
 }
 
+// decodes returns an error if data is not a session of the library.
+func decodes(data []byte) error {
+	_, err := decode(data)
+	return err
+}
+
 func decode(data []byte) (map[any]any, error) {
 	if values, ok := gobmap.Decode(data); ok {
 		return values, nil

@@ -90,7 +90,9 @@ func New(store tombstore.Renewer, config session.Config, opts ...adapter.Option)
 		panic("fiber2store: the names of fiber's methods are not in this program, or are not those of " +
 			"the fiber that this package was written for; build it without obfuscation")
 	}
-	opts = append([]adapter.Option{adapter.WithEqual(fibersession.Same[string])}, opts...)
+	opts = append([]adapter.Option{
+		adapter.WithEqual(fibersession.Same[string]), adapter.WithDecode(fibersession.Decodes[string]),
+	}, opts...)
 	if config.KeyGenerator == nil {
 		config.KeyGenerator = tombstore.NewID
 	}

@@ -103,7 +103,8 @@ func New(store tombstore.Renewer, opts ...adapter.Option) *Storage {
 		panic("fiberstore: the names of fiber's methods are not in this program, or are not those of " +
 			"the fiber that this package was written for; build it without obfuscation")
 	}
-	return &Storage{adapter.New(store, append([]adapter.Option{adapter.WithEqual(fibersession.Same[any])}, opts...)...)}
+	defaults := []adapter.Option{adapter.WithEqual(fibersession.Same[any]), adapter.WithDecode(fibersession.Decodes[any])}
+	return &Storage{adapter.New(store, append(defaults, opts...)...)}
 }
 
 type requestKey struct{ s *Storage }

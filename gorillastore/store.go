@@ -6,9 +6,9 @@
 //	…
 //	store := gorillastore.New(backend, []byte(authenticationKey))
 //
-// With the key pairs that boj/redistore had, the browsers' cookies stay valid, but not the sessions
-// that they name: those are in another format, so users log in once more. The README lists what
-// else differs.
+// With the key pairs that boj/redistore had, the browsers' cookies stay valid, and the sessions that
+// they name with adapter.WithMigration; otherwise users log in once more. The README lists what else
+// differs.
 //
 // A session that a request loaded is saved only if it is still live. If it was ended meanwhile, by
 // a logout, a renewal in another request or an administrator, Save stores nothing, sets no cookie
@@ -117,8 +117,8 @@ func New(store tombstore.Renewer, keyPairs ...[]byte) *Store {
 		Options:    defaultOptions(),
 		DefaultTTL: 20 * time.Minute,
 		Serializer: GobSerializer{},
-		adapter:    adapter.New(store),
 	}
+	s.adapter = adapter.New(store, adapter.WithDecode(s.decode))
 	if len(codecs) > 0 {
 		s.ageless = codecs[0]
 	}
@@ -361,6 +361,11 @@ func (s *Store) serialize(session *sessions.Session, rec *record) ([]byte, error
 		return rec.data, nil
 	}
 	return data, nil
+}
+
+// decode returns an error if data is not a session of this Serializer's.
+func (s *Store) decode(data []byte) error {
+	return s.Serializer.Deserialize(data, sessions.NewSession(s, ""))
 }
 
 // record is what the store knows of a session for the length of a request.

@@ -18,11 +18,22 @@ import (
 
 // What holds for the renewals of every framework, and how its requests may end.
 
-// onEach runs test for each framework.
+// onEach runs test for each framework, in each of its configurations.
 func onEach(t *testing.T, test func(t *testing.T, s setup)) {
 	t.Helper()
+	onThese(t, all(), test)
+}
+
+// onEachUsual runs test for each framework that has a usual backend.
+func onEachUsual(t *testing.T, test func(t *testing.T, s setup)) {
+	t.Helper()
+	onThese(t, setups, test)
+}
+
+func onThese(t *testing.T, these []setup, test func(t *testing.T, s setup)) {
+	t.Helper()
 	t.Parallel()
-	for _, s := range all() {
+	for _, s := range these {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			test(t, s)

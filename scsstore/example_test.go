@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"github.com/alexedwards/scs/v2"
+	"github.com/redis/rueidis"
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
@@ -250,6 +252,22 @@ func ExampleInstall() {
 	loadAndSave := scsstore.Install(sm, store, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) {
 		log.Printf("%s of session %s refused: %v", e.Verb, e.Ref, e.Reason)
 	}))
+	_ = http.Server{Handler: loadAndSave(http.NotFoundHandler())}
+}
+
+// A program that has kept its sessions in goredisstore or redisstore: they are migrated when they are
+// met. Take the option out when none of them can be live any more.
+func ExampleInstall_migration() {
+	store, err := tombstore.Open("redis://127.0.0.1:6379", tombstore.WithTombstoneTTL(48*time.Hour))
+	if err != nil {
+		log.Fatal(err)
+	}
+	client, err := rueidis.NewClient(rueidis.MustParseURL("redis://127.0.0.1:6379"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	old := adapter.NewOldKeys(client, "scs:session:")
+	loadAndSave := scsstore.Install(scs.New(), store, adapter.WithMigration(old))
 	_ = http.Server{Handler: loadAndSave(http.NotFoundHandler())}
 }
 

@@ -57,7 +57,7 @@ func protected(sm *scs.SessionManager, store tombstore.Renewer, opts []adapter.O
 	}
 	requireCallers(newProbe(caller.Method, caller.Closure))
 	s := &Store{sm: sm}
-	defaults := []adapter.Option{adapter.WithEqual(s.equal)}
+	defaults := []adapter.Option{adapter.WithEqual(s.equal), adapter.WithDecode(s.decode)}
 	if sm.IdleTimeout == 0 { // scs saves a session only if the handler has changed it
 		defaults = append(defaults, adapter.WithTouchThreshold(0))
 	}

@@ -237,7 +237,7 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 		case err != nil:
 			return nil, err
 		case e.Pending && (s.sm == nil || own && left):
-		case e.Pending, s.sm != nil && !decodes(s.sm, e.Data):
+		case e.Pending, s.sm != nil && s.decode(e.Data) != nil:
 			all[key] = empty
 		default:
 			all[key] = e.Data
@@ -246,9 +246,10 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	return all, nil
 }
 
-func decodes(sm *scs.SessionManager, data []byte) bool {
-	_, _, err := sm.Codec.Decode(bytes.Clone(data))
-	return err == nil
+// decode returns an error if data is not a session of the manager.
+func (s *Store) decode(data []byte) error {
+	_, _, err := s.sm.Codec.Decode(bytes.Clone(data))
+	return err
 }
 
 func (s *Store) lister() (tombstore.Lister, error) {

@@ -10,8 +10,10 @@ import (
 
 	"github.com/gin-contrib/sessions"
 	"github.com/gin-gonic/gin"
+	"github.com/redis/rueidis"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/adapter"
 	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
 )
 
@@ -41,6 +43,22 @@ func Example() {
 	router.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/login", nil))
 	fmt.Println(w.Body, len(w.Result().Cookies()))
 	// Output: welcome 1
+}
+
+// A program that has kept its sessions in gin-contrib/sessions/redis: they are migrated when they are met.
+// Take the option out when none of them can be live any more.
+func ExampleStore_With() {
+	backend, err := tombstore.Open("redis://127.0.0.1:6379", tombstore.WithTombstoneTTL(31*24*time.Hour))
+	if err != nil {
+		panic(err)
+	}
+	client, err := rueidis.NewClient(rueidis.MustParseURL("redis://127.0.0.1:6379"))
+	if err != nil {
+		panic(err)
+	}
+	old := adapter.NewOldKeys(client, "session_")
+	store := ginstore.New(backend, []byte("the key that signs the cookies so far")).With(adapter.WithMigration(old))
+	gin.New().Use(sessions.Sessions("session", store))
 }
 
 // A login that can be ended: its owner can be logged out everywhere.

@@ -169,6 +169,12 @@ func Same[K comparable](a, b []byte) bool {
 	return err == nil && err2 == nil && reflect.DeepEqual(x, y)
 }
 
+// Decodes returns an error if data is not a session of fiber's.
+func Decodes[K comparable](data []byte) error {
+	_, err := Decode[K](data)
+	return err
+}
+
 // Decode returns the values that fiber has encoded.
 func Decode[K comparable](data []byte) (values map[K]any, err error) {
 	err = gob.NewDecoder(bytes.NewReader(data)).Decode(&values)
