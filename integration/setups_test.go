@@ -221,10 +221,13 @@ func (s setup) url(t testing.TB) string {
 	return redistest.URL(t)
 }
 
-// serversFor returns those on which to play a setup.
+// serversFor returns those on which to play a setup; under -short one.
 func serversFor(t testing.TB, s setup) []server {
-	if s.usual == nil {
+	switch {
+	case s.usual == nil:
 		return []server{{"memory", memory}}
+	case testing.Short():
+		return []server{{"server", redistest.URL(t)}}
 	}
 	return []server{{"memory", memory}, {"server", redistest.URL(t)}, {"cluster", redistest.ClusterURL(t)}}
 }
