@@ -210,8 +210,22 @@ func TestMaxSessions_Also(t *testing.T) {
 		n, err := s.InvalidateOwner(ctx, team)
 		require.NoError(t, err)
 		require.Equal(t, 3, n)
-		_, _, err = enter(ctx, s, alice)
+		id, _, err := enter(ctx, s, alice)
 		require.NoError(t, err)
+
+		// The options may name the owner of the login, too.
+		login, err := s.BeginLogin(ctx, alice)
+		require.NoError(t, err)
+		_, _, err = enter(ctx, s, alice, Also(login))
+		require.ErrorIs(t, err, ErrTooManySessions)
+		require.NoError(t, s.Invalidate(ctx, id))
+		_, _, err = enter(ctx, s, alice, Also(login))
+		require.NoError(t, err)
+		bob := NewID()
+		_, _, err = enter(ctx, s, bob, AlsoFinal(bob))
+		require.NoError(t, err)
+		_, _, err = enter(ctx, s, bob, AlsoFinal(bob))
+		require.ErrorIs(t, err, ErrTooManySessions)
 	})
 }
 

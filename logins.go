@@ -126,7 +126,7 @@ func (s *RedisStore) enterLogins(
 ) (at, deadline int64, late, err error) {
 	for i := len(logins) - 1; i >= 0 && err == nil; i-- {
 		limit, leaves := 0, ""
-		if i == 0 {
+		if logins[i].Owner == logins[0].Owner { // the options may name this owner again
 			limit, leaves = s.maxSessions, inPlaceOf
 		}
 		var unsure error

@@ -164,12 +164,16 @@ func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o Res
 func (m *MemoryStore) enterLogins(
 	key string, logins []Login, deadline int64, inPlaceOf string, now time.Time,
 ) error {
-	for _, login := range logins[1:] {
-		if err := m.enterLogin(key, login, deadline, 0, "", now); err != nil {
+	for _, login := range slices.Backward(logins) {
+		limit, leaves := 0, ""
+		if login.Owner == logins[0].Owner { // the options may name this owner again
+			limit, leaves = m.maxSessions, inPlaceOf
+		}
+		if err := m.enterLogin(key, login, deadline, limit, leaves, now); err != nil {
 			return err
 		}
 	}
-	return m.enterLogin(key, logins[0], deadline, m.maxSessions, inPlaceOf, now)
+	return nil
 }
 
 // enterLogin enters key for a login, and makes room if that is needed. A limit of 0 is none.
