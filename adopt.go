@@ -32,12 +32,12 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	entered := false
+	var added []string // owners among whom the id was entered, and whose the session was not
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		session, err := s.readThrough(ctx, key, 0, false)
 		if err != nil {
-			if entered && NoSession(err) {
-				s.unlist(ctx, withOwners(nil, logins), s.ref(key))
+			if NoSession(err) { // the entries of its own owners go along with it, if it moves
+				s.unlist(ctx, added, s.ref(key))
 			}
 			return Session{}, err
 		}
@@ -49,9 +49,11 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 		if err != nil {
 			return Session{}, err
 		}
-		if entered = true; bytes.Equal(header, session.header) {
+		if bytes.Equal(header, session.header) {
 			return session, late
 		}
+		before := session.Owners()
+		added = withOwners(before, logins)[len(before):]
 		session.header = header
 		record := string(recordOf(header, session.Version, session.Data))
 		reply, lost, err := s.ask(ctx, &restoreScript, []string{key}, session.Version.bytes(), record)

@@ -2,6 +2,7 @@ package tombstore
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
@@ -135,6 +136,49 @@ func TestAdopt_Interleaved(t *testing.T) {
 	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
 		for name, r := range rivals {
 			t.Run(name, func(t *testing.T) { check(r)(t, newStage(t)) })
+		}
+	})
+}
+
+// A session that moves while it is given a further owner does so, whatever comes in between, and is its
+// owner's under the next id.
+func TestAdopt_FurtherOwnerInterleaved(t *testing.T) {
+	t.Parallel()
+	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
+		for kind, move := range moves {
+			t.Run(kind, func(t *testing.T) {
+				st, ctx := newStage(t), t.Context()
+				for i, more := 0, true; more; i++ {
+					for j, further := 0, true; further; j++ {
+						for k, rest := 0, true; rest; k++ {
+							where := fmt.Sprint(i, ", ", j, ", ", k)
+							_, from, to := st.prepare(true)
+							_, err := st.other.InvalidateOwner(ctx, st.owner, Except(from))
+							require.NoError(t, err)
+							login, team := st.other.login(st.owner), st.other.login(NewID())
+							st.revoker.begin(func(s *RedisStore) error {
+								_, err := s.Adopt(ctx, from, login, Also(team))
+								return err
+							})
+							st.mover.begin(func(s *RedisStore) error {
+								_, err := move(ctx, s, from, to)
+								return err
+							})
+							more = st.revoker.advance(i)
+							further = st.mover.advance(j)
+							rest = st.revoker.advance(k)
+							require.NoError(t, st.mover.finish(), where)
+							if err := st.revoker.finish(); err != nil {
+								require.True(t, NoSession(err) || errors.Is(err, ErrConflict), "%s: %v", where, err)
+							}
+							require.True(t, st.other.live(to), where)
+							_, err = st.other.InvalidateOwner(ctx, st.owner)
+							require.NoError(t, err)
+							st.requireOut(t, where, from, to)
+						}
+					}
+				}
+			})
 		}
 	})
 }
