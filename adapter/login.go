@@ -18,6 +18,22 @@ type pending struct {
 	binding tombstore.Binding
 }
 
+// owners returns the digests of the owners that the session will have.
+func (p *pending) owners() []string {
+	var o tombstore.ReserveOptions
+	for _, opt := range p.opts {
+		opt(&o)
+	}
+	owners := []string{p.login.Owner}
+	for _, login := range o.Also {
+		owners = append(owners, login.Owner)
+	}
+	for _, name := range o.AlsoFinal {
+		owners = append(owners, tombstore.Ref(name))
+	}
+	return owners
+}
+
 var (
 	errNoBinder  = errors.New("tombstore: the store does not know whose sessions it keeps")
 	errNoRequest = errors.New("tombstore: login: outside of a request")
@@ -220,7 +236,7 @@ func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string
 	defer r.mu.Unlock()
 	own := slices.Contains(r.held.Owners(), owner)
 	switch {
-	case r.login != nil && (r.login.login.Owner == owner || slices.Contains(r.login.binding.Owners, owner)):
+	case r.login != nil && slices.Contains(r.login.owners(), owner):
 		id = cmp.Or(r.login.id, r.id)
 		if r.login.id != "" && r.owns(owner) {
 			err = a.endOwn(ctx, r)

@@ -52,15 +52,16 @@ func (b *bed) ticket(owner string) tombstore.Login {
 }
 
 // login logs in with the request b.b, and returns the id that is to be saved.
-func (b *bed) login(owner string) (id string) {
+func (b *bed) login(owner string, opts ...tombstore.ReserveOption) (id string) {
 	b.Helper()
 	id = tombstore.NewID()
-	require.NoError(b, b.tryLogin(id, b.ticket(owner)))
+	require.NoError(b, b.tryLogin(id, b.ticket(owner), opts...))
 	return id
 }
 
-func (b *bed) tryLogin(id string, login tombstore.Login) error {
-	_, err := b.Login(b.Context(), b.b, id, login, tombstore.Until(time.Now().Add(8*time.Hour)), tombstore.Label("phone"))
+func (b *bed) tryLogin(id string, login tombstore.Login, opts ...tombstore.ReserveOption) error {
+	opts = append(opts, tombstore.Until(time.Now().Add(8*time.Hour)), tombstore.Label("phone"))
+	_, err := b.Login(b.Context(), b.b, id, login, opts...)
 	return err
 }
 
@@ -545,24 +546,27 @@ func TestEndOthers_WhileLoggingIn(t *testing.T) {
 		b.owned("alice", id)
 		b.load(nil, other, "")
 	})
-	t.Run("twins", func(t *testing.T) {
-		b := newBedWith(t)
-		first := &Request{}
-		b.load(first, b.id, "x")
-		require.NoError(t, b.Leave(t.Context(), first, b.id))
-		require.NoError(t, b.Leave(t.Context(), b.b, b.id))
-		second, seconds := b.b, b.login("alice")
-		b.b = first
-		firsts := b.login("alice")
-		_, err := b.EndOthers(t.Context(), second, "alice")
-		require.ErrorIs(t, err, ErrRefused)
-		require.NoError(t, b.save(firsts, "alice"))
-		n, err := b.EndOthers(t.Context(), second, "alice")
-		require.NoError(t, err)
-		require.Zero(t, n)
-		require.ErrorIs(t, b.Save(t.Context(), second, seconds, []byte("alice"), time.Hour), ErrRefused)
-		b.owned("alice", firsts)
-	})
+	for _, owner := range []string{"alice", "tenant", "sid"} { // also of a further owner
+		t.Run("twins, "+owner, func(t *testing.T) {
+			b := newBedWith(t)
+			first := &Request{}
+			b.load(first, b.id, "x")
+			require.NoError(t, b.Leave(t.Context(), first, b.id))
+			require.NoError(t, b.Leave(t.Context(), b.b, b.id))
+			further := []tombstore.ReserveOption{tombstore.Also(b.ticket("tenant")), tombstore.AlsoFinal("sid")}
+			second, seconds := b.b, b.login("alice", further...)
+			b.b = first
+			firsts := b.login("alice", further...)
+			_, err := b.EndOthers(t.Context(), second, owner)
+			require.ErrorIs(t, err, ErrRefused)
+			require.NoError(t, b.save(firsts, "alice"))
+			n, err := b.EndOthers(t.Context(), second, owner)
+			require.NoError(t, err)
+			require.Zero(t, n)
+			require.ErrorIs(t, b.Save(t.Context(), second, seconds, []byte("alice"), time.Hour), ErrRefused)
+			b.owned("alice", firsts)
+		})
+	}
 }
 
 // A user who logs in again and logs out all others goes on by the login, also where the request's session
