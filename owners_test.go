@@ -1316,6 +1316,11 @@ func TestBinding_SeveralStored(t *testing.T) {
 		require.NoError(t, w.Release(ctx, b))
 		entered(reserved, false)
 
+		id = w.bound(names[0], also()...)
+		_, err = w.InvalidateOwner(ctx, names[1])
+		require.NoError(t, err)
+		entered(id, false)
+
 		// Of one whose label is as long as can be the list reads all it needs at once.
 		label := strings.Repeat("x", maxLabel)
 		w.bound(names[0], append(also(), Label(label))...)

@@ -278,7 +278,7 @@ func (s *RedisStore) endAll(
 	}}
 	rest := refs
 	if s.acks == 0 {
-		live, ended, rest = s.endAtOnce(ctx, refs, reason)
+		live, ended, rest = s.endAtOnce(ctx, ownerKey, refs, reason)
 	}
 	for _, ref := range rest {
 		met, err := s.endLive(ctx, s.prefix+ref, o)
@@ -327,10 +327,11 @@ func worse(first, second error) error {
 	return first
 }
 
-// endAtOnce ends sessions in pipelines. What is not done with one command each, because a session
-// has moved, or something has failed, is left to others.
+// endAtOnce ends sessions in pipelines, and takes them out of the keys of their other owners, which is
+// tried once. What is not done with one command each, because a session has moved, or something has
+// failed, is left to others.
 func (s *RedisStore) endAtOnce(
-	ctx context.Context, refs []string, reason Reason,
+	ctx context.Context, ownerKey string, refs []string, reason Reason,
 ) (live int, ended, rest []string) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -339,6 +340,7 @@ func (s *RedisStore) endAtOnce(
 		return 0, nil, refs
 	}
 	for chunk := range slices.Chunk(refs, listChunk) {
+		var removals []rueidis.Completed
 		for len(chunk) > 0 {
 			commands := make([]rueidis.Completed, len(chunk))
 			for i, ref := range chunk {
@@ -362,6 +364,11 @@ func (s *RedisStore) endAtOnce(
 				case reply[0] == codeDone:
 					live++
 					ended = append(ended, ref)
+					for _, owner := range ownersIn(reply[1:]) {
+						if key := s.ownerKey(owner); key != ownerKey {
+							removals = append(removals, s.removal(key, ref))
+						}
+					}
 				case reply[0] == codeAbsent || reply[0] == codeEnded && len(reply) == 1+endSize:
 					ended = append(ended, ref)
 				default:
@@ -369,6 +376,9 @@ func (s *RedisStore) endAtOnce(
 				}
 			}
 			chunk = unloaded[min(1, len(unloaded)):]
+		}
+		if len(removals) > 0 {
+			s.client.DoMulti(ctx, removals...)
 		}
 	}
 	return live, ended, rest
