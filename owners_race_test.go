@@ -43,6 +43,7 @@ type life struct {
 	busy     int      // actors at work on it
 	reserved bool     // and not written yet
 	inTeam   bool     // it has the round's team as an owner, too
+	joined   int      // step at which it had, if that was not its login
 }
 
 // revoked is an InvalidateOwner.
@@ -97,7 +98,7 @@ type task struct {
 // tasks draws what the actors do.
 func (r *round) tasks(owned []*life, anonymous []string, waiting []Binding, held []*life) (tasks []task) {
 	ctx := r.t.Context()
-	ticket, teams := r.other.login(r.owner), r.other.login(r.team)
+	ticket, teams, before := r.other.login(r.owner), r.other.login(r.team), owned
 	begin := func(s *RedisStore, l *life) (login, team Login, err error) { // later than the tickets were
 		if login, err = s.BeginLogin(ctx, r.owner); err == nil && l.inTeam {
 			team, err = s.BeginLogin(ctx, r.team)
@@ -109,7 +110,7 @@ func (r *round) tasks(owned []*life, anonymous []string, waiting []Binding, held
 		tasks = append(tasks, task{name, do, on})
 	}
 	for range len(r.actors) - 1 {
-		switch kind := r.IntN(12); kind {
+		switch kind := r.IntN(13); kind {
 		case 0, 1, 2, 10, 11: // a login, of each kind; also of somebody who is logged in
 			l, to, late := r.newLife(), NewID(), r.IntN(2) == 0
 			names := []string{"Write", "Rotate", "renewal"}
@@ -119,12 +120,12 @@ func (r *round) tasks(owned []*life, anonymous []string, waiting []Binding, held
 			if kind < 10 {
 				r.other.write(from, "data", time.Hour)
 			} else {
-				before := r.pick(owned)
-				if before == nil || before == r.kept {
+				last := r.pick(owned)
+				if last == nil || last == r.kept {
 					continue
 				}
-				owned = slices.DeleteFunc(slices.Clone(owned), func(o *life) bool { return o == before })
-				from, on = before.ids[len(before.ids)-1], append(on, before)
+				owned = slices.DeleteFunc(slices.Clone(owned), func(o *life) bool { return o == last })
+				from, on = last.ids[len(last.ids)-1], append(on, last)
 				opts = append(opts, InPlaceOf(from))
 			}
 			add(fmt.Sprint("login by ", name, ", late ", late, ", in place ", kind >= 10, ", team ", l.inTeam), func(s *RedisStore) error {
@@ -193,6 +194,25 @@ func (r *round) tasks(owned []*life, anonymous []string, waiting []Binding, held
 				_, err := s.Adopt(ctx, id, ticket, opts...)
 				return err
 			}, l)
+		case 12: // a further owner, whatever else is done with the session
+			l := r.pick(before)
+			if l == nil || l.inTeam {
+				continue
+			}
+			id := l.ids[r.IntN(len(l.ids))]
+			add("Adopt for the team", func(s *RedisStore) error {
+				login, err := s.BeginLogin(ctx, r.owner)
+				if err == nil {
+					_, err = s.Adopt(ctx, id, login, Also(teams), until())
+				}
+				switch {
+				case err == nil:
+					l.inTeam, l.joined = true, r.step
+				case errors.Is(err, ErrNotFound): // it has not come to this id
+					err = nil
+				}
+				return err
+			})
 		}
 	}
 	for range 1 + r.IntN(2) {
@@ -368,7 +388,7 @@ func (r *round) look(t require.TestingT) {
 			live++
 			for _, v := range r.revokes {
 				if v.reaches(l) && (l.known || !r.lost) {
-					require.Less(t, v.begun, l.begun, "%s: step %d: it is live that was before InvalidateOwner", r.where, r.step)
+					require.Less(t, v.begun, max(l.begun, l.joined), "%s: step %d: it is live that was before InvalidateOwner", r.where, r.step)
 				}
 			}
 		}
