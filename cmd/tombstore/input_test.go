@@ -218,6 +218,24 @@ func TestJSON(t *testing.T) {
 		map[string]any{"ref": renewal.Ref, "state": "ended", "reason": "revoked", "ended_at": now, "ended": 0.0},
 		map[string]any{"ref": absent, "state": "absent", "ended": 0.0})
 
+	several := tombstore.NewID()
+	_, others := b.logIn(several, strings.Repeat("x", 1024), tombstore.AlsoFinal("a"), tombstore.AlsoFinal("b"), tombstore.AlsoFinal("c"))
+	session = map[string]any{
+		"ref": others, "owner": tombstore.Ref(several), "label": strings.Repeat("x", 1024), "state": "live",
+		"also":       []any{tombstore.Ref("a"), tombstore.Ref("b"), tombstore.Ref("c")},
+		"created_at": now, "deadline": now,
+	}
+	status, lines = json("", "list")
+	require.Equal(t, exitOK, status)
+	requireJSON(t, lines, session)
+	session["expires_at"] = now
+	status, lines = json(others, "inspect", "-from=-")
+	require.Equal(t, exitOK, status)
+	requireJSON(t, lines, session)
+	status, lines = json("c", "invalidate", "-owner", "-from=-")
+	require.Equal(t, exitOK, status)
+	requireJSON(t, lines, map[string]any{"owner": tombstore.Ref("c"), "state": "live", "ended": 1.0})
+
 	b.logIn(alice, "")
 	status, lines = json(alice+"\n"+alice+"\n"+bob, "invalidate", "-owner", "-from=-")
 	require.Equal(t, exitFailed, status)

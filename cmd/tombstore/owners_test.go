@@ -19,12 +19,13 @@ const (
 )
 
 // logIn returns a live session's id and ref.
-func (b *bench) logIn(owner, label string) (id, ref string) {
+func (b *bench) logIn(owner, label string, opts ...tombstore.ReserveOption) (id, ref string) {
 	b.Helper()
 	id = tombstore.NewID()
 	login, err := b.BeginLogin(b.Context(), owner)
 	require.NoError(b, err)
-	binding, err := b.Reserve(b.Context(), id, login, tombstore.Until(time.Now().Add(time.Hour)), tombstore.Label(label))
+	opts = append(opts, tombstore.Until(time.Now().Add(time.Hour)), tombstore.Label(label))
+	binding, err := b.Reserve(b.Context(), id, login, opts...)
 	require.NoError(b, err)
 	_, err = b.Write(b.Context(), id, []byte("secret"), time.Minute, tombstore.Bound(binding))
 	require.NoError(b, err)
