@@ -141,11 +141,13 @@ func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
 // WithMaxSessions sets how many sessions an owner may have, ids that are reserved and sessions that are
 // between two ids among them, and what Reserve does with one more. There is no moment at which an
-// owner has more, but after the limit was lowered. All processes must have the same. Who logs in again
-// with a session that is the owner's already has two until Rotate has moved it: with Refuse that may be
-// one too many, and with EvictOldest the old session may be the one that is ended. Rotate then fails
-// with ErrInvalidated, and Write with Bound stores the new session. The adapters see to both. The
-// default is 0, any number.
+// owner has more, but after the limit was lowered. All processes must have the same. Of several owners the
+// one of the login is limited: sessions that have it as a further one (Also) count, but are not refused.
+//
+// Who logs in again with a session that is the owner's already gives that up by InPlaceOf, as the adapters
+// do. Otherwise there are two until Rotate has moved it: with Refuse that may be one too many, and with
+// EvictOldest the old session may be the one that is ended. Rotate then fails with ErrInvalidated, and
+// Write with Bound stores the new session. The default is 0, any number.
 func WithMaxSessions(n int, whenFull WhenFull) Option {
 	return func(c *config) { c.maxSessions, c.whenFull = n, whenFull }
 }

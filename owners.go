@@ -174,17 +174,17 @@ func Also(login Login) ReserveOption {
 
 // AlsoFinal gives a session a further owner who is known only after the proof of who the user is, so no
 // login could be begun before it, and who ends once and for all: the session at an OpenID provider, whose
-// sid comes with the ID token (OpenID Connect Back-Channel Logout 1.0, section 2.1). Reserve returns
-// ErrStaleLogin if InvalidateOwner has ended that owner in the last two hours and the time of
-// WithTombstoneTTL, so a logout that overtakes its login wins. It may be repeated; four owners are the
-// most.
+// sid comes with the ID token (OpenID Connect Back-Channel Logout 1.0, section 2.1). Once InvalidateOwner
+// has ended that owner, Reserve returns ErrStaleLogin, for two hours and the time of WithTombstoneTTL at
+// least, so a logout that overtakes its login wins. It may be repeated; four owners are the most.
 func AlsoFinal(owner string) ReserveOption {
 	return func(o *ReserveOptions) { o.AlsoFinal = append(o.AlsoFinal, owner) }
 }
 
 // InPlaceOf does not count the session of an id for WithMaxSessions, if it is the owner's, since it is
 // about to give way: for a user who logs in again. The Binding is then good only for a Rotate of that id,
-// or the end of its renewal; for anything else it is ErrInvalidID.
+// or the end of its renewal; for anything else it is ErrInvalidID. A Reserve that is repeated must have it,
+// too. One session gives way to one login at a time.
 func InPlaceOf(id string) ReserveOption { return func(o *ReserveOptions) { o.InPlaceOf = &id } }
 
 // Bound makes Write store the session for which b was reserved, if the id is unused (IfAbsent).

@@ -162,9 +162,11 @@ func (a *Adapter) Store() tombstore.Renewer { return a.store }
 //	lost       left by another request   refused       left, or refused      -             end what it became
 //	tainted    ended by somebody else    refused       refused               -             end what it became
 //
-// After a Login, what is saved under another id begins a new life, as the session of a user. Login reserves
-// that id, but is refused if the request is tainted, and waits for the Save if it has lost its session. What
-// is reserved is given up by End, by whatever taints the request, by another Login, and by Release.
+// After a Login, what is saved under another id begins a new life, as the session of a user; while the
+// request holds a session, only what is saved under the id of the Login, which that is left for. Login
+// reserves the id, but is refused if the request is tainted, and waits for the Save if it has lost its
+// session. What is reserved is given up by End, by whatever taints the request, by another Login, and by
+// Release.
 //
 // * with SaveIfDue nothing, if the request has not saved it before and its TTL is nearly right.
 //
