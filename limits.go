@@ -17,7 +17,8 @@ var errFull = errors.New("owner's key is full")
 // that is asked for, until there is room for one more. An entry goes when there is a tombstone under
 // its id, and not before; so however many make room at the same time, an owner never has more
 // sessions than entries, nor more entries than sessions are allowed, but for those that wait for a session
-// to give way. leaves is the ref of such a session, or "".
+// to give way. leaves is the ref of such a session, or "". Once that has been ended nobody else is ended for
+// a login that can only go on from there.
 func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 	key := s.ownerKey(owner)
 	generation, now, err := s.generation(ctx, key)
@@ -29,7 +30,7 @@ func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 	}
 	var live []OwnedSession
 	var dead, foreign []string
-	moving := 0
+	moving, gives := 0, leaves == ""
 	err = s.eachEntry(ctx, key, 1, func(refs []string) error {
 		found, err := s.look(ctx, refs)
 		if err != nil {
@@ -37,6 +38,7 @@ func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 		}
 		for _, l := range found {
 			if l.Ref == leaves {
+				gives = true
 				continue
 			}
 			if l.state == stateLive {
@@ -68,6 +70,18 @@ func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 	excess, err := excess(live, moving, s.maxSessions, s.whenFull)
 	if err != nil {
 		return err
+	}
+	if len(excess) > 0 && !gives {
+		found, err := s.look(ctx, []string{leaves})
+		if err == nil && found[0].state == stateEnded {
+			var underWay bool
+			if underWay, err = s.underWay(ctx, key, found[0], now); err == nil && !underWay {
+				err = ErrTooManySessions
+			}
+		}
+		if err != nil {
+			return err
+		}
 	}
 	for chunk := range slices.Chunk(append(dead, excess...), entryBatch) {
 		_, ended, err := s.endAll(ctx, key, chunk, Revoked)
