@@ -211,21 +211,21 @@ var watchMutants = map[string]mutant{
 			return err
 		}}
 	}},
-	"an owner's first login is told": {"WatchOwner/nothing else", onWatchOwner(func(
-		ctx context.Context, s whole, owner string,
-	) (context.Context, error) {
-		before, err := s.BeginLogin(ctx, owner)
-		ctx, end := context.WithCancelCause(ctx)
-		go func() {
-			for ctx.Err() == nil {
-				if now, err := s.BeginLogin(ctx, owner); err == nil && now.Generation != before.Generation {
-					end(&tombstore.InvalidatedError{Reason: tombstore.Revoked})
-				}
-				time.Sleep(time.Millisecond)
+	"an owner's first login is told": {"WatchOwner/nothing else", func(s whole) tombstore.Store {
+		ends := map[string]context.CancelFunc{} // the rules do one thing after another
+		reserves := onReserve(func(
+			ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+		) (tombstore.Binding, error) {
+			if end := ends[login.Owner]; end != nil && login.Generation < 0 {
+				end()
 			}
-		}()
-		return ctx, err
-	})},
+			return s.Reserve(ctx, id, login, opts...)
+		})(s).(whole)
+		return onWatchOwner(func(ctx context.Context, _ whole, owner string) (context.Context, error) {
+			ctx, ends[tombstore.Ref(owner)] = context.WithCancel(ctx)
+			return ctx, nil
+		})(reserves)
+	}},
 	"an owner's end of before is told": {"WatchOwner/what was ended before", func(s whole) tombstore.Store {
 		all := map[string]bool{} // the rules do one thing after another
 		ends := onOwnerEnd(func(
