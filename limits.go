@@ -17,8 +17,8 @@ var errFull = errors.New("owner's key is full")
 // that is asked for, until there is room for one more. An entry goes when there is a tombstone under
 // its id, and not before; so however many make room at the same time, an owner never has more
 // sessions than entries, nor more entries than sessions are allowed, but for those that wait for a session
-// to give way. leaves is the ref of such a session, or "". Once that has been ended nobody else is ended for
-// a login that can only go on from there.
+// to give way. leaves is the ref of such a session, or "". Once that has been ended, or has moved, nobody else
+// is ended for a login that can only go on from there.
 func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 	key := s.ownerKey(owner)
 	generation, now, err := s.generation(ctx, key)
@@ -72,15 +72,12 @@ func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 		return err
 	}
 	if len(excess) > 0 && !gives {
-		found, err := s.look(ctx, []string{leaves})
-		if err == nil && found[0].state == stateEnded {
-			var underWay bool
-			if underWay, err = s.underWay(ctx, key, found[0], now); err == nil && !underWay {
-				err = ErrTooManySessions
-			}
-		}
-		if err != nil {
-			return err
+		seen := s.sightOf(ctx, s.prefix+leaves)
+		switch {
+		case seen.next != "", errors.Is(seen.err, ErrInvalidated) && !seen.pending:
+			return ErrTooManySessions
+		case seen.err != nil && !NoSession(seen.err):
+			return seen.err
 		}
 	}
 	for chunk := range slices.Chunk(append(dead, excess...), entryBatch) {

@@ -170,16 +170,22 @@ func TestMaxSessions_InPlaceOf(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, live)
 
-			// What has been ended has no place to give up, and nobody else has to go for it.
-			require.NoError(t, s.Invalidate(ctx, id))
-			next, _, err := enter(ctx, s, owner)
+			// What has been ended, or has moved, has no place to give up, and nobody else has to go for it.
+			refused := func(gone string) {
+				_, _, err = reserve(InPlaceOf(gone))
+				require.ErrorIs(t, err, ErrTooManySessions)
+				all, err = s.Sessions(ctx, owner)
+				require.NoError(t, err)
+				require.Len(t, all, 2)
+			}
+			next := NewID()
+			_, err = s.Rotate(ctx, id, next)
 			require.NoError(t, err)
-			_, _, err = reserve(InPlaceOf(id))
-			require.ErrorIs(t, err, ErrTooManySessions)
-			id = next
-			all, err = s.Sessions(ctx, owner)
+			refused(id)
+			require.NoError(t, s.Invalidate(ctx, next))
+			id, _, err = enter(ctx, s, owner)
 			require.NoError(t, err)
-			require.Len(t, all, 2)
+			refused(next)
 
 			// What is not the owner's has no place to give up.
 			strange, _, err := enter(ctx, s, NewID())

@@ -207,7 +207,7 @@ func (m *MemoryStore) enterLogin(
 }
 
 // makeRoom sees to it that an owner may have one more session, beside that of the ref leaves. Once that
-// has been ended nobody else is ended for a login that can only go on from there.
+// has been ended, or has moved, nobody else is ended for a login that can only go on from there.
 func (m *MemoryStore) makeRoom(o *owned, leaves string, now time.Time) error {
 	var live []OwnedSession
 	moving := 0
@@ -230,7 +230,7 @@ func (m *MemoryStore) makeRoom(o *owned, leaves string, now time.Time) error {
 			s := e.session()
 			live = append(live, s.owned(m.ref(key)))
 		case errors.Is(err, ErrNotFound) && now.Sub(in.at) < m.placeKept(),
-			errors.Is(err, ErrInvalidated) && left.underWay():
+			errors.Is(err, ErrInvalidated) && left.ended.underWay(left.successor != "" || left.record != nil):
 			moving++
 		default:
 			if err := end(key); err != nil {
@@ -241,7 +241,7 @@ func (m *MemoryStore) makeRoom(o *owned, leaves string, now time.Time) error {
 	refs, err := excess(live, moving, m.maxSessions, m.whenFull)
 	if _, gives := o.sessions[m.prefix+leaves]; len(refs) > 0 && leaves != "" && !gives {
 		_, met := m.live(m.prefix+leaves, now)
-		if errors.Is(met, ErrInvalidated) && !m.entries[m.prefix+leaves].underWay() {
+		if errors.Is(met, ErrInvalidated) && !m.entries[m.prefix+leaves].pending() {
 			return ErrTooManySessions
 		}
 	}
@@ -253,8 +253,10 @@ func (m *MemoryStore) makeRoom(o *owned, leaves string, now time.Time) error {
 	return err
 }
 
-// underWay reports whether what was ended here may be about to be written under another id.
-func (e *entry) underWay() bool { return e.ended.underWay(e.successor != "" || e.record != nil) }
+// pending reports whether the session that has left this id may be about to be given another one.
+func (e *entry) pending() bool {
+	return e.successor == "" && e.record != nil && e.ended.Reason == Rotated
+}
 
 // Release implements [Binder].
 func (m *MemoryStore) Release(ctx context.Context, b Binding) error {
