@@ -192,15 +192,21 @@ func TestUnchanged_TimeoutHandler(t *testing.T) {
 	sm := newManager(time.Hour)
 	protect := scsstore.Protect(sm, memory)
 	token := serve(sm, func(next http.Handler) http.Handler { return protect(sm.LoadAndSave(next)) }, "", put(sm, "n", 1)).Cookies()[0].Value
-	saved := make(chan struct{})
-	slow := sm.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		<-r.Context().Done()
-		w.WriteHeader(http.StatusOK)
-		close(saved)
-	}))
-	res := serve(sm, func(http.Handler) http.Handler {
-		return protect(http.TimeoutHandler(slow, time.Millisecond, "late"))
-	}, token, nil)
-	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
-	<-saved
+	ended := make(chan bool)
+	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		saved := false
+		sm.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			w.WriteHeader(http.StatusOK)
+			saved = true
+		})).ServeHTTP(w, r)
+		ended <- saved
+	})
+	for saved := false; !saved; { // time may be up before the session was loaded
+		res := serve(sm, func(http.Handler) http.Handler {
+			return protect(http.TimeoutHandler(slow, time.Millisecond, "late"))
+		}, token, nil)
+		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+		saved = <-ended
+	}
 }
