@@ -191,8 +191,8 @@ func (m *move) logout(t *testing.T, action string, orders *order) {
 	if c := migrating.answer.cookie; c != nil && c.MaxAge >= 0 {
 		require.Equal(t, anonymous, alice.send("whoami", c.Value, "").body)
 	}
-	alice.site = m.before
-	require.Equal(t, anonymous, alice.send("whoami", old, "").body, "a process that still runs on the usual backend")
+	before := &browser{TB: alice.TB, site: m.before}
+	require.Equal(t, anonymous, before.send("whoami", old, "").body, "a process that still runs on the usual backend")
 }
 
 // A logout that a process on the usual backend answers while the session is on its way.
@@ -205,8 +205,8 @@ func TestMigration_OldLogout(t *testing.T) {
 			for range commands + 1 {
 				require.True(t, request.to(commanding))
 			}
-			alice.site = m.before
-			require.Equal(t, "bye", alice.send("logout", alice.cookie, "").body)
+			before := &browser{TB: t, site: m.before}
+			require.Equal(t, "bye", before.send("logout", alice.cookie, "").body)
 			request.to("")
 			require.True(t, m.gone(t, alice.cookie))
 		}

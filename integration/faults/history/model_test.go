@@ -140,9 +140,7 @@ func step(before group, op operation) (outcome string, after group) {
 		after[last] = state{end: ended} // a logout takes the place of a rotation, and of a claim
 		switch {
 		case op.Verb == invalidate || s.live():
-		case s.absent(): // it is between two ids
-			return moved, after
-		default:
+		default: // what the last id held: nothing, between two ids
 			return s.met(), after
 		}
 		return done, after
