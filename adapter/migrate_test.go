@@ -437,6 +437,7 @@ func TestOldKeys(t *testing.T) {
 	}
 	do("SET", prefix+"a", "x", "PX", "60000")
 	do("SET", prefix+"no TTL", "x")
+	do("SET", prefix+"visitor", "", "PX", "60000")
 	do("HSET", prefix+"hash", "x", "x")
 	old := NewOldKeys(client, prefix)
 
@@ -445,7 +446,7 @@ func TestOldKeys(t *testing.T) {
 	require.Equal(t, "x", string(data))
 	require.InDelta(t, time.Minute, ttl, float64(10*time.Second))
 	for id, want := range map[string]error{
-		"b": tombstore.ErrNotFound, "no TTL": tombstore.ErrCorrupt, "hash": tombstore.ErrCorrupt,
+		"b": tombstore.ErrNotFound, "visitor": tombstore.ErrNotFound, "no TTL": tombstore.ErrCorrupt, "hash": tombstore.ErrCorrupt,
 	} {
 		_, _, err := old.Read(t.Context(), id)
 		require.ErrorIs(t, err, want)

@@ -45,6 +45,8 @@ func (k *OldKeys) Read(ctx context.Context, id string) (data []byte, ttl time.Du
 	switch {
 	case err != nil:
 		return nil, 0, explain(err)
+	case len(data) == 0: // go-chi/session keeps that for a visitor of whom it has nothing to save
+		return nil, 0, tombstore.ErrNotFound
 	case ms == -1:
 		return nil, 0, tombstore.ErrCorrupt
 	case ms <= 0:

@@ -213,6 +213,20 @@ func TestMigration_OldLogout(t *testing.T) {
 	})
 }
 
+// A visitor of whom the usual backend has nothing, which go-chi/session writes down all the same, is one
+// here, too.
+func TestMigration_Visitor(t *testing.T) {
+	onEachUsual(t, func(t *testing.T, s setup) {
+		m := newMove(t, s)
+		visitor := &browser{TB: t, site: m.before}
+		require.Equal(t, "seen", visitor.do("read").body)
+		visitor.site = m.after
+		require.Equal(t, anonymous, visitor.do("whoami").body)
+		require.Equal(t, "hello", visitor.do("login").body)
+		require.Equal(t, "alice", visitor.do("whoami").body)
+	})
+}
+
 // Fiber's usual storage has no key prefix, so a cookie can name any key.
 func TestMigration_AnyKey(t *testing.T) {
 	t.Parallel()
