@@ -40,6 +40,7 @@
 //     response. RegenerateSession fails after it.
 //   - Within a request the session's cookie, as http.Request.Cookie shows it, stands for the request
 //     and is not the session's id. Store.ID returns that.
+//   - A goroutine that outlives its request cannot end the session: Destroy returns an error.
 //   - A session whose values were all taken out, by Flush or one by one, is ended, as by a logout.
 //   - The values of a session that Destroy has ended are gone, and a RegenerateSession after it begins
 //     an empty one.
@@ -125,6 +126,7 @@ type request struct {
 	id      string    // of its cookie
 	session *rawStore // nil until it is loaded
 	login   *login    // that Login has begun
+	unended error     // why the session could not be ended, which a handler may not have looked at
 	begun   atomic.Bool
 }
 
@@ -168,13 +170,21 @@ func (p *provider) Read(sid string) (session.RawStore, error) {
 	return s, err
 }
 
+var errOver = errors.New("chistore: a session is ended after its request, or is not live")
+
 // Destroy implements session.Provider.
 func (p *provider) Destroy(sid string) error {
-	r := p.request(sid)
-	if r == nil {
-		return p.adapter.End(context.Background(), &adapter.Request{}, sid)
+	if r := p.request(sid); r != nil {
+		return p.end(r)
 	}
-	return p.end(r)
+	ctx := context.Background()
+	switch _, found, err := p.adapter.Load(ctx, nil, sid); {
+	case err != nil:
+		return err
+	case !found: // it may be the handle of a request that is over
+		return errOver
+	}
+	return p.adapter.End(ctx, &adapter.Request{}, sid)
 }
 
 // end ends the session of a request, under whatever id it has by now.
@@ -182,7 +192,8 @@ func (p *provider) end(r *request) error {
 	if r.session != nil {
 		r.session.drop()
 	}
-	return p.adapter.End(r.ctx, &r.Request, "")
+	r.unended = p.adapter.End(r.ctx, &r.Request, "")
+	return r.unended
 }
 
 var (

@@ -567,3 +567,118 @@ func TestNotInstalled(t *testing.T) {
 	_, err = chistore.LogoutEverywhere(w, q, "alice")
 	require.ErrorContains(t, err, "outside of its request")
 }
+
+// A request that panics leaves no cookie behind of a session that is not stored, whoever answers for it.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	sessions := s.Handler
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		defer func() {
+			if recover() != nil {
+				w.WriteHeader(http.StatusTeapot)
+			}
+		}()
+		sessions.ServeHTTP(w, q)
+	})
+	cookie := s.login()
+	for _, with := range []string{cookie, ""} {
+		answer, set := s.ask(with, func(w http.ResponseWriter, q *http.Request, _ session.Store) {
+			renewed, err := session.RegenerateSession(w, q)
+			require.NoError(t, err)
+			require.NoError(t, renewed.Set("user", "bob"))
+			panic("out of order")
+		})
+		require.Equal(t, http.StatusTeapot, answer.StatusCode)
+		require.Nil(t, set)
+	}
+	require.Equal(t, "alice", s.get(cookie, "user"))
+	require.Len(t, s.live(), 1)
+
+	_, set := s.ask(cookie, func(w http.ResponseWriter, q *http.Request, store session.Store) {
+		require.NoError(t, store.Destroy(w, q))
+		panic("out of order")
+	})
+	require.Negative(t, set.MaxAge)
+	require.Empty(t, s.live())
+}
+
+// No page says goodbye while the session lives on, although its handler does not look at the error.
+func TestDestroy_Fails(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	cookie := s.login()
+	for _, logout := range []func(w http.ResponseWriter, q *http.Request, store session.Store){
+		func(w http.ResponseWriter, q *http.Request, store session.Store) {
+			_ = store.Flush()
+			_ = store.Destroy(w, q)
+		},
+		func(w http.ResponseWriter, q *http.Request, store session.Store) {
+			_ = store.Destroy(w, q)
+			_ = store.Set("flash", "bye")
+		},
+	} {
+		answer, set := s.ask(cookie, func(w http.ResponseWriter, q *http.Request, store session.Store) {
+			s.store.err = errors.New("no route")
+			logout(w, q, store)
+			s.store.err = nil
+			http.Redirect(w, q, "/", http.StatusSeeOther)
+		})
+		require.Equal(t, http.StatusInternalServerError, answer.StatusCode)
+		require.Nil(t, set)
+		require.Equal(t, "alice", s.get(cookie, "user"))
+	}
+
+	answer, _ := s.ask(cookie, func(w http.ResponseWriter, q *http.Request, store session.Store) {
+		s.store.err = errors.New("no route")
+		require.Error(t, store.Destroy(w, q))
+		s.store.err = nil
+		require.NoError(t, store.Destroy(w, q), "it is tried again")
+	})
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+	require.Empty(t, s.live())
+}
+
+// A goroutine that outlives its request cannot log out, and is told so.
+func TestDestroy_AfterRequest(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	cookie := s.login()
+	var late func() error
+	s.ask(cookie, func(_ http.ResponseWriter, q *http.Request, store session.Store) {
+		late = func() error { return store.Destroy(httptest.NewRecorder(), q) }
+	})
+	require.Error(t, late())
+	require.Equal(t, "alice", s.get(cookie, "user"))
+}
+
+// asked is an OldStore that notes what it is asked for.
+type asked struct{ ids []string }
+
+func (a *asked) Read(_ context.Context, id string) ([]byte, time.Duration, error) {
+	a.ids = append(a.ids, id)
+	return nil, 0, tombstore.ErrNotFound
+}
+
+func (a *asked) Delete(context.Context, string) (bool, error) { return false, nil }
+
+// Only what the library would take for an id is looked for where sessions were before: a cookie could name
+// any key there.
+func TestMigration_OtherKeys(t *testing.T) {
+	t.Parallel()
+	old := &asked{}
+	s := newSite(t, adapter.WithMigration(old))
+	for _, cookie := range []string{
+		"config", "0123456789abcde", "0123456789ABCDEF", "0123456789abcdef0", "0123456789%20bcdef",
+	} {
+		s.ask(cookie, func(w http.ResponseWriter, q *http.Request, store session.Store) {
+			require.NoError(t, store.Destroy(w, q))
+		})
+		require.NotContains(t, old.ids, cookie)
+	}
+	for _, id := range old.ids {
+		require.Regexp(t, "^[0-9a-f]{16}$", id)
+	}
+	s.ask("0123456789abcdef", func(http.ResponseWriter, *http.Request, session.Store) {})
+	require.Contains(t, old.ids, "0123456789abcdef")
+}

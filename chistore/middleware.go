@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 
 	"gitea.com/go-chi/session"
 
@@ -20,7 +21,10 @@ type requestKey struct{}
 // outer goes around the library's middleware.
 func (p *provider) outer(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		r := &request{id: session.GetCookie(q, p.options.CookieName)}
+		r := &request{}
+		if id := session.GetCookie(q, p.options.CookieName); p.isID(id) {
+			r.id = id
+		}
 		if p.request(r.id) != nil { // a handler has passed its request on to the program
 			next.ServeHTTP(w, q)
 			return
@@ -39,9 +43,20 @@ func (p *provider) outer(next http.Handler) http.Handler {
 		}
 		q.Header.Set("Cookie", first)
 		writer := &responseWriter{ResponseWriter: w, provider: p, request: r}
+		defer func() {
+			if !r.begun.Swap(true) { // the handler has panicked, and what recovers may answer
+				writer.withdraw()
+			}
+		}()
 		next.ServeHTTP(writer, q)
 		writer.begin(http.StatusOK)
 	})
+}
+
+// isID reports whether the library would take a cookie for an id. No other one is looked for: where sessions
+// are migrated from keys without a prefix, it could name any key.
+func (p *provider) isID(s string) bool {
+	return len(s) == p.options.IDLength && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // newHandle returns what the library takes for an id.
@@ -91,10 +106,12 @@ func (w *responseWriter) commit() error {
 	if r.session == nil { // it could not be loaded
 		return nil
 	}
-	var err error
-	if r.session.emptied() {
+	err := r.unended
+	switch {
+	case err != nil:
+	case r.session.emptied():
 		err = w.provider.end(r)
-	} else {
+	default:
 		err = r.session.Release()
 	}
 	if errors.Is(err, tombstore.ErrUnacknowledged) {
