@@ -228,6 +228,11 @@ func (p *Provider) SessionRegenerate(_ context.Context, old, sid string) (sessio
 func (p *Provider) SessionDestroy(ctx context.Context, sid string) error {
 	s := p.find(sid)
 	if s == nil {
+		if i := strings.LastIndex(sid, separator); i >= 0 { // the handler may outlive its request
+			if err := p.adapter.End(ctx, &adapter.Request{}, sid[:i]); err != nil {
+				return err
+			}
+		}
 		return p.adapter.End(ctx, &adapter.Request{}, sid)
 	}
 	_, _ = s.load() // it is ended all the same

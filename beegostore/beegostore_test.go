@@ -541,3 +541,43 @@ func TestLifetime(t *testing.T) {
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now().Add(time.Minute), s.ExpiresAt, 10*time.Second)
 }
+
+// A request that panics leaves no cookie behind of a session that is not stored, whoever answers for it, and
+// nothing in memory.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	cookie := b.login()
+	handler := b.provider.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := b.manager.SessionStart(w, r)
+		require.NoError(t, err)
+		s, err := b.manager.SessionRegenerateID(w, r)
+		require.NoError(t, err)
+		require.NoError(t, s.Set(ctx, "user", "bob"))
+		panic("out of order")
+	}))
+	for _, with := range []string{cookie, ""} {
+		w, q := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)
+		if with != "" {
+			q.AddCookie(&http.Cookie{Name: cookieName, Value: with})
+		}
+		require.Panics(t, func() { handler.ServeHTTP(w, q) })
+		require.Empty(t, w.Header()["Set-Cookie"])
+	}
+	require.Equal(t, "alice", b.get("/", cookie).body)
+	require.Equal(t, 1, b.live())
+	b.provider.stores.Range(func(any, any) bool { t.Error("a request is not forgotten"); return false })
+}
+
+// A goroutine that outlives its request can log out.
+func TestDestroy_AfterRequest(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	var late *http.Request
+	b.visit(b.login(), func(_ http.ResponseWriter, r *http.Request, _ session.Store) (string, error) {
+		late = r
+		return "", nil
+	})
+	b.manager.SessionDestroy(httptest.NewRecorder(), late)
+	require.Zero(t, b.live())
+}

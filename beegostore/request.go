@@ -157,10 +157,16 @@ func (s *Store) isUsed() bool {
 	return s.loaded && !s.gone || s.closed || s.next != ""
 }
 
-// fail answers 500, without a session cookie, and without taking one away.
+// fail answers 500.
 func (q *request) fail(err error) {
 	q.failed = true
 	session.SLogger.Println(err)
+	q.keepCookies()
+	http.Error(q.w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+}
+
+// keepCookies makes the response set no session cookie, and take none away.
+func (q *request) keepCookies() {
 	var names []string
 	for _, c := range q.r.Cookies() {
 		id, err := url.QueryUnescape(c.Value)
@@ -169,7 +175,6 @@ func (q *request) fail(err error) {
 		}
 	}
 	q.dropCookies(func(name, _ string) bool { return slices.Contains(names, name) })
-	http.Error(q.w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 }
 
 func (q *request) has(id string) bool {
@@ -224,7 +229,9 @@ func (q *request) renew(r *http.Request) error {
 // end forgets the request.
 func (q *request) end() {
 	q.pair()
-	q.begun.Store(true)
+	if !q.begun.Swap(true) { // the handler has panicked, and what recovers may answer
+		q.keepCookies()
+	}
 	for _, s := range q.sessions {
 		q.provider.adapter.Release(q.r.Context(), s.request)
 		s.request.RunHooks(true)
