@@ -126,7 +126,6 @@ type request struct {
 	id      string    // of its cookie
 	session *rawStore // nil until it is loaded
 	login   *login    // that Login has begun
-	unended error     // why the session could not be ended, which a handler may not have looked at
 	begun   atomic.Bool
 }
 
@@ -192,8 +191,11 @@ func (p *provider) end(r *request) error {
 	if r.session != nil {
 		r.session.drop()
 	}
-	r.unended = p.adapter.End(r.ctx, &r.Request, "")
-	return r.unended
+	err := p.adapter.End(r.ctx, &r.Request, "")
+	if r.session != nil {
+		r.session.noteEnd(err)
+	}
+	return err
 }
 
 var (

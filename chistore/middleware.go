@@ -106,12 +106,10 @@ func (w *responseWriter) commit() error {
 	if r.session == nil { // it could not be loaded
 		return nil
 	}
-	err := r.unended
-	switch {
-	case err != nil:
-	case r.session.emptied():
+	var err error
+	if r.session.emptied() {
 		err = w.provider.end(r)
-	default:
+	} else {
 		err = r.session.Release()
 	}
 	if errors.Is(err, tombstore.ErrUnacknowledged) {

@@ -25,6 +25,7 @@ type rawStore struct {
 	flushed bool   // Flush was called
 	refused bool   // somebody else has ended it
 	dropped bool   // the request itself has, and has not begun another one
+	unended error  // why that has failed, which a handler may not have looked at
 }
 
 // self is the key under which a session returns itself.
@@ -85,6 +86,13 @@ func (s *rawStore) drop() {
 	s.values, s.saved, s.flushed, s.refused, s.dropped = map[any]any{}, nil, false, false, true
 }
 
+// noteEnd notes how the end went.
+func (s *rawStore) noteEnd(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unended = err
+}
+
 // load reads the session, and reports whether it is live.
 func (s *rawStore) load() (found bool, err error) {
 	data, found, err := s.provider.adapter.Load(s.request.ctx, &s.request.Request, s.id)
@@ -131,6 +139,8 @@ func (s *rawStore) due() ([]byte, error) {
 	defer s.mu.Unlock()
 	moves := s.id != s.request.Request.ID()
 	switch {
+	case s.dropped && s.unended != nil:
+		return nil, s.unended
 	case s.refused, s.dropped, len(s.values) == 0:
 		return nil, nil
 	case moves && s.request.begun.Load():
