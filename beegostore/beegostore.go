@@ -44,6 +44,8 @@
 //   - The id travels in a cookie. EnableSidInHTTPHeader and EnableSidInURLQuery do not work.
 //   - A handler that reads the session cookie by itself sees the id with a suffix, which tells requests
 //     apart: beego tells its provider nothing else of the request. SessionID returns the id.
+//   - http.TimeoutHandler goes around the Middleware. Inside of it, a handler whose time is up may give its
+//     session a new id, for which beego changes the request's header, while the Middleware reads that.
 //   - SessionRegenerateID fails when the response has begun. After an error beego leaves its controller
 //     without a session.
 //   - A program whose functions have lost their names, as by obfuscation, cannot use this package:
