@@ -59,6 +59,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/caller"
 	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
@@ -147,8 +148,8 @@ func (p *provider) Exist(sid string) (bool, error) {
 		_, found, err := p.adapter.Load(context.Background(), nil, sid)
 		return found, err
 	}
-	if r.session != nil {
-		return true, nil
+	if r.session != nil || r.id == "" {
+		return r.session != nil, nil
 	}
 	s := &rawStore{provider: p, request: r, id: r.id}
 	found, err := s.load()
@@ -164,7 +165,12 @@ func (p *provider) Read(sid string) (session.RawStore, error) {
 	if r := p.request(sid); r != nil && r.session != nil {
 		return r.session, nil
 	}
-	s := &rawStore{provider: p, request: &request{ctx: context.Background()}, id: sid}
+	s := &rawStore{
+		provider: p, request: &request{ctx: context.Background()}, id: sid, values: map[any]any{},
+	}
+	if caller.Method("go-chi/session.(*Manager).Start") != "" { // nothing can be stored under a new id
+		return s, nil
+	}
 	_, err := s.load()
 	return s, err
 }

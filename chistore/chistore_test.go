@@ -390,6 +390,19 @@ func TestServerAway(t *testing.T) {
 	require.Nil(t, set)
 }
 
+// A visitor who comes without a session, and leaves without one, needs no server.
+func TestServerAway_Visitor(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.store.err = errors.New("no route")
+	answer, set := s.ask("", func(w http.ResponseWriter, _ *http.Request, store session.Store) {
+		require.Nil(t, store.Get("user"))
+		_, _ = io.WriteString(w, "welcome")
+	})
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+	require.Nil(t, set)
+}
+
 // The session is saved before the response begins, in whatever way that is.
 func TestBegins(t *testing.T) {
 	t.Parallel()
@@ -674,11 +687,8 @@ func TestMigration_OtherKeys(t *testing.T) {
 		s.ask(cookie, func(w http.ResponseWriter, q *http.Request, store session.Store) {
 			require.NoError(t, store.Destroy(w, q))
 		})
-		require.NotContains(t, old.ids, cookie)
-	}
-	for _, id := range old.ids {
-		require.Regexp(t, "^[0-9a-f]{16}$", id)
+		require.Empty(t, old.ids)
 	}
 	s.ask("0123456789abcdef", func(http.ResponseWriter, *http.Request, session.Store) {})
-	require.Contains(t, old.ids, "0123456789abcdef")
+	require.Equal(t, []string{"0123456789abcdef"}, old.ids)
 }
