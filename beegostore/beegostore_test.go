@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
 	"testing"
 	"time"
 
@@ -375,18 +377,40 @@ func TestResponse(t *testing.T) {
 	}
 }
 
-// An informational response is not the first byte.
+// An informational response is not the first byte, and carries no cookie.
 func TestResponse_Informational(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	a := b.visit(b.login(), func(w http.ResponseWriter, r *http.Request, s session.Store) (string, error) {
-		w.WriteHeader(http.StatusEarlyHints)
+	cookie := b.login()
+	server := httptest.NewServer(b.provider.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, err := b.manager.SessionRegenerateID(w, r)
-		return "renewed", err
+		w.WriteHeader(http.StatusEarlyHints)
+		if err == nil {
+			_, err = b.manager.SessionRegenerateID(w, r)
+		}
+		fmt.Fprint(w, err)
+	})))
+	t.Cleanup(server.Close)
+	hints := 0
+	hinted := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+			hints++
+			require.Empty(t, header["Set-Cookie"])
+			return nil
+		},
 	})
-	require.Equal(t, "renewed", a.body)
-	require.Len(t, a.cookies, 1)
-	require.Equal(t, "alice", b.get("/", a.cookies[0].Value).body)
+	q, err := http.NewRequestWithContext(hinted, http.MethodGet, server.URL, nil)
+	require.NoError(t, err)
+	q.AddCookie(&http.Cookie{Name: cookieName, Value: cookie})
+	res, err := http.DefaultClient.Do(q)
+	require.NoError(t, err)
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, "<nil>", string(body))
+	require.Equal(t, 1, hints)
+	require.Len(t, res.Cookies(), 1)
+	require.Equal(t, "alice", b.get("/", res.Cookies()[0].Value).body)
 }
 
 // What has been saved before the response is not saved again after it, or touched, and what has not changed

@@ -1,10 +1,7 @@
 package beegostore
 
 import (
-	"bufio"
 	"context"
-	"errors"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,6 +12,8 @@ import (
 
 	beecontext "github.com/beego/beego/v2/server/web/context"
 	"github.com/beego/beego/v2/server/web/session"
+
+	"github.com/tombstore/tombstore/internal/firstbyte"
 )
 
 // request is an HTTP request under way. Beego's manager tells its provider of the request nothing but a
@@ -50,7 +49,8 @@ func (p *Provider) Middleware(next http.Handler) http.Handler {
 		q.r = r.WithContext(context.WithValue(r.Context(), requestKey{p}, q))
 		q.tag()
 		defer q.end()
-		next.ServeHTTP(&responseWriter{w, q}, q.r)
+		first := func(int) bool { return q.begin() }
+		next.ServeHTTP(&responseWriter{firstbyte.Writer{ResponseWriter: w, Begin: first}, q}, q.r)
 		q.begin()
 	})
 }
@@ -257,43 +257,7 @@ func writerOf(w http.ResponseWriter) *request {
 	}
 }
 
-var errNotSaved = errors.New("beegostore: the session could not be saved, or not ended")
-
 type responseWriter struct {
-	http.ResponseWriter
+	firstbyte.Writer
 	q *request
 }
-
-func (w *responseWriter) WriteHeader(code int) {
-	informational := code >= 100 && code < 200 && code != http.StatusSwitchingProtocols
-	if informational || w.q.begin() {
-		w.ResponseWriter.WriteHeader(code)
-	}
-}
-
-func (w *responseWriter) Write(b []byte) (int, error) {
-	if !w.q.begin() {
-		return len(b), nil
-	}
-	return w.ResponseWriter.Write(b)
-}
-
-// Flush implements http.Flusher.
-func (w *responseWriter) Flush() { _ = w.FlushError() }
-
-// FlushError is for http.ResponseController.
-func (w *responseWriter) FlushError() error {
-	w.q.begin()
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-// Hijack implements http.Hijacker.
-func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if !w.q.begin() {
-		return nil, nil, errNotSaved
-	}
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
-// Unwrap is for http.ResponseController.
-func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,12 +1,10 @@
 package chistore
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,6 +12,7 @@ import (
 	"gitea.com/go-chi/session"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/firstbyte"
 )
 
 type requestKey struct{}
@@ -42,7 +41,8 @@ func (p *provider) outer(next http.Handler) http.Handler {
 			first += "; " + line
 		}
 		q.Header.Set("Cookie", first)
-		writer := &responseWriter{ResponseWriter: w, provider: p, request: r}
+		writer := &responseWriter{provider: p, request: r}
+		writer.Writer = firstbyte.Writer{ResponseWriter: w, Begin: writer.first}
 		defer func() {
 			if !r.begun.Swap(true) { // the handler has panicked, and what recovers may answer
 				writer.withdraw()
@@ -81,10 +81,19 @@ func (p *provider) inner(next http.Handler) http.Handler {
 // responseWriter saves the session before the first byte, and takes the cookies of sessions out of the
 // response that are not stored.
 type responseWriter struct {
-	http.ResponseWriter
+	firstbyte.Writer
 	provider *provider
 	request  *request
 	failed   bool // the session could not be saved, and the response says so
+}
+
+// first is called before the first byte, and before each later one. A handler that hijacks the connection
+// sends no cookie, but what it has changed so far is saved.
+func (w *responseWriter) first(code int) bool {
+	if !w.request.begun.Load() {
+		w.begin(code)
+	}
+	return !w.failed
 }
 
 // begin is called when the response is about to begin, and at the end of the request.
@@ -137,58 +146,3 @@ func (w *responseWriter) withdraw() {
 		delete(h, "Set-Cookie")
 	}
 }
-
-// WriteHeader implements http.ResponseWriter.
-func (w *responseWriter) WriteHeader(code int) {
-	informational := code >= 100 && code < 200 && code != http.StatusSwitchingProtocols
-	switch {
-	case !informational:
-		w.begin(code)
-	case !w.request.begun.Load(): // which cookies go out is decided later
-		h := w.Header()
-		cookies := h["Set-Cookie"]
-		delete(h, "Set-Cookie")
-		defer func() { h["Set-Cookie"] = cookies }()
-	}
-	if !w.failed {
-		w.ResponseWriter.WriteHeader(code)
-	}
-}
-
-// Write implements http.ResponseWriter.
-func (w *responseWriter) Write(b []byte) (int, error) {
-	if !w.request.begun.Load() {
-		w.begin(http.StatusOK)
-	}
-	if w.failed {
-		return len(b), nil
-	}
-	return w.ResponseWriter.Write(b)
-}
-
-// Flush implements http.Flusher.
-func (w *responseWriter) Flush() { _ = w.FlushError() }
-
-// FlushError is for http.ResponseController.
-func (w *responseWriter) FlushError() error {
-	if !w.request.begun.Load() {
-		w.begin(http.StatusOK)
-	}
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-var errFailed = errors.New("chistore: the session could not be saved")
-
-// Hijack implements http.Hijacker. The handler sends no cookie, but what it has changed so far is saved.
-func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if !w.request.begun.Load() {
-		w.begin(http.StatusOK)
-	}
-	if w.failed {
-		return nil, nil, errFailed
-	}
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
-// Unwrap is for http.ResponseController.
-func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

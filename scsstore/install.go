@@ -17,6 +17,7 @@ import (
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/internal/caller"
+	"github.com/tombstore/tombstore/internal/firstbyte"
 )
 
 // Install makes sm keep its sessions in store, and returns the middleware to use instead of
@@ -92,8 +93,9 @@ func (s *Store) protect(next http.Handler) http.Handler {
 		defer request.RunHooks(true)
 		defer s.adapter.Release(ctx, request)
 		outer := &outerWriter{
-			ResponseWriter: w, store: s, request: request, cookie: s.sm.Cookie.Name, hashes: s.sm.HashTokenInStore,
+			store: s, request: request, cookie: s.sm.Cookie.Name, hashes: s.sm.HashTokenInStore,
 		}
+		outer.Writer = firstbyte.Writer{ResponseWriter: w, Begin: func(int) bool { outer.begin(); return true }}
 		next.ServeHTTP(outer, r.WithContext(context.WithValue(ctx, outerKey{s.sm}, outer)))
 		outer.begin()
 	})
@@ -170,7 +172,7 @@ type outerKey struct{ sm *scs.SessionManager }
 // in a logout without asking the store, but the browser may have got that of a later login meanwhile.
 // For the same reason it takes back that of a session that was left as it was.
 type outerWriter struct {
-	http.ResponseWriter
+	firstbyte.Writer
 	store   *Store
 	request *adapter.Request
 	cookie  string // its name
@@ -241,39 +243,6 @@ func dropLast(h http.Header, name, value string) {
 	}
 }
 
-func (w *outerWriter) WriteHeader(code int) {
-	if !informational(code) {
-		w.begin()
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
-
-func (w *outerWriter) Write(b []byte) (int, error) {
-	w.begin()
-	return w.ResponseWriter.Write(b)
-}
-
-// Flush implements http.Flusher.
-func (w *outerWriter) Flush() { _ = w.FlushError() }
-
-// FlushError is for http.ResponseController.
-func (w *outerWriter) FlushError() error {
-	w.begin()
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-// Hijack implements http.Hijacker.
-func (w *outerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
-// Unwrap is for http.ResponseController.
-func (w *outerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func informational(code int) bool {
-	return code >= 100 && code < 200 && code != http.StatusSwitchingProtocols
-}
-
 // inner stands between the handler and scs, which saves the session and sets the cookie before the
 // first byte of the response. Without it a Flush before that would send the headers without the cookie,
 // an informational response would be taken for the first byte, and a handler that takes over the
@@ -294,7 +263,7 @@ type responseWriter struct {
 }
 
 func (w *responseWriter) WriteHeader(code int) {
-	if informational(code) {
+	if firstbyte.Informational(code) {
 		w.outer.WriteHeader(code)
 		return
 	}
