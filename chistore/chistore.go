@@ -31,8 +31,9 @@
 // renewed, is out as well. session.RegenerateSession moves a session, in one step, when it is saved.
 //
 // What a handler has left is saved before the first byte of its response, and what it changes later at
-// its end. If the first save fails, the response is a 500. Only a session that is stored has a cookie: an
-// unknown id is never taken from a request, and a visitor of whom nothing is saved is given none.
+// its end. If the first save fails, or a Destroy has failed, the response is a 500. Only a session that is
+// stored has a cookie: an unknown id is never taken from a request, and a visitor of whom nothing is saved is
+// given none.
 //
 // # Limits
 //
