@@ -21,8 +21,9 @@ type OldKeys struct {
 var _ OldStore = (*OldKeys)(nil)
 
 // NewOldKeys returns the sessions in keys with a prefix: "scs:session:" is that of scs' goredisstore and
-// redisstore, "session_" that of boj/redistore and gin-contrib/sessions/redis, and "" that of
-// gofiber/storage/redis. The client is the caller's, and must ask the primary.
+// redisstore, "session_" that of boj/redistore and of sessions/redis of gin-contrib and hertz-contrib, and ""
+// that of gofiber/storage/redis and of session/redis of go-chi and beego. The client is the caller's, and must
+// ask the primary.
 func NewOldKeys(client rueidis.Client, prefix string) *OldKeys { return &OldKeys{client, prefix} }
 
 // oldTimeout bounds what is asked of the old keys.

@@ -21,7 +21,7 @@ func TestVersions(t *testing.T) {
 	for path, modules := range map[string][]string{
 		document: {
 			"alexedwards/scs", "gorilla/sessions", "labstack/echo", "labstack/echo-contrib", "gin-gonic/gin", "gin-contrib/sessions",
-			"cloudwego/hertz", "hertz-contrib/sessions", "gofiber/fiber",
+			"cloudwego/hertz", "hertz-contrib/sessions", "gofiber/fiber", "beego/beego",
 		},
 		"../gorillastore/README.md": {"gorilla/sessions", "labstack/echo", "labstack/echo-contrib"},
 	} {
