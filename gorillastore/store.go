@@ -303,6 +303,10 @@ func (s *Store) Renew(session *sessions.Session) {
 // by another request, or renewed by another Session of this one.
 func (s *Store) Refused(session *sessions.Session) bool { return s.record(session).refused }
 
+// Failed returns the error for which Get could not look for the session, or nil: for libraries that only log
+// it, and show the handler a session without values, as that of a visitor.
+func (s *Store) Failed(session *sessions.Session) error { return s.record(session).failed }
+
 // marker is the key of an entry that Values have with EndWhenCleared. No program knows it, so it
 // goes only with everything else.
 type marker struct{}

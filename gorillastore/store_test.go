@@ -311,6 +311,7 @@ func TestNew_Failure(t *testing.T) {
 	b.adapter = adapter.New(failing{b.memory, down})
 	q := b.request(cookie)
 	require.ErrorIs(t, q.err, down)
+	require.ErrorIs(t, b.Failed(q.session), down)
 	require.True(t, q.session.IsNew)
 	require.Empty(t, q.session.ID)
 	b.adapter = good
@@ -320,6 +321,7 @@ func TestNew_Failure(t *testing.T) {
 	require.Equal(t, "alice", b.request(cookie).user())
 	q.session.Options.MaxAge = -1 // a logout needs no more than the id
 	require.Equal(t, -1, q.save()[0].MaxAge)
+	require.NoError(t, b.Failed(q.session))
 	require.Empty(t, b.live())
 }
 

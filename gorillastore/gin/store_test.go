@@ -1,6 +1,8 @@
 package ginstore_test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -218,4 +220,33 @@ func TestRefused(t *testing.T) {
 		require.NoError(t, s.Save())
 		require.True(t, v.store.Refused(s))
 	}))
+}
+
+type failing struct {
+	tombstore.Renewer
+	err error
+}
+
+func (f failing) Read(context.Context, string, ...tombstore.ReadOption) (tombstore.Session, error) {
+	return tombstore.Session{}, f.err
+}
+
+// A handler can tell a user whose session could not be looked for from a visitor.
+func TestFailed(t *testing.T) {
+	v := newVisitor(t)
+	v.visit(func(s sessions.Session, _ *gin.Context) {
+		require.NoError(t, v.store.Failed(s))
+		s.Set("user", "alice")
+		require.NoError(t, s.Save())
+	})
+	v.visit(func(s sessions.Session, _ *gin.Context) {
+		require.Equal(t, "alice", s.Get("user"))
+		require.NoError(t, v.store.Failed(s))
+	})
+	down := errors.New("down")
+	v.store.Store = ginstore.New(failing{v.memory, down}, key).Store
+	v.visit(func(s sessions.Session, _ *gin.Context) {
+		require.Nil(t, s.Get("user"))
+		require.ErrorIs(t, v.store.Failed(s), down)
+	})
 }

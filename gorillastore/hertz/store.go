@@ -85,5 +85,12 @@ func (s *Store) Refused(session sessions.Session) bool {
 	return s.Store.Refused(contrib.Underlying(session))
 }
 
+// Failed returns the error for which the session could not be looked for, or nil. The library logs that error,
+// and the session seems to be a visitor's: ask before a request without a user is answered with 401, or sent
+// to the login.
+func (s *Store) Failed(session sessions.Session) error {
+	return s.Store.Failed(contrib.Underlying(session))
+}
+
 // request returns a request with the context of a handler, for methods that need no more of it.
 func request(ctx context.Context) *http.Request { return new(http.Request).WithContext(ctx) }

@@ -2,6 +2,7 @@ package hertzstore_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"testing"
 
@@ -137,4 +138,33 @@ func TestOptions(t *testing.T) {
 	require.Equal(t, "/shop", cookie.Path)
 	require.Equal(t, 60, cookie.MaxAge)
 	require.True(t, cookie.Secure)
+}
+
+type failing struct {
+	tombstore.Renewer
+	err error
+}
+
+func (f failing) Read(context.Context, string, ...tombstore.ReadOption) (tombstore.Session, error) {
+	return tombstore.Session{}, f.err
+}
+
+// A handler can tell a user whose session could not be looked for from a visitor.
+func TestFailed(t *testing.T) {
+	v := newVisitor(t)
+	v.visit(func(s sessions.Session) {
+		require.NoError(t, v.store.Failed(s))
+		login(s)
+		require.NoError(t, s.Save())
+	})
+	v.visit(func(s sessions.Session) {
+		require.Equal(t, "alice", s.Get("user"))
+		require.NoError(t, v.store.Failed(s))
+	})
+	down := errors.New("down")
+	v.store.Store = hertzstore.New(failing{v.backend, down}, key).Store
+	v.visit(func(s sessions.Session) {
+		require.Nil(t, s.Get("user"))
+		require.ErrorIs(t, v.store.Failed(s), down)
+	})
 }
