@@ -54,7 +54,6 @@
 package beegostore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"reflect"
@@ -119,7 +118,7 @@ func Register(name string, store tombstore.Renewer, opts ...adapter.Option) *Pro
 		panic("beegostore: the names of beego's methods are not in this program, or are not those of the " +
 			"beego that this package was written for; build it without obfuscation")
 	}
-	defaults := []adapter.Option{adapter.WithEqual(same), adapter.WithDecode(decodes)}
+	defaults := []adapter.Option{adapter.WithEqual(gobmap.Equal[any]), adapter.WithDecode(gobmap.Check[any])}
 	p := &Provider{adapter: adapter.New(store, append(defaults, opts...)...)}
 	p.ttl.Store(int64(DefaultTTL))
 	session.Register(name, p)
@@ -260,32 +259,12 @@ func (p *Provider) find(sid string) *Store {
 	return s
 }
 
-// same reports whether a and b hold the same values: gob writes maps in random order, and numbers types
-// differently in each process.
-func same(a, b []byte) bool {
-	switch same, known := gobmap.Same(a, b); {
-	case known:
-		return same
-	case len(a) != len(b) || bytes.Equal(a, b):
-		return len(a) == len(b)
-	}
-	x, err := decode(a)
-	y, err2 := decode(b)
-	return err == nil && err2 == nil && reflect.DeepEqual(x, y)
-}
-
 // encode returns what session.EncodeGob could have, or fails as that does.
 func encode(values map[any]any) ([]byte, error) {
 	if data, ok := gobmap.Encode(values); ok {
 		return data, nil
 	}
 	return session.EncodeGob(values)
-}
-
-// decodes returns an error if data is not a session of beego's.
-func decodes(data []byte) error {
-	_, err := decode(data)
-	return err
 }
 
 func decode(data []byte) (map[any]any, error) {

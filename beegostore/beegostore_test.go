@@ -18,6 +18,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
 var ctx = context.Background()
@@ -277,7 +278,7 @@ func TestEncoding(t *testing.T) {
 		read, err = session.DecodeGob(ours)
 		require.NoError(t, err)
 		require.Equal(t, values, read)
-		require.True(t, same(ours, theirs))
+		require.True(t, gobmap.Equal[any](ours, theirs))
 	}
 	_, err := encode(map[any]any{"f": func() {}})
 	require.Error(t, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
 // Store is the session.Store of one session in one request, or outside of one. It is safe for concurrent
@@ -251,7 +252,7 @@ func (s *Store) save() error {
 	if err != nil {
 		return err
 	}
-	if s.saved && s.next == "" && same(data, s.data) {
+	if s.saved && s.next == "" && gobmap.Equal[any](data, s.data) {
 		return nil
 	}
 	id, ttl, a := s.id, time.Duration(s.provider.ttl.Load()), s.provider.adapter

@@ -71,7 +71,7 @@ func Sessioner(
 ) (func(http.Handler) http.Handler, error) {
 	options = session.PrepareOptions([]session.Options{options})
 	p := &provider{
-		adapter: adapter.New(store, append([]adapter.Option{adapter.WithEqual(gobmap.Equal), adapter.WithDecode(decodes)}, opts...)...),
+		adapter: adapter.New(store, append([]adapter.Option{adapter.WithEqual(gobmap.Equal[any]), adapter.WithDecode(gobmap.Check[any])}, opts...)...),
 		ttl:     time.Duration(options.Maxlifetime) * time.Second,
 		options: options,
 	}

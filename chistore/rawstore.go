@@ -147,7 +147,7 @@ func (s *rawStore) due() ([]byte, error) {
 		return nil, cmp.Or(s.failure, errNoCookie)
 	}
 	data, err := encode(s.values)
-	if err == nil && !moves && s.saved != nil && gobmap.Equal(s.saved, data) {
+	if err == nil && !moves && s.saved != nil && gobmap.Equal[any](s.saved, data) {
 		return nil, nil
 	}
 	return data, err
@@ -166,12 +166,6 @@ func encode(values map[any]any) ([]byte, error) {
 		return data, nil
 	}
 	return session.EncodeGob(values)
-}
-
-// decodes returns an error if data is not a session of the library.
-func decodes(data []byte) error {
-	_, err := decode(data)
-	return err
 }
 
 func decode(data []byte) (map[any]any, error) {

@@ -74,6 +74,7 @@ import (
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/internal/fibersession"
+	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
 // Store has the methods of a session.Store. It is safe for concurrent use; a session is not, as ever.
@@ -91,7 +92,7 @@ func New(store tombstore.Renewer, config session.Config, opts ...adapter.Option)
 			"the fiber that this package was written for; build it without obfuscation")
 	}
 	opts = append([]adapter.Option{
-		adapter.WithEqual(fibersession.Same[string]), adapter.WithDecode(fibersession.Decodes[string]),
+		adapter.WithEqual(gobmap.Equal[string]), adapter.WithDecode(gobmap.Check[string]),
 	}, opts...)
 	if config.KeyGenerator == nil {
 		config.KeyGenerator = tombstore.NewID

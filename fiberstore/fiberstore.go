@@ -76,6 +76,7 @@ import (
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/internal/caller"
 	"github.com/tombstore/tombstore/internal/fibersession"
+	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
 // DefaultTTL is how long a session lives after its last use if it is saved with no expiration. The
@@ -103,7 +104,7 @@ func New(store tombstore.Renewer, opts ...adapter.Option) *Storage {
 		panic("fiberstore: the names of fiber's methods are not in this program, or are not those of " +
 			"the fiber that this package was written for; build it without obfuscation")
 	}
-	defaults := []adapter.Option{adapter.WithEqual(fibersession.Same[any]), adapter.WithDecode(fibersession.Decodes[any])}
+	defaults := []adapter.Option{adapter.WithEqual(gobmap.Equal[any]), adapter.WithDecode(gobmap.Check[any])}
 	return &Storage{adapter.New(store, append(defaults, opts...)...)}
 }
 

@@ -3,20 +3,16 @@
 package fibersession
 
 import (
-	"bytes"
 	"context"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"iter"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
-	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
 // Exchange is a request and its response, with the headers and cookies of both. A cookie of the
@@ -151,32 +147,4 @@ func EndAll(ctx context.Context, store tombstore.Renewer) error {
 		}
 	}
 	return unacknowledged
-}
-
-// Same reports whether a and b hold the same values, of a map with keys of type K. Fiber encodes them
-// in gob, which writes maps in random order and numbers types differently in each process. A request
-// that only reads must not write, for the server's sake, and because it would undo what others have
-// written meanwhile.
-func Same[K comparable](a, b []byte) bool {
-	switch same, known := gobmap.Same(a, b); {
-	case known:
-		return same
-	case len(a) != len(b) || bytes.Equal(a, b):
-		return len(a) == len(b)
-	}
-	x, err := Decode[K](a)
-	y, err2 := Decode[K](b)
-	return err == nil && err2 == nil && reflect.DeepEqual(x, y)
-}
-
-// Decodes returns an error if data is not a session of fiber's.
-func Decodes[K comparable](data []byte) error {
-	_, err := Decode[K](data)
-	return err
-}
-
-// Decode returns the values that fiber has encoded.
-func Decode[K comparable](data []byte) (values map[K]any, err error) {
-	err = gob.NewDecoder(bytes.NewReader(data)).Decode(&values)
-	return values, err
 }

@@ -317,16 +317,27 @@ func TakeString[B string | []byte](b B) (s, rest B, ok bool) {
 	return b[:n], b[n:], true
 }
 
-// Equal reports whether a and b are the same map, in whatever order. What Same does not know is decoded
-// by package gob.
-func Equal(a, b []byte) bool {
+// Equal reports whether a and b are the same map with keys of type K, in whatever order. What Same does not
+// know is decoded by package gob.
+func Equal[K comparable](a, b []byte) bool {
 	switch same, known := Same(a, b); {
 	case known:
 		return same
 	case len(a) != len(b) || bytes.Equal(a, b):
 		return len(a) == len(b)
 	}
-	var x, y map[any]any
-	return gob.NewDecoder(bytes.NewReader(a)).Decode(&x) == nil &&
-		gob.NewDecoder(bytes.NewReader(b)).Decode(&y) == nil && reflect.DeepEqual(x, y)
+	x, err := decodeGob[K](a)
+	y, err2 := decodeGob[K](b)
+	return err == nil && err2 == nil && reflect.DeepEqual(x, y)
+}
+
+// Check returns an error if data is not a map with keys of type K.
+func Check[K comparable](data []byte) error {
+	_, err := decodeGob[K](data)
+	return err
+}
+
+func decodeGob[K comparable](data []byte) (values map[K]any, err error) {
+	err = gob.NewDecoder(bytes.NewReader(data)).Decode(&values)
+	return values, err
 }

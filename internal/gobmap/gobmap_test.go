@@ -192,14 +192,27 @@ func FuzzSame(f *testing.F) {
 }
 
 func TestEqual(t *testing.T) {
-	a := encode(t, map[any]any{"n": 1, "user": "alice"})
-	require.True(t, Equal(a, encode(t, map[any]any{"user": "alice", "n": 1})))
-	require.False(t, Equal(a, encode(t, map[any]any{"n": 2, "user": "alice"})))
-	roles := func(name string) []byte { return encode(t, map[any]any{1: true, 2: false, "roles": []string{name}}) }
-	require.True(t, Equal(roles("admin"), roles("admin")), "whatever the order")
-	require.False(t, Equal(roles("admin"), roles("staff")))
-	require.False(t, Equal([]byte("not"), []byte("gob")))
-	require.False(t, Equal(nil, a))
+	testEqual(t, func(key string) any { return key })
+	testEqual(t, func(key string) string { return key })
+}
+
+func testEqual[K comparable](t *testing.T, key func(string) K) {
+	data := func(n int, name string, more any) []byte {
+		return encode(t, map[K]any{key("n"): n, key("user"): name, key("roles"): more})
+	}
+	a := data(1, "alice", "admin")
+	slow := data(1, "alice", []string{"admin"})
+	for range 10 { // gob's order is random
+		require.True(t, Equal[K](a, data(1, "alice", "admin")))
+		require.False(t, Equal[K](a, data(2, "alice", "admin")))
+		require.True(t, Equal[K](slow, data(1, "alice", []string{"admin"})))
+		require.False(t, Equal[K](slow, data(1, "alice", []string{"staff"})))
+	}
+	require.False(t, Equal[K](slow, encode(t, map[K]any{key("n"): 1})))
+	require.False(t, Equal[K](nil, a))
+	require.False(t, Equal[K]([]byte("not"), []byte("gob")))
+	require.NoError(t, Check[K](slow))
+	require.Error(t, Check[K]([]byte("not gob")))
 }
 
 // What Decode takes for a map, gob takes for the same one.
