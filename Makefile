@@ -10,7 +10,7 @@ each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || fa
 RACE        := $(shell [ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null && echo -race)
 # Each test must hold in any order and under the race detector. Most of their time they wait, so more run at once than there are cores.
 TESTFLAGS   ?= $(RACE) -shuffle=on -parallel=8
-# Elsewhere than in CI the tests play fewer rounds, and few of the broken variants that show that a test can fail.
+# Elsewhere than in CI the tests play fewer rounds, few of the broken variants that show that a test can fail, and no failovers.
 SHORT        = $(if $(CI),,-short)
 # A program under the race detector waits a second before it ends; tests end many.
 export GORACE ?= atexit_sleep_ms=20

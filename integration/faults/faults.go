@@ -73,11 +73,19 @@ func Repeat(t testing.TB, least, factor int, round func()) {
 	}
 }
 
+// Long is for tests that start many servers, or take long. Under -short they are skipped.
+func Long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short")
+	}
+}
+
 // SkipShort skips a bug that was put in, under -short.
 func SkipShort(t testing.TB, k Kind) {
 	t.Helper()
-	if k == Seeded && testing.Short() {
-		t.Skip("-short")
+	if k == Seeded {
+		Long(t)
 	}
 }
 

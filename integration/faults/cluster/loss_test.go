@@ -22,6 +22,7 @@ const lossTimeout = 5 * time.Second // for a primary to answer; a shorter one wo
 // TestPrimaryLost kills one primary after another, each in the middle of traffic and at a step of a
 // rotation. Its replica, which has just ceased to follow it, is promoted by the cluster.
 func TestPrimaryLost(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	n := start(t, lossTimeout)
 	l := &loss{Nodes: n, t: t, client: dial(t, n), mover: newMover(n), count: &tally{t: t}}

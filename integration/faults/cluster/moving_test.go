@@ -21,6 +21,7 @@ func moves(slot int) bool { return slot%256 == 0 }
 
 // TestSlots moves the slots of a cluster that loses no node.
 func TestSlots(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	n := start(t, calm)
 	m := newMover(n)

@@ -23,6 +23,7 @@ var withoutSuccessor = faults.Edit("rotate.lua", ", 's', ARGV[3] }", " }")
 
 // TestSuccession ends sessions that move from slot to slot. FAULTS_COUNT says how many.
 func TestSuccession(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	n := start(t, calm)
 	client := dial(t, n)

@@ -15,6 +15,7 @@ import (
 // client. The Sentinels promote a replica, sessions are ended there, and the client goes on reading
 // from the old primary.
 func TestOldPrimary(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	usual := faults.Row{Kind: faults.Unpromised, Fault: "old primary, cut off: stale answers to Read"}
 	for _, c := range []struct {

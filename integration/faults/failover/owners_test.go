@@ -15,6 +15,7 @@ import (
 // TestOwners kills the primary after InvalidateOwner has returned nil, and promotes a replica. Unless it
 // is waited for, that has heard of nothing.
 func TestOwners(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	acked := []tombstore.Option{tombstore.WithReplicaAcks(2, 200*time.Millisecond)}
 	for _, c := range []struct {

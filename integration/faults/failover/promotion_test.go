@@ -15,6 +15,7 @@ import (
 // TestPromotion kills the primary right after it has acknowledged the last of some ends, and
 // promotes a replica by hand: for that takes a small part of the time that Sentinels take.
 func TestPromotion(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	const n = 20
 	for _, c := range []struct {

@@ -46,6 +46,7 @@ type group struct {
 // replicated may be reported as absent, and none whose end two of two replicas have acknowledged
 // may be live.
 func TestSentinel(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	for name, c := range map[string]struct {
 		args    []string

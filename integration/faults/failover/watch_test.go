@@ -18,6 +18,7 @@ import (
 // sessions have ended and moved of which the watcher has heard nothing, and others end on the
 // replica that is promoted before the watcher has found it.
 func TestWatch(t *testing.T) {
+	faults.Long(t)
 	t.Parallel()
 	for _, c := range []struct {
 		kind    faults.Kind

@@ -156,6 +156,7 @@ func (b *bed) measure(t *testing.T, s *soak, at time.Duration) sample {
 
 // TestSoak is not parallel: it counts the goroutines and the memory of the process.
 func TestSoak(t *testing.T) {
+	faults.Long(t)
 	d := duration(t)
 	b := newBed(t)
 	before := goleak.IgnoreCurrent()
