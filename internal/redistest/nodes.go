@@ -73,14 +73,22 @@ func (n *Nodes) All() []*Node { return append(n.Primaries[:], n.Replicas[:]...) 
 // replicas, and every replica follows.
 func (n *Nodes) AwaitReady(t testing.TB) {
 	t.Helper()
+	said := "" // by the first node that is not ready
+	defer func() {
+		if t.Failed() {
+			t.Log(said)
+		}
+	}()
 	Until(t, "the cluster is ready", func() bool {
 		for _, node := range n.All() {
 			info, err := node.Ask("CLUSTER", "INFO")
+			said = info
 			if err != nil || !strings.Contains(info, "cluster_state:ok") {
 				return false
 			}
 			primaries, replicas := 0, 0
 			view, err := node.Ask("CLUSTER", "NODES")
+			said = view
 			for line := range strings.Lines(view) {
 				flags := strings.Split(strings.Fields(line)[2], ",")
 				switch has := func(flag string) bool { return slices.Contains(flags, flag) }; {
@@ -95,6 +103,7 @@ func (n *Nodes) AwaitReady(t testing.TB) {
 				return false
 			}
 			replication, err := node.Ask("INFO", "replication")
+			said = replication
 			if err != nil || !strings.Contains(replication, "master_link_status:up") && !strings.Contains(replication, "state=online") {
 				return false
 			}
