@@ -37,9 +37,10 @@ const (
 
 // stops is a request that stops, on the side of the server.
 type stops struct {
-	at    chan string   // where it stands
-	goOn  chan struct{} // when it may
-	ended chan struct{} // when its handler has returned
+	at    chan string     // where it stands
+	goOn  chan struct{}   // when it may
+	ended chan struct{}   // when its handler has returned
+	over  <-chan struct{} // when its test has ended, which may have failed and lets it go nowhere
 
 	leaves atomic.Bool     // it may go on when its client has left
 	left   <-chan struct{} // when that is so
@@ -87,8 +88,16 @@ func pass(ctx context.Context, point string) {
 	case string:
 		dawdle()
 	case *stops:
-		s.at <- point
-		<-s.goOn
+		select {
+		case s.at <- point:
+		case <-s.over:
+			return
+		}
+		select {
+		case <-s.goOn:
+		case <-s.over:
+			return
+		}
 		if s.leaves.Load() {
 			<-s.left
 		}
@@ -237,7 +246,9 @@ func (b *browser) prepare(action, cookie string) *request {
 }
 
 func (r *request) begin() {
-	r.stops = &stops{at: make(chan string), goOn: make(chan struct{}), ended: make(chan struct{})}
+	r.stops = &stops{
+		at: make(chan string), goOn: make(chan struct{}), ended: make(chan struct{}), over: r.browser.Context().Done(),
+	}
 	r.done = make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.leave = cancel

@@ -11,7 +11,7 @@ import (
 	"github.com/cloudwego/hertz/pkg/common/config"
 	"github.com/cloudwego/hertz/pkg/common/hlog"
 	"github.com/cloudwego/hertz/pkg/network"
-	"github.com/cloudwego/hertz/pkg/network/netpoll"
+	"github.com/cloudwego/hertz/pkg/network/standard"
 	fiber2 "github.com/gofiber/fiber/v2"
 	"github.com/stretchr/testify/require"
 
@@ -36,23 +36,27 @@ func Fiber2(t testing.TB, app *fiber2.App) string {
 	return l.Addr().String()
 }
 
-// Hertz returns the address of a server that ends with the test. It is on hertz' own network library.
+// Hertz returns the address of a server that ends with the test. It is on package net: where servers come and go, netpoll, hertz'
+// default, closes file descriptors twice, the second time those of other connections of the process.
 func Hertz(t testing.TB, configure func(h *server.Hertz)) string {
 	var listening interface{ Listener() net.Listener }
 	h := server.New(server.WithHostPorts("127.0.0.1:0"), server.WithDisablePrintRoute(true),
 		server.WithKeepAlive(false), // or Shutdown would wait for connections that a client keeps
 		server.WithTransport(func(o *config.Options) network.Transporter {
-			transporter := netpoll.NewTransporter(o)
+			transporter := standard.NewTransporter(o)
 			listening = transporter.(interface{ Listener() net.Listener })
 			return transporter
 		}))
 	configure(h)
-	done := make(chan error, 1)
-	go func() { done <- h.Run() }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = h.Run()
+	}()
 	redistest.Until(t, "the server listens", h.IsRunning)
 	t.Cleanup(func() {
 		require.NoError(t, h.Shutdown(context.Background()))
-		require.NoError(t, <-done)
+		<-done
 	})
 	return listening.Listener().Addr().String()
 }
