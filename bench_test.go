@@ -353,7 +353,11 @@ func BenchmarkInvalidateOwner(b *testing.B) {
 					require.NoError(b, err)
 					micros, err := parts[2].AsInt64()
 					require.NoError(b, err)
-					longest = max(longest, float64(micros))
+					words, err := parts[3].AsStrSlice()
+					require.NoError(b, err)
+					if words[0] != "SLOWLOG" { // to forget ten thousand entries takes long
+						longest = max(longest, float64(micros))
+					}
 				}
 				for i, value := range []float64{float64(len(strings.Fields(text))), millis, longest} {
 					if least[i] == 0 || value < least[i] {
