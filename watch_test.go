@@ -25,27 +25,30 @@ func withFloor(d time.Duration) Option { return func(c *config) { c.watchFloor =
 // publishes what it ends.
 type audience struct {
 	world
-	hold chan struct{} // no subscription begins before it is closed
+	hold  chan struct{} // no subscription begins before it is closed
+	asked *atomic.Int32 // subscriptions that were to begin
 }
 
 // deaf is a client that waits before it subscribes.
 type deaf struct {
 	*tap
-	hold chan struct{}
+	hold  chan struct{}
+	asked *atomic.Int32
 }
 
 func (d *deaf) Dedicate() (rueidis.DedicatedClient, func()) {
+	d.asked.Add(1)
 	<-d.hold
 	return d.Client.Dedicate()
 }
 
 func newAudience(t *testing.T, url string, opts ...Option) audience {
 	t.Helper()
-	client := &deaf{newTap(redistest.Dial(t, url)), make(chan struct{})}
+	client := &deaf{newTap(redistest.Dial(t, url)), make(chan struct{}), new(atomic.Int32)}
 	b := bedOn(t, client, append([]Option{withFloor(time.Hour)}, opts...)...)
 	other := bedOn(t, redistest.Dial(t, url), append(opts, WithKeyPrefix(b.prefix), WithPublish())...)
 	loadScripts(t, other)
-	return audience{world{b, client.tap, other, b.clustered()}, client.hold}
+	return audience{world{b, client.tap, other, b.clustered()}, client.hold, client.asked}
 }
 
 // hears lets the subscription begin, and waits for it if something is watched.
@@ -1054,12 +1057,15 @@ func TestWatch_Failover(t *testing.T) {
 		at := sentinels.Primary(t)
 		return at != "" && at != primary.Addr
 	})
-	for i, id := range ids[1:] {
-		require.NoError(t, context.Cause(watched[i+1]))
+	end(ids[1]) // which those may hear who are still subscribed to the old one
+	redistest.Until(t, "the end of the subscription", func() bool { return broken.asked.Load() == 2 })
+	for i, id := range ids[2:] {
+		require.NoError(t, context.Cause(watched[i+2]))
 		end(id)
 	}
-	for i, ctx := range watched[1:] {
+	requireTold(t, watched[1], Logout, "between two subscriptions")
+	for i, ctx := range watched[2:] {
 		requireTold(t, ctx, Logout, "")
-		require.NoError(t, context.Cause(unheard[i+1]))
+		require.NoError(t, context.Cause(unheard[i+2]))
 	}
 }
