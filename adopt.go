@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -114,9 +113,7 @@ func (c *config) adoptedHeader(s *Session, logins []Login, o ReserveOptions) ([]
 	if len(items) > math.MaxUint16 {
 		return nil, ErrTooLarge
 	}
-	header[1] |= flagItems
-	header = binary.BigEndian.AppendUint16(header, uint16(len(items)))
-	return append(header, items...), nil
+	return withItems(header, items), nil
 }
 
 // Adopt implements [Binder].

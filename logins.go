@@ -106,7 +106,7 @@ func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o Rese
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	at, deadline, late, err := s.enterLogins(ctx, b.Ref, logins, untilMillis(o.Until), s.argAbsolute, b.InPlaceOf)
+	at, deadline, late, err := s.enterLogins(ctx, b.Ref, logins, untilMillis(o.Until), decimal(s.absoluteOf(&o.Lifetime)), b.InPlaceOf)
 	switch {
 	case errors.Is(err, ErrUnknownOutcome):
 		return b, err

@@ -77,7 +77,7 @@ func (m *MemoryStore) read(ctx context.Context, id string, o ReadOptions) (Sessi
 		return Session{}, err
 	}
 	if o.Slide {
-		e.expireIn(o.TTL, now)
+		e.expireIn(ownIdle(headerOf(e.record), o.TTL), now)
 	}
 	s := e.session()
 	if !o.Shared {
@@ -104,6 +104,7 @@ func (m *MemoryStore) write(
 	if err == nil {
 		_, err = m.check(data, ttl)
 	}
+	err = cmp.Or(err, o.Lifetime.valid())
 	if err == nil && o.Binding != nil {
 		err = o.Binding.usable("", m.ref(key))
 		o = WriteOptions{Absent: true, Binding: o.Binding}
@@ -119,7 +120,7 @@ func (m *MemoryStore) write(
 	var header []byte
 	switch {
 	case errors.Is(err, ErrNotFound) && !o.Present && !o.Match:
-		header = m.firstHeader(now)
+		header = m.firstHeader(now, o.Lifetime)
 		if o.Binding != nil {
 			header = o.Binding.header()
 		}
@@ -130,16 +131,17 @@ func (m *MemoryStore) write(
 	default:
 		header = headerOf(e.record)
 	}
-	return m.store(key, header, data, ttl, now), nil
+	return m.store(key, header, data, ownIdle(header, ttl), now), nil
 }
 
 // firstHeader returns the header of a session that begins now.
-func (m *MemoryStore) firstHeader(now time.Time) []byte {
-	created, deadline := now.UnixMilli(), int64(0)
-	if m.absolute > 0 {
-		deadline = created + m.absolute.Milliseconds()
+func (m *MemoryStore) firstHeader(now time.Time, l *Lifetime) []byte {
+	created := now.UnixMilli()
+	header := newHeader(0, created, m.bound(l, 0, created))
+	if l == nil {
+		return header
 	}
-	return newHeader(0, created, deadline)
+	return withItems(header, appendIdle(nil, l.Idle))
 }
 
 // store puts a live session at key, under a new version.
@@ -174,7 +176,7 @@ func (m *MemoryStore) touch(ctx context.Context, id string, ttl time.Duration) e
 	if err != nil {
 		return err
 	}
-	e.expireIn(ttl, now)
+	e.expireIn(ownIdle(headerOf(e.record), ttl), now)
 	return nil
 }
 
@@ -196,7 +198,7 @@ func (m *MemoryStore) rotate(
 	if err == nil && o.Binding != nil {
 		err = o.Binding.usable(m.ref(oldKey), m.ref(newKey))
 	}
-	if err := cmp.Or(err, ctx.Err()); err != nil {
+	if err := cmp.Or(err, o.Lifetime.valid(), ctx.Err()); err != nil {
 		return Session{}, err
 	}
 	m.mu.Lock()
@@ -216,7 +218,11 @@ func (m *MemoryStore) rotate(
 		data, ttl = o.Data, o.TTL
 	}
 	m.end(oldKey, Rotated, now).successor = newKey
-	return m.store(newKey, m.rebind(before.header, oldKey, newKey, o.Binding, now), data, ttl, now), nil
+	header := m.rebind(before.header, oldKey, newKey, o.Binding, o.Lifetime, now)
+	if o.Replace || o.Binding != nil || o.Lifetime != nil {
+		ttl = ownIdle(header, ttl)
+	}
+	return m.store(newKey, header, data, ttl, now), nil
 }
 
 // Invalidate implements [Store].
@@ -343,7 +349,7 @@ func (m *MemoryStore) finishRenewal(
 	if err == nil && r.Binding != nil {
 		err = r.Binding.usable(m.ref(oldKey), m.ref(newKey))
 	}
-	if err := cmp.Or(err, ctx.Err()); err != nil {
+	if err := cmp.Or(err, r.Lifetime.valid(), ctx.Err()); err != nil {
 		return Session{}, err
 	}
 	m.mu.Lock()
@@ -364,7 +370,8 @@ func (m *MemoryStore) finishRenewal(
 	}
 	t.record, t.claim, t.successor = nil, 0, newKey
 	m.watches.hint(oldKey)
-	return m.store(newKey, m.rebind(before.header, oldKey, newKey, r.Binding, now), data, ttl, now), nil
+	header := m.rebind(before.header, oldKey, newKey, r.Binding, r.Lifetime, now)
+	return m.store(newKey, header, data, ownIdle(header, ttl), now), nil
 }
 
 // CancelRenewal implements [Renewer].

@@ -99,13 +99,16 @@ func (m *MemoryStore) unlist(owners []string, key string) {
 }
 
 // rebind lets the entries of a session follow it, or drops them if the session begins a new life with b.
-// It returns the header under the new id.
-func (m *MemoryStore) rebind(header []byte, oldKey, newKey string, b *Binding, now time.Time) []byte {
+// It returns the header under the new id, with l if that is not nil.
+func (m *MemoryStore) rebind(
+	header []byte, oldKey, newKey string, b *Binding, l *Lifetime, now time.Time,
+) []byte {
 	owners := ownersIn(header)
 	m.unlist(owners, oldKey)
 	if b != nil {
 		return b.header()
 	}
+	header = m.relived(header, l)
 	for _, digest := range owners {
 		m.owner(digest, now).enter(newKey, time.UnixMilli(milli48(header[offsetDeadline:])), now)
 	}
@@ -149,10 +152,7 @@ func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o Res
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	deadline := untilMillis(o.Until)
-	if absolute := now.Add(m.absolute).UnixMilli(); m.absolute > 0 && (deadline == 0 || absolute < deadline) {
-		deadline = absolute
-	}
+	deadline := m.bound(&o.Lifetime, untilMillis(o.Until), now.UnixMilli())
 	if err := m.enterLogins(key, logins, deadline, b.InPlaceOf, now); err != nil {
 		return Binding{}, err
 	}

@@ -205,7 +205,7 @@ func Fresh() ReadOption { return func(o *ReadOptions) { o.Fresh = true } }
 // not change it, nor append to it.
 func Shared() ReadOption { return func(o *ReadOptions) { o.Shared = true } }
 
-// WriteOption is a condition of Write, IfAbsent, IfPresent, IfVersion or Replacing, or Bound. Of
+// WriteOption is a condition of Write, IfAbsent, IfPresent, IfVersion or Replacing, or Bound or Lasting. Of
 // several conditions the last one counts. For a session that was ended Write fails with
 // ErrInvalidated, whatever its condition.
 type WriteOption func(*WriteOptions)
@@ -219,25 +219,28 @@ type WriteOptions struct {
 	Version  Version // to be stored, if Match is set
 	Replaced Session // of Replacing, if Present is set; zero without
 
-	Binding *Binding // of Bound, which is IfAbsent whatever the condition says; or nil
+	Binding  *Binding  // of Bound, which is IfAbsent whatever the condition says; or nil
+	Lifetime *Lifetime // of Lasting; or nil
 }
 
 // IfAbsent makes Write fail with ErrConflict if the session is live: for a session that is new.
 func IfAbsent() WriteOption {
-	return func(o *WriteOptions) { *o = WriteOptions{Absent: true, Binding: o.Binding} }
+	return func(o *WriteOptions) { *o = WriteOptions{Absent: true, Binding: o.Binding, Lifetime: o.Lifetime} }
 }
 
 // IfPresent makes Write fail with ErrNotFound unless the session is live: for a session that was
 // read before. It keeps an ended session from coming back even when the tombstone is lost.
 func IfPresent() WriteOption {
-	return func(o *WriteOptions) { *o = WriteOptions{Present: true, Binding: o.Binding} }
+	return func(o *WriteOptions) { *o = WriteOptions{Present: true, Binding: o.Binding, Lifetime: o.Lifetime} }
 }
 
 // IfVersion makes Write fail with ErrNotFound unless the session is live, and with ErrConflict
 // unless its version is v: for a session that was read before and must not have changed since. The
 // zero Version is never stored, and so never met.
 func IfVersion(v Version) WriteOption {
-	return func(o *WriteOptions) { *o = WriteOptions{Match: true, Version: v, Binding: o.Binding} }
+	return func(o *WriteOptions) {
+		*o = WriteOptions{Match: true, Version: v, Binding: o.Binding, Lifetime: o.Lifetime}
+	}
 }
 
 // Replacing is IfPresent for a caller who has the session as Read, Write, Rotate or FinishRenewal
@@ -245,10 +248,12 @@ func IfVersion(v Version) WriteOption {
 // who save the same session the later one wins. If another session has begun under the id since,
 // Write fails with ErrConflict. With a Session that did not come from a store it is IfPresent.
 func Replacing(s Session) WriteOption {
-	return func(o *WriteOptions) { *o = WriteOptions{Present: true, Replaced: s, Binding: o.Binding} }
+	return func(o *WriteOptions) {
+		*o = WriteOptions{Present: true, Replaced: s, Binding: o.Binding, Lifetime: o.Lifetime}
+	}
 }
 
-// RotateOption is an option of Rotate: WithData, IfUnchanged or WithBinding.
+// RotateOption is an option of Rotate: WithData, IfUnchanged, WithBinding or WithLifetime.
 type RotateOption func(*RotateOptions)
 
 // RotateOptions is what the options of one Rotate add up to.
@@ -258,6 +263,8 @@ type RotateOptions struct {
 	TTL     time.Duration // if Replace is set
 	Version Version       // that the old id must have; 0 for any
 	Binding *Binding      // of WithBinding, or nil
+
+	Lifetime *Lifetime // of WithLifetime, or nil to keep it; with a Binding, whose own counts, it has no effect
 }
 
 // WithData makes Rotate store data under the new id with the idle timeout ttl, instead of the data

@@ -1,6 +1,7 @@
 package tombstore
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -37,7 +38,7 @@ type Binder interface {
 	BeginLogin(ctx context.Context, owner string) (Login, error)
 
 	// Reserve enters id, which must be new, among the sessions of the login's owner. A session of an
-	// owner needs a deadline, by [Until] or by WithAbsoluteTimeout; the sooner one counts.
+	// owner needs a deadline, by [Until], by a [Lifetime] or by WithAbsoluteTimeout; the sooner one counts.
 	//
 	// It must return an error wrapping [ErrStaleLogin] if InvalidateOwner has come since the login
 	// began, or if that is more than an hour ago, [ErrNoDeadline] if there is no deadline or it has
@@ -132,6 +133,8 @@ type Binding struct {
 	Deadline  time.Time
 	InPlaceOf string // ref of the session that must move to the id; "" for any, or none
 
+	Idle time.Duration // of the session's own; 0 for none
+
 	until time.Time // until when a session may be written with it
 }
 
@@ -146,7 +149,7 @@ type OwnedSession struct {
 	Deadline  time.Time // however it is used
 }
 
-// ReserveOption is an option of Reserve and Adopt: Until, Label, Also, AlsoFinal or InPlaceOf.
+// ReserveOption is an option of Reserve and Adopt: Until, Label, Also, AlsoFinal, InPlaceOf or LoginLifetime.
 type ReserveOption func(*ReserveOptions)
 
 // ReserveOptions is what the options of one Reserve add up to.
@@ -156,6 +159,7 @@ type ReserveOptions struct {
 	Also      []Login
 	AlsoFinal []string
 	InPlaceOf *string
+	Lifetime  Lifetime
 }
 
 // Until sets the deadline of a session, after which it is no longer live, however often it is used. t
@@ -210,6 +214,7 @@ func Thorough() InvalidateOption { return func(o *InvalidateOptions) { o.Thoroug
 const (
 	itemOwner = 1 // digest
 	itemLabel = 2
+	itemIdle  = 3 // idle timeout of the session's own, ms, six bytes
 
 	maxLabel   = 1024 // bytes
 	maxOwners  = 4
@@ -218,7 +223,7 @@ const (
 	ownerLife  = 2 * time.Hour // of an owner's key, beside the tombstone TTL
 	endShift   = 42            // bits of the time, ms since 1970, in the score of e
 	entryBatch = 500           // entries of an owner that are looked at in one command
-	headRead   = 22 + 2 + maxOwners*(3+16) + 3 + maxLabel
+	headRead   = 22 + 2 + 3 + 6 + maxOwners*(3+16) + 3 + maxLabel
 
 	// ownerMark is what an owner's key has between the prefix and the digest. It is in no ref.
 	ownerMark = "o:"
@@ -269,10 +274,11 @@ func (o *ReserveOptions) logins(login Login, now time.Time) ([]Login, error) {
 // bind returns what is known of a Binding before it is reserved: complete adds the rest.
 func (c *config) bind(ref string, login Login, o ReserveOptions, now time.Time) (Binding, []Login, error) {
 	logins, err := o.logins(login, now)
-	if err == nil && o.Until.IsZero() && c.absolute == 0 {
+	err = cmp.Or(err, o.Lifetime.valid())
+	if err == nil && o.Until.IsZero() && c.absoluteOf(&o.Lifetime) == 0 {
 		err = ErrNoDeadline
 	}
-	b := Binding{Ref: ref, Label: o.Label}
+	b := Binding{Ref: ref, Label: o.Label, Idle: o.Lifetime.Idle}
 	if err == nil && o.InPlaceOf != nil {
 		var key string
 		key, err = c.key(*o.InPlaceOf)
@@ -331,17 +337,14 @@ func (b *Binding) owned() bool {
 
 // header returns the header of the session that b begins.
 func (b *Binding) header() []byte {
-	var items []byte
+	items := appendIdle(nil, b.Idle)
 	for _, digest := range b.Owners {
 		items = appendItem(items, itemOwner, digestOf(digest))
 	}
 	if b.Label != "" {
 		items = appendItem(items, itemLabel, []byte(b.Label))
 	}
-	header := newHeader(0, b.CreatedAt.UnixMilli(), b.Deadline.UnixMilli())
-	header[1] |= flagItems
-	header = binary.BigEndian.AppendUint16(header, uint16(len(items)))
-	return append(header, items...)
+	return withItems(newHeader(0, b.CreatedAt.UnixMilli(), b.Deadline.UnixMilli()), items)
 }
 
 func appendItem(items []byte, kind byte, value []byte) []byte {

@@ -1,7 +1,9 @@
 package tombstore
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -244,6 +246,7 @@ func (s *RedisStore) readThrough(ctx context.Context, key string, slide int64, e
 // nearly reports whether a TTL of left is so near to ttl that it is not set, as the scripts decide
 // it.
 func (s *RedisStore) nearly(ttl, left int64, session *Session, now time.Time) bool {
+	ttl = cmp.Or(idleIn(session.header), ttl)
 	if deadline := session.deadline(); deadline != 0 {
 		ttl = min(ttl, deadline-now.UnixMilli())
 	}
@@ -399,18 +402,22 @@ func (s *RedisStore) write(
 		return Session{}, err
 	}
 	ms, err := s.check(data, ttl)
-	if err != nil {
+	if err = cmp.Or(err, o.Lifetime.valid()); err != nil {
 		return Session{}, err
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	w := writing{key: key, version: newVersion(), data: data, ttl: ms, begins: s.argAbsolute}
+	if l := o.Lifetime; l != nil {
+		w.begins, w.items = decimal(s.absoluteOf(l)), appendIdle(nil, l.Idle)
+	}
 	switch {
 	case o.Binding != nil:
 		if err := o.Binding.usable("", s.ref(key)); err != nil {
 			return Session{}, err
 		}
-		w.condition, w.begins = "absent", string(o.Binding.header())
+		w.condition, w.begins, w.items = "absent", string(o.Binding.header()), nil
+		w.ttl = cmp.Or(idleIn([]byte(w.begins)), ms)
 	case o.Present && o.Replaced.header != nil:
 		return s.replace(ctx, w, &o.Replaced)
 	case o.Absent:
@@ -432,6 +439,7 @@ type writing struct {
 	ttl       int64 // ms
 	condition string
 	begins    string // the absolute timeout in ms, or the header, of a session that begins
+	items     []byte // of a session that begins without a header
 }
 
 // writeScript runs write.lua. It reports lost as send does.
@@ -443,7 +451,9 @@ func (s *RedisStore) writeScript(ctx context.Context, w writing) (session Sessio
 		w.condition,
 		w.begins,
 	}
-	if w.begins == "0" { // each argument costs the server a third of a microsecond
+	if len(w.items) > 0 {
+		args = append(args, string(binary.BigEndian.AppendUint16(nil, uint16(len(w.items))))+string(w.items))
+	} else if w.begins == "0" { // each argument costs the server a third of a microsecond
 		args = args[:4]
 		if w.condition == "" {
 			args = args[:3]

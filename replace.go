@@ -1,6 +1,7 @@
 package tombstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -18,6 +19,7 @@ const nearDeadline = 5 * time.Minute
 // with what was there before, so that the store can tell whether it was the session.
 func (s *RedisStore) replace(ctx context.Context, w writing, old *Session) (Session, error) {
 	w.condition = "present"
+	w.ttl = cmp.Or(idleIn(old.header), w.ttl)
 	now, deadline := time.Now().UnixMilli(), old.deadline()
 	if deadline != 0 && deadline-now < nearDeadline.Milliseconds() || !s.refusesByType(ctx) {
 		session, _, err := s.writeScript(ctx, w)

@@ -31,12 +31,12 @@ var (
 	//go:embed scripts/revoke.lua
 	revokeSource string
 
-	readScript       = script{readSource, "0a0b4866eabc1514598863fe01fbe98a173377c5"}
-	writeScript      = script{writeSource, "9da9e6b2b90fbb13c647814b3ddeeede0d85bba7"}
-	restoreScript    = script{restoreSource, "352f3a4bedd24fe1066fe418e7d8936d0479ccb4"}
-	touchScript      = script{touchSource, "fc49faad078072517e6fdcc593288dd072a13fbc"}
+	readScript       = script{readSource, "6879cae993cc389aa96fb98473a49151818cac17"}
+	writeScript      = script{writeSource, "fda8edece30f0149de592a236b28bffe7498d17b"}
+	restoreScript    = script{restoreSource, "06a9898d825c5991a00c0499b9e99c3e1db81360"}
+	touchScript      = script{touchSource, "00a0eb20ee977b5957d4a34c2a57856f246912a2"}
 	invalidateScript = script{invalidateSource, "f31e2b04b9493e745292b68bd524a7cad9ac99ae"}
-	rotateScript     = script{rotateSource, "0798b699b7cbde7f825e3ee33c9e9acd1811d2e1"}
+	rotateScript     = script{rotateSource, "a15526b219d5c949b6f64fd559e0bbc88d65fc1e"}
 	linkScript       = script{linkSource, "9187d9cfb99fb619a2d8ade883ef359f45f34f19"}
 	bindScript       = script{bindSource, "adfa23a5736223349e74122ce7012f816529b527"}
 	revokeScript     = script{revokeSource, "53f96b85dd86c25939b2b8a619648f2fe109c8a1"}

@@ -40,7 +40,7 @@ func TestScripts_Headers(t *testing.T) {
 		require.Empty(t, headerFaults(name, s.source), name)
 	}
 	for what, broken := range map[string]string{
-		"undocumented argument":    writeSource + "\nreturn ARGV[6]",
+		"undocumented argument":    writeSource + "\nreturn ARGV[7]",
 		"undocumented code":        writeSource + "\nreturn 'Z'",
 		"undocumented choice":      writeSource + "\nreturn live and 'Z' .. record or 'C'",
 		"undocumented last choice": writeSource + "\nreturn live and 'C' or 'Z'",
@@ -96,7 +96,7 @@ func TestScripts_Fragments(t *testing.T) {
 	}
 	fragments, faults := fragmentsOf(sources)
 	require.Empty(t, faults)
-	for _, name := range []string{"clock", "number", "bytes", "wrongtype", "refusal", "header", "drop"} {
+	for _, name := range []string{"clock", "number", "bytes", "wrongtype", "refusal", "header", "idle", "drop"} {
 		require.Greater(t, fragments[name], 1, name)
 	}
 
@@ -107,6 +107,7 @@ func TestScripts_Fragments(t *testing.T) {
 		"wrongtype": {"^%-?W", "W"},
 		"refusal":   {"> 127", "> 255"},
 		"header":    {"23 + high", "24 + high"},
+		"idle":      {">= 9", ">= 8"},
 	} {
 		broken := maps.Clone(sources)
 		broken["write"] = strings.Replace(writeSource, change[0], change[1], 1)

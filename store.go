@@ -21,8 +21,9 @@ type Store interface {
 	Read(ctx context.Context, id string, opts ...ReadOption) (Session, error)
 
 	// Write stores data under id, to expire ttl after it was last written or touched. It creates
-	// the session if there is none; an existing one keeps its creation time and its absolute
-	// deadline, which no ttl goes past. It returns the session as stored, with its new version.
+	// the session if there is none; an existing one keeps its creation time, its [Lifetime] and its
+	// absolute deadline, which no ttl goes past. It returns the session as stored, with its new
+	// version.
 	//
 	// It must return an [*InvalidatedError] and store nothing if the session was ended. Conditions
 	// are [IfAbsent], [IfPresent], [IfVersion] and [Replacing]. It must return [ErrInvalidTTL] if
@@ -122,6 +123,8 @@ type Renewal struct {
 	Ref     string   // of the id that was left, as in Entry; of no use as a cookie
 	Claim   uint64   // random
 	Binding *Binding // set it before FinishRenewal to log the session in: see Binder
+
+	Lifetime *Lifetime // set it before FinishRenewal as WithLifetime does for Rotate
 }
 
 // Lister is a Store that can show what it holds, for pages that list sessions and for logging a

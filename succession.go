@@ -182,6 +182,9 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 			return Session{}, err
 		}
 	}
+	if err := o.Lifetime.valid(); err != nil {
+		return Session{}, err
+	}
 	if o.Binding != nil {
 		if err := o.Binding.usable(s.ref(oldKey), s.ref(newKey)); err != nil {
 			return Session{}, err
@@ -209,7 +212,7 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 	if s.publish {
 		args = append(args, s.channel())
 	}
-	if !s.clustered() && o.Binding == nil {
+	if !s.clustered() && o.Binding == nil && o.Lifetime == nil {
 		session, err := s.moveAtOnce(ctx, oldKey, newKey, args, o)
 		if !errors.Is(err, errOwned) {
 			return session, err
@@ -279,14 +282,19 @@ func (s *RedisStore) moveInSteps(
 		return Session{}, err
 	}
 	w := writing{
-		key: newKey, version: version, data: moved.Data, ttl: milli48(reply), begins: string(moved.header),
+		key: newKey, version: version, data: moved.Data, ttl: milli48(reply),
+		begins: string(s.relived(moved.header, o.Lifetime)),
 	}
-	if o.Binding != nil && o.Replace { // what was left of the old life does not bound the new one
+	anew := o.Binding != nil || o.Lifetime != nil
+	if anew && o.Replace { // what was left of the old life does not bound the new one
 		w.ttl, _ = millis(o.TTL)
 	}
 	late2, err := s.rebind(ctx, oldKey, &w, o.Binding)
 	if err != nil {
 		return Session{}, err
+	}
+	if anew {
+		w.ttl = cmp.Or(idleIn([]byte(w.begins)), w.ttl)
 	}
 	session, err := s.create(ctx, w)
 	return session, cmp.Or(err, late, late2)
@@ -405,6 +413,9 @@ func (s *RedisStore) finishRenewal(
 	if err != nil {
 		return Session{}, err
 	}
+	if err := r.Lifetime.valid(); err != nil {
+		return Session{}, err
+	}
 	if r.Binding != nil {
 		if err := r.Binding.usable(s.ref(oldKey), s.ref(newKey)); err != nil {
 			return Session{}, err
@@ -431,11 +442,20 @@ func (s *RedisStore) finishRenewal(
 	if err != nil {
 		return Session{}, err
 	}
-	w := writing{key: newKey, version: newVersion(), data: data, ttl: ms, begins: header}
+	if r.Lifetime != nil { // a longer one must not bring back what has expired
+		if err := alive([]byte(header), time.Now()); err != nil {
+			return Session{}, err
+		}
+	}
+	w := writing{
+		key: newKey, version: newVersion(), data: data, ttl: ms,
+		begins: string(s.relived([]byte(header), r.Lifetime)),
+	}
 	late2, err := s.rebind(ctx, oldKey, &w, r.Binding)
 	if err != nil {
 		return Session{}, err
 	}
+	w.ttl = cmp.Or(idleIn([]byte(w.begins)), ms)
 	session, err := s.create(ctx, w)
 	return session, cmp.Or(err, late, late2)
 }

@@ -1,7 +1,7 @@
 -- read.lua: reads a session, and may restart its idle timeout if it is live.
 --
 -- KEYS[1]  key of the session
--- ARGV[1]  idle timeout, ms; left out to read only
+-- ARGV[1]  idle timeout, ms, unless the session has one of its own; left out to read only
 -- ARGV[2]  part of the idle timeout that the TTL must be off by before it is set, 0 to 1
 --
 -- Returns  the stored value as it is and its TTL in ms, in an array
@@ -16,6 +16,11 @@ end
 local function number(s, at) -- the six bytes of s from at on
   local a, b, c, d, e, f = string.byte(s, at, at + 5)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function idle(head) -- the idle time that a record has of its own, ms; nil: the caller's counts
+  if #head < 33 or string.byte(head, 2) % 2 == 0 or string.sub(head, 25, 27) ~= '\3\0\6' then return nil end
+  local high, low = string.byte(head, 23, 24)
+  return high * 256 + low >= 9 and number(head, 28) or nil
 end
 local function wrongtype(reply) return string.find(reply.err, '^%-?WRONGTYPE') end
 local function refusal(reply) -- what to say of a key whose string cannot be read
@@ -33,7 +38,7 @@ local left = redis.call('PTTL', KEYS[1])
 local kind, flags = string.byte(value, 1, 2)
 if not ARGV[1] or #value < 22 or kind ~= 193 or flags > 127 then return { value, left } end
 
-local ttl, deadline = tonumber(ARGV[1]), number(value, 17)
+local ttl, deadline = idle(value) or tonumber(ARGV[1]), number(value, 17)
 if deadline > 0 then ttl = math.min(ttl, deadline - clock()) end
 if ttl <= 0 then return 'A' end
 if math.abs(ttl - left) >= ttl * ARGV[2] then

@@ -8,7 +8,8 @@
 -- ARGV[4]  version that must be stored under the old id; "" for any
 -- ARGV[5]  field t of the tombstone; or, where RESTORE may be used, the tombstone as DUMP would give it
 --          without the successor, with field t from byte 6 on
--- ARGV[6]  new idle timeout, ms; "" or left out to keep data and remaining TTL
+-- ARGV[6]  idle timeout, ms, unless the session has one of its own; "" or left out to keep data and
+--          remaining TTL
 -- ARGV[7]  new data, if ARGV[6] is given
 -- ARGV[8]  channel to which the key of the old id is published if it is ended now; left out for none
 --
@@ -28,6 +29,11 @@ end
 local function number(s, at) -- the six bytes of s from at on
   local a, b, c, d, e, f = string.byte(s, at, at + 5)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function idle(head) -- the idle time that a record has of its own, ms; nil: the caller's counts
+  if #head < 33 or string.byte(head, 2) % 2 == 0 or string.sub(head, 25, 27) ~= '\3\0\6' then return nil end
+  local high, low = string.byte(head, 23, 24)
+  return high * 256 + low >= 9 and number(head, 28) or nil
 end
 local function bytes(n) -- six
   return string.char(floor(n / 2^40) % 256, floor(n / 2^32) % 256, floor(n / 2^24) % 256,
@@ -72,7 +78,7 @@ if new and redis.call('EXISTS', new) == 1 then return 'C' end
 if ARGV[4] ~= '' and ARGV[4] ~= string.sub(head, 3, 10) then return 'C' end
 
 local left, now, deadline = redis.call('PTTL', KEYS[1]), clock(), number(head, 17)
-local ttl = tonumber(replace or left)
+local ttl = tonumber(replace and idle(record) or replace or left)
 if ttl < 0 then ttl = tonumber(ARGV[2]) end -- somebody has taken the TTL away
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 if ttl <= 0 then return 'A' end

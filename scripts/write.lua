@@ -3,9 +3,11 @@
 -- KEYS[1]  key of the session
 -- ARGV[1]  version of the new record, 8 bytes that no other write has used
 -- ARGV[2]  data
--- ARGV[3]  idle timeout, ms
+-- ARGV[3]  idle timeout, ms, unless the session has one of its own
 -- ARGV[4]  condition: "" or left out none, "absent", "present", or the version that must be stored
--- ARGV[5]  of a session that begins: its absolute timeout, ms, or its header; left out for no timeout
+-- ARGV[5]  of a session that begins: its absolute timeout, ms, or its header, with which ARGV[3] counts;
+--          "0" or left out for no timeout
+-- ARGV[6]  of a session that begins without a header: its items, with their length; left out for none
 --
 -- Returns  D header  stored now, or by an earlier run whose reply was lost
 --          A         absent, and the condition wants it present; or past the deadline of ARGV[5]
@@ -20,6 +22,11 @@ end
 local function number(s, at) -- the six bytes of s from at on
   local a, b, c, d, e, f = string.byte(s, at, at + 5)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function idle(head) -- the idle time that a record has of its own, ms; nil: the caller's counts
+  if #head < 33 or string.byte(head, 2) % 2 == 0 or string.sub(head, 25, 27) ~= '\3\0\6' then return nil end
+  local high, low = string.byte(head, 23, 24)
+  return high * 256 + low >= 9 and number(head, 28) or nil
 end
 local function bytes(n) -- six
   return string.char(floor(n / 2^40) % 256, floor(n / 2^32) % 256, floor(n / 2^24) % 256,
@@ -60,11 +67,15 @@ if not live then
     record, deadline = ARGV[5], number(ARGV[5], 17)
     if deadline > 0 and deadline <= now then return 'A' end
   else
-    deadline = ARGV[5] and now + ARGV[5] or 0
-    record = '\193\0' .. ARGV[1] .. bytes(now) .. bytes(deadline)
+    local absolute, items = tonumber(ARGV[5] or 0), ARGV[6]
+    deadline = absolute > 0 and now + absolute or 0
+    record = '\193' .. (items and '\1' or '\0') .. ARGV[1] .. bytes(now) .. bytes(deadline) .. (items or '')
+    ttl = idle(record) or ttl
   end
 elseif condition == 'absent' or (#condition == 8 and condition ~= version) then
   return version == ARGV[1] and 'D' .. record or 'C'
+else
+  ttl = idle(record) or ttl
 end
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 
