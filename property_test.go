@@ -45,7 +45,7 @@ func TestStoresAgree(t *testing.T) {
 				condition := rapid.SampledFrom([]string{
 					"", "", "absent", "present", "version", "replacing", "replacing",
 				}).Draw(t, "condition")
-				version := pair.drawVersion(t)
+				version, lifetime := pair.drawVersion(t), drawLifetime(t)
 				old := rapid.SampledFrom(append([][2]Session{{}}, pair.sessions[id]...)).Draw(t, "session")
 				pair.session(t, id, func(i int) (Session, error) {
 					opts := map[string][]WriteOption{
@@ -54,6 +54,9 @@ func TestStoresAgree(t *testing.T) {
 						"version":   {IfPresent(), IfVersion(version[i])},
 						"replacing": {IfAbsent(), Replacing(old[i])},
 					}[condition]
+					if lifetime != nil {
+						opts = append([]WriteOption{Lasting(*lifetime)}, opts...)
+					}
 					return pair.stores[i].Write(t.Context(), id, data, ttl, opts...)
 				})
 			},
@@ -66,6 +69,9 @@ func TestStoresAgree(t *testing.T) {
 				opts := []RotateOption{}
 				if rapid.Bool().Draw(t, "replace") {
 					opts = append(opts, WithData(drawData(t), drawTTL(t)))
+				}
+				if l := drawLifetime(t); l != nil {
+					opts = append(opts, WithLifetime(*l))
 				}
 				if rapid.Bool().Draw(t, "unchanged") {
 					version = pair.drawVersion(t)
@@ -92,6 +98,8 @@ func TestStoresAgree(t *testing.T) {
 			"FinishRenewal": func(t *rapid.T) {
 				r := pair.drawRenewal(t)
 				id, data, ttl := pair.drawID(t), drawData(t), drawTTL(t)
+				r[0].Lifetime = drawLifetime(t)
+				r[1].Lifetime = r[0].Lifetime
 				pair.session(t, id, func(i int) (Session, error) {
 					return pair.stores[i].FinishRenewal(t.Context(), r[i], id, data, ttl)
 				})
@@ -129,6 +137,13 @@ func TestStoresAgree(t *testing.T) {
 
 func drawTTL(t *rapid.T) time.Duration {
 	return rapid.SampledFrom([]time.Duration{-1, 0, time.Hour, 2 * time.Hour, 30 * 24 * time.Hour}).Draw(t, "ttl")
+}
+
+func drawLifetime(t *rapid.T) *Lifetime {
+	return rapid.SampledFrom([]*Lifetime{
+		nil, nil, nil, {}, {Idle: -1}, {Idle: 10 * time.Minute}, {Absolute: 20 * time.Minute},
+		{Idle: 30 * 24 * time.Hour, Absolute: 60 * 24 * time.Hour},
+	}).Draw(t, "lifetime")
 }
 
 func drawData(t *rapid.T) []byte { return rapid.SliceOfN(rapid.Byte(), 0, 10).Draw(t, "data") }
@@ -177,6 +192,8 @@ func (p *pair) session(t *rapid.T, id string, do func(i int) (Session, error)) {
 	}
 	require.Equal(t, string(one.Data), string(two.Data))
 	require.WithinDuration(t, one.CreatedAt, two.CreatedAt, time.Minute)
+	require.Equal(t, one.Idle(), two.Idle())
+	require.WithinDuration(t, one.Deadline(), two.Deadline(), time.Minute)
 	require.Equal(t, one.ExpiresAt.IsZero(), two.ExpiresAt.IsZero())
 	require.WithinDuration(t, one.ExpiresAt, two.ExpiresAt, time.Minute)
 	if _, ok := p.versions[one.Version]; !ok {
