@@ -180,16 +180,17 @@ func (a *Adapter) Store() tombstore.Renewer { return a.store }
 type Request struct {
 	mu      sync.Mutex
 	state   state
-	id      string            // the session's; when anonymous, the id that the request came with
-	cause   error             // why the session is not live, when anonymous or tainted
-	held    tombstore.Session // as the store has it, when holding; it expires as it did when loaded
-	stored  bool              // the request has saved or touched a session, and may have sent its cookie
-	base    []byte            // the data that the request has changed, when holding or left
-	renewal tombstore.Renewal // when left
-	spared  bool              // nobody may take the renewal over
-	renews  bool              // it wants a new id
-	login   *pending          // what the Save of another id is to carry
-	others  map[string]bool   // further ids that it has loaded live
+	id      string              // the session's; when anonymous, the id that the request came with
+	cause   error               // why the session is not live, when anonymous or tainted
+	held    tombstore.Session   // as the store has it, when holding; it expires as it did when loaded
+	stored  bool                // the request has saved or touched a session, and may have sent its cookie
+	base    []byte              // the data that the request has changed, when holding or left
+	renewal tombstore.Renewal   // when left
+	spared  bool                // nobody may take the renewal over
+	renews  bool                // it wants a new id
+	login   *pending            // what the Save of another id is to carry
+	lasts   *tombstore.Lifetime // that the Save of another id is to give, or nil
+	others  map[string]bool     // further ids that it has loaded live
 
 	hooksMu sync.Mutex
 	hooks   hooks
@@ -293,6 +294,41 @@ func (r *Request) Renew() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.renews = true
+}
+
+// SetLifetime gives the session of the request a lifetime of its own, such as that of "remember me". It takes
+// effect with the id that the request saves next, of a new session or of one that it renews, and it is an error
+// to save under the id that the request holds instead. A renewal without it keeps what the session had, so a
+// login that wants what all others have gives the zero one. A Login has tombstore.LoginLifetime among its
+// options instead, and after it SetLifetime is an error.
+func (r *Request) SetLifetime(l tombstore.Lifetime) error {
+	if l.Idle < 0 || l.Absolute < 0 {
+		return fmt.Errorf("tombstore: lifetime: %w", tombstore.ErrInvalidTTL)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.login != nil {
+		return errAfterLogin
+	}
+	r.lasts = &l
+	return nil
+}
+
+var (
+	errKeepsID    = errors.New("tombstore: lifetime: a session gets another one only with another id: renew it")
+	errAfterLogin = errors.New("tombstore: lifetime: the login is begun: give it LoginLifetime")
+)
+
+// CookieAge returns for how long the cookie of the request's session should live if the session has an idle
+// timeout of its own, of which a session library knows nothing. Otherwise it is 0.
+func (r *Request) CookieAge() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	age := r.held.Idle()
+	if deadline := r.held.Deadline(); age > 0 && !deadline.IsZero() {
+		age = max(min(age, time.Until(deadline)), time.Millisecond)
+	}
+	return age
 }
 
 type contextKey struct{ a *Adapter }
@@ -407,6 +443,8 @@ func (a *Adapter) save(
 		if err != nil && r.state == left { // whether it was stored is not known
 			r.taint(err)
 		}
+	case r.state == holding && id == r.id && r.lasts != nil:
+		return "write", of, errKeepsID
 	case r.state == holding && id == r.id && a.equal(r.held.Data, data):
 		if !r.stored && nearly(r.held, ttl, threshold) {
 			return "", of, nil
@@ -474,6 +512,9 @@ func nearly(s tombstore.Session, ttl time.Duration, threshold float64) bool {
 		return false
 	}
 	now := time.Now()
+	if idle := s.Idle(); idle > 0 {
+		ttl = idle
+	}
 	if deadline := s.Deadline(); !deadline.IsZero() {
 		ttl = min(ttl, deadline.Sub(now))
 	}
@@ -517,11 +558,14 @@ func (a *Adapter) create(
 	if err != nil {
 		return tombstore.Session{}, err
 	}
-	opt := tombstore.IfAbsent()
-	if b != nil {
-		opt = tombstore.Bound(*b)
+	opts := []tombstore.WriteOption{tombstore.IfAbsent()}
+	switch {
+	case b != nil:
+		opts[0] = tombstore.Bound(*b)
+	case r.lasts != nil:
+		opts = append(opts, tombstore.Lasting(*r.lasts))
 	}
-	return a.store.Write(ctx, id, data, ttl, opt)
+	return a.store.Write(ctx, id, data, ttl, opts...)
 }
 
 // finish is the second half of a renewal.
@@ -536,6 +580,7 @@ func (a *Adapter) finish(
 		data = merged
 	}
 	renewal := r.renewal
+	renewal.Lifetime = r.lasts
 	var err error
 	if renewal.Binding, err = a.binding(ctx, r, id); err != nil {
 		return tombstore.Session{}, err
@@ -588,6 +633,8 @@ func (a *Adapter) move(
 		opts := []tombstore.RotateOption{tombstore.WithData(data, ttl)}
 		if b != nil {
 			opts = append(opts, tombstore.WithBinding(*b))
+		} else if r.lasts != nil {
+			opts = append(opts, tombstore.WithLifetime(*r.lasts))
 		}
 		if a.updates.conflict {
 			opts = append(opts, tombstore.IfUnchanged(cmp.Or(held.Version, never)))
@@ -816,7 +863,7 @@ func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) 
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
 		s.Data = data
 		r.hold(id, s)
-		r.stored = true
+		r.stored, r.lasts = true, nil
 		if r.login != nil && r.login.id == id {
 			r.login = nil
 		}

@@ -90,7 +90,7 @@ func (a *Adapter) login(
 			return of, deadline, err
 		}
 	}
-	r.login, r.renews = p, true
+	r.login, r.renews, r.lasts = p, true, nil
 	return of, p.binding.Deadline, err
 }
 

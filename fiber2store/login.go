@@ -46,6 +46,22 @@ func (s *Store) Login(
 	return err
 }
 
+// SetLifetime gives a session of the request a lifetime of its own, for "remember me" and for administrators, and
+// a new id, since a session gets one with the other: call it in the place of Regenerate when a user logs in, and
+// with the zero Lifetime if it is to live as long as all others. With Login give that tombstore.LoginLifetime
+// instead. The idle timeout takes the place of fiber's Expiration and of SetExpiry, in whatever request the
+// session is used, and the cookie lives as long.
+func (s *Store) SetLifetime(c *fiber.Ctx, sess *session.Session, l tombstore.Lifetime) error {
+	h := s.request(c).held[sess.ID()]
+	if h == nil {
+		return errAnother
+	}
+	if err := h.SetLifetime(l); err != nil {
+		return err
+	}
+	return sess.Regenerate()
+}
+
 // LogoutEverywhere ends all sessions of an owner but sess, a session of the request, which gets a new id,
 // and returns how many. Save sess after it. It is for a button "log out my other devices", and after a
 // change of the password. Logins that were begun before are refused. If sess is not one of the owner's, all

@@ -38,7 +38,8 @@ var (
 // User-Agent), and an adapter.ErrRefused if the request's session has been ended meanwhile. If the owner's
 // sessions are ended after Login, nothing is saved, as of any session that was ended.
 //
-// The session needs a deadline: by tombstore.Until, by tombstore.WithAbsoluteTimeout, or by the
+// The session needs a deadline: by tombstore.Until, by tombstore.LoginLifetime, whose absolute time takes the
+// place of fiber's AbsoluteTimeout, by tombstore.WithAbsoluteTimeout, or by the
 // AbsoluteTimeout of fiber's session, which begins anew at the login with the middleware, and not with a
 // session of Store.Get, whose Reset also removes it. Otherwise the error is tombstore.ErrNoDeadline: an
 // IdleTimeout is none.
@@ -59,7 +60,7 @@ func (s *Storage) Login(
 		return errDestroyed
 	}
 	key, expires := expiration(sess)
-	if !expires.IsZero() {
+	if !expires.IsZero() && lifetimeIn(opts).Absolute == 0 {
 		opts = append([]tombstore.ReserveOption{tombstore.Until(expires)}, opts...)
 	}
 	ctx, _ := s.request(c)
@@ -71,6 +72,34 @@ func (s *Storage) Login(
 		sess.Set(key, deadline)
 	}
 	return err
+}
+
+// SetLifetime gives the session of a request a lifetime of its own, for "remember me" and for administrators,
+// and a new id, since a session gets one with the other: call it in the place of Regenerate when a user logs in,
+// and with the zero Lifetime if it is to live as long as all others. With Login give that
+// tombstore.LoginLifetime instead.
+//
+// The idle timeout takes the place of fiber's IdleTimeout, in whatever request the session is used, and the
+// cookie lives as long. The absolute time takes the place of fiber's AbsoluteTimeout and counts from the first
+// save of the session; without one an AbsoluteTimeout ends the session, however long its idle timeout is.
+func (s *Storage) SetLifetime(c fiber.Ctx, sess Session, l tombstore.Lifetime) error {
+	h, err := s.renew(c, sess)
+	if err != nil {
+		return err
+	}
+	if key, _ := expiration(sess); key != nil && l.Absolute > 0 {
+		sess.Set(key, time.Now().Add(l.Absolute))
+	}
+	return h.SetLifetime(l)
+}
+
+// lifetimeIn returns the lifetime of its own that a session is to have.
+func lifetimeIn(opts []tombstore.ReserveOption) tombstore.Lifetime {
+	var o tombstore.ReserveOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o.Lifetime
 }
 
 // LogoutEverywhere ends all sessions of an owner but that of the request, which gets a new id, and returns

@@ -237,7 +237,11 @@ func TestRenewal_ClientGone(t *testing.T) {
 // However often a session is saved, its cookie is set once.
 func TestSave_OneCookie(t *testing.T) {
 	onEach(t, nil, func(s *browser) {
-		save := set("x", 1)
+		n := 0
+		save := func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+			n++ // what is as it was sets no cookie
+			return set("x", n)(w, r, s)
+		}
 		for name, pages := range map[string][]pageFunc{
 			"saved again": {save, save},
 			"renewed":     {save, login("bob"), save},
@@ -341,6 +345,54 @@ func antedate(cookie string, age time.Duration) string {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s|%s", name, text)
 	return fmt.Sprintf("%s=%s", name, base64.URLEncoding.EncodeToString(fmt.Appendf(nil, "%s|%s", text, mac.Sum(nil))))
+}
+
+// A session whose MaxAge is another one than that of the Store keeps it wherever it is saved, and so does its
+// cookie, until it is given another id with another one.
+func TestSave_OwnMaxAge(t *testing.T) {
+	onEach(t, []tombstore.Option{tombstore.WithAbsoluteTimeout(365 * 24 * time.Hour)}, func(s *browser) {
+		s.store.MaxAge(3600)
+		aged := func(age int, page pageFunc) pageFunc {
+			return func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				session.Options.MaxAge = age
+				return page(w, r, session)
+			}
+		}
+		lives := func(seconds int) {
+			s.Helper()
+			require.InDelta(s, seconds, s.cookies[0].MaxAge, 5)
+			got, err := s.backend.Read(s.Context(), s.id(s.cookie), tombstore.WithExpiry())
+			require.NoError(s, err)
+			require.WithinDuration(s, time.Now().Add(time.Duration(seconds)*time.Second), got.ExpiresAt, time.Minute)
+		}
+		const day, quarter = 24 * 60 * 60, 15 * 60
+		for _, age := range []int{30 * day, quarter} {
+			s.cookie = ""
+			require.NoError(s, s.visit(aged(age, login("alice"))))
+			lives(age)
+			require.NoError(s, s.visit(set("x", 1)))
+			lives(age)
+			require.NoError(s, s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				require.InDelta(s, age, session.Options.MaxAge, 5)
+				session.Options = &sessions.Options{Path: "/", MaxAge: 3600}
+				return set("x", 2)(w, r, session)
+			}))
+			lives(age)
+			require.NoError(s, s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				s.store.Renew(session)
+				return session.Save(r, w)
+			}))
+			lives(age)
+			require.NoError(s, s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				return session.Save(r, w)
+			}))
+			require.Empty(s, s.cookies, "nothing is due")
+			require.NoError(s, s.visit(aged(3600, login("alice"))))
+			lives(3600)
+			require.NoError(s, s.visit(set("x", 3)))
+			lives(3600)
+		}
+	})
 }
 
 // Without Options there are the default ones.

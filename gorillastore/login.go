@@ -14,7 +14,8 @@ import (
 // what the session needs to know after it. That the Save finds values cleared is no logout then.
 //
 // The session needs a deadline, by tombstore.Until or by tombstore.WithAbsoluteTimeout, or the error is
-// tombstore.ErrNoDeadline: MaxAge is none, since it begins anew with each Save.
+// tombstore.ErrNoDeadline: MaxAge is none, since it begins anew with each Save. For a session that lives longer or
+// shorter than others set Options.MaxAge before, or give tombstore.LoginLifetime.
 //
 // After an error nobody is logged in, and the session is as it was: tombstore.ErrStaleLogin if the owner's
 // sessions have been ended since BeginLogin, or if BeginLogin was more than an hour ago, so that the user
@@ -34,9 +35,19 @@ func (s *Store) Login(
 	}
 	rec.next = ""
 	id := tombstore.NewID()
+	if session.Options == nil {
+		session.Options = s.newOptions()
+	}
+	if l, another := s.lifetime(session, rec); another {
+		opts = append([]tombstore.ReserveOption{tombstore.LoginLifetime(l)}, opts...)
+	}
 	if _, err := s.adapter.Login(r.Context(), &rec.request, id, login, opts...); err != nil {
 		return err
 	}
+	if session.Options.MaxAge == rec.maxAge { // that of the life before
+		session.Options.MaxAge = s.newOptions().MaxAge
+	}
+	rec.maxAge = 0
 	s.Renew(session)
 	rec.next = id
 	return nil

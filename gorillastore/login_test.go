@@ -208,3 +208,40 @@ func TestLogin_NotLoaded(t *testing.T) {
 		m.owned("alice", m.cookie)
 	})
 }
+
+// A login reads MaxAge, and begins with that of the Store after a session that had its own.
+func TestLogin_OwnMaxAge(t *testing.T) {
+	onEachMember(t, []tombstore.Option{tombstore.WithAbsoluteTimeout(365 * 24 * time.Hour)}, func(m *member) {
+		m.store.MaxAge(3600)
+		in := func(age int, opts ...tombstore.ReserveOption) {
+			require.NoError(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+				if age > 0 {
+					s.Options.MaxAge = age
+				}
+				login, err := m.binder().BeginLogin(r.Context(), "alice")
+				require.NoError(m, err)
+				require.NoError(m, m.store.Login(r, s, login, opts...))
+				return s.Save(r, w)
+			}))
+		}
+		lives := func(seconds int) {
+			m.Helper()
+			require.InDelta(m, seconds, m.cookies[0].MaxAge, 5)
+			require.NoError(m, m.visit(set("x", tombstore.NewID())))
+			require.InDelta(m, seconds, m.cookies[0].MaxAge, 5)
+			all, err := m.binder().Sessions(m.Context(), "alice")
+			require.NoError(m, err)
+			require.Len(m, all, 1)
+			require.WithinDuration(m, time.Now().Add(time.Duration(seconds)*time.Second), all[0].ExpiresAt, time.Minute)
+		}
+		const day = 24 * 60 * 60
+		in(30 * day)
+		lives(30 * day)
+		in(0)
+		lives(3600)
+		in(15 * 60)
+		lives(15 * 60)
+		in(0, tombstore.LoginLifetime(tombstore.Lifetime{Idle: day * time.Second, Absolute: 2 * day * time.Second}))
+		lives(day)
+	})
+}

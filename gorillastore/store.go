@@ -49,6 +49,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/cookieage"
 	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
@@ -191,6 +192,13 @@ func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 	}
 	session.ID, session.Values, session.IsNew = id, loaded.Values, false
 	rec.data = data
+	if age := rec.request.CookieAge(); age > 0 {
+		rec.maxAge = cookieage.Seconds(age)
+		session.Options.MaxAge = rec.maxAge
+		if rec.options != nil {
+			rec.options.MaxAge = rec.maxAge
+		}
+	}
 	return session, nil
 }
 
@@ -213,6 +221,11 @@ func (s *Store) newOptions() *sessions.Options {
 // less than a tenth of its time (adapter.WithTouchThreshold), is left alone: nothing is sent, and no
 // cookie is set, since it might take the place of one that a login has set meanwhile. That the
 // session was ended meanwhile is then not found out.
+//
+// A new session, and one that gets a new id, whose Options.MaxAge is not that of the Store's Options, has it as
+// an idle timeout of its own from then on, for "remember me" and for administrators: Options have it again
+// wherever the session is loaded, and under the same id no Save changes it, nor that of the cookie. A Renew
+// leaves it as it is if the program does. Login reads it when it is called, and else begins with the Store's.
 func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	rec := s.record(session)
 	if session.Options == nil {
@@ -247,6 +260,13 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 			return nil
 		}
 	}
+	if session.ID == "" && rec.next == "" {
+		if l, another := s.lifetime(session, rec); another {
+			if err := rec.request.SetLifetime(l); err != nil {
+				return err
+			}
+		}
+	}
 	cookie, err := securecookie.EncodeMulti(session.Name(), id, s.Codecs...)
 	if err != nil {
 		return err
@@ -270,10 +290,24 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	}
 	session.ID, rec.id, rec.next, rec.data = id, id, "", data
 	s.mark(session, rec)
+	if age := rec.request.CookieAge(); age > 0 {
+		rec.maxAge = cookieage.Seconds(age)
+		session.Options.MaxAge = rec.maxAge
+	}
 	if due {
 		rec.setCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
 	}
 	return err
+}
+
+// lifetime returns what a session is to have of its own when it gets an id, and whether that is something
+// else than it has.
+func (s *Store) lifetime(session *sessions.Session, rec *record) (l tombstore.Lifetime, another bool) {
+	age, usual := session.Options.MaxAge, s.newOptions().MaxAge
+	if age > 0 && age != usual {
+		l.Idle = time.Duration(age) * time.Second
+	}
+	return l, age != cmp.Or(rec.maxAge, usual)
 }
 
 // end ends the session that the request came with, even if it could not be loaded, and deletes the
@@ -383,6 +417,7 @@ type record struct {
 	renews  bool   // Renew was called
 	failed  error  // why the session could not be loaded
 	refused bool
+	maxAge  int               // that the session has of its own, or 0
 	options *sessions.Options // as loaded, if Save would sign the id as the cookie is signed
 	cookie  string            // "name=value" of the cookie that was set
 }

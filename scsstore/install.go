@@ -17,6 +17,7 @@ import (
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/internal/caller"
+	"github.com/tombstore/tombstore/internal/cookieage"
 	"github.com/tombstore/tombstore/internal/firstbyte"
 )
 
@@ -220,11 +221,32 @@ func (w *outerWriter) takeBack() {
 	}
 }
 
+// age gives the cookie of a session with an idle timeout of its own the age of the session: scs goes by its
+// IdleTimeout.
+func (w *outerWriter) age() {
+	age := w.request.CookieAge()
+	if age == 0 {
+		return
+	}
+	id, lines := w.request.ID(), w.Header()["Set-Cookie"]
+	for i, line := range lines {
+		pair, _, _ := strings.Cut(line, ";")
+		token, ours := strings.CutPrefix(pair, w.cookie+"=")
+		if ours && w.hashes {
+			token = hashed(token)
+		}
+		if ours && token == id {
+			lines[i] = cookieage.Set(line, age)
+		}
+	}
+}
+
 func (w *outerWriter) begin() {
 	if w.begun.Swap(true) {
 		return
 	}
 	w.takeBack()
+	w.age()
 	if h := w.Header(); len(h["Set-Cookie"]) > 0 && w.request.Gone() != nil {
 		h["Set-Cookie"] = slices.DeleteFunc(h["Set-Cookie"], func(c string) bool {
 			return strings.HasPrefix(c, w.cookie+"=")

@@ -3,6 +3,7 @@ package scsstore
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/alexedwards/scs/v2"
 
@@ -23,7 +24,7 @@ import (
 // reserved.
 //
 // The session lives until sm.Lifetime from now, or until what tombstore.Until says, which may be later or
-// sooner. A later sm.RenewToken does not move that, but begins the deadline of scs anew: the session ends
+// sooner; a tombstore.LoginLifetime with an absolute time takes the place of sm.Lifetime. A later sm.RenewToken does not move that, but begins the deadline of scs anew: the session ends
 // at the sooner one, and sm.Deadline and the cookie know only that of scs. To keep the two the same, give
 // sm.SetDeadline after RenewToken what sm.Deadline was before, as LogoutEverywhere does.
 //
@@ -36,6 +37,10 @@ func Login(
 	if err != nil {
 		return err
 	}
+	l, err := lifetimeIn(sm, opts)
+	if err != nil {
+		return err
+	}
 	if err := sm.RenewToken(ctx); err != nil {
 		return err
 	}
@@ -43,7 +48,9 @@ func Login(
 	if sm.HashTokenInStore {
 		token = hashed(token)
 	}
-	opts = append([]tombstore.ReserveOption{tombstore.Until(sm.Deadline(ctx))}, opts...)
+	if l.Absolute == 0 {
+		opts = append([]tombstore.ReserveOption{tombstore.Until(sm.Deadline(ctx))}, opts...)
+	}
 
 	deadline, err := outer.store.adapter.Login(ctx, outer.request, token, login, opts...)
 	if err == nil && !deadline.IsZero() {
@@ -77,6 +84,52 @@ func LogoutEverywhere(ctx context.Context, sm *scs.SessionManager, owner string)
 	}
 	sm.SetDeadline(ctx, deadline)
 	return n, err
+}
+
+// SetLifetime gives the session of a request a lifetime of its own, for "remember me" and for administrators,
+// and a new token, since a session gets one with the other: call it in the place of sm.RenewToken when a user
+// logs in, and with the zero Lifetime if it is to live as long as all others. With [Login] give that
+// tombstore.LoginLifetime instead.
+//
+// The idle timeout takes the place of sm.IdleTimeout, in whatever request the session is used, and the cookie
+// lives as long, if it is one that outlives the browser (Cookie.Persist, or sm.RememberMe). sm.IdleTimeout must
+// be set, since scs touches no session without it. The absolute time takes the place of sm.Lifetime and counts
+// from the first save of the session; without one the session ends after sm.Lifetime, however long its idle
+// timeout is.
+//
+// It works only within the middleware of Install or Protect, and fails once the response has begun.
+func SetLifetime(ctx context.Context, sm *scs.SessionManager, l tombstore.Lifetime) error {
+	outer, err := within(ctx, sm)
+	if err == nil {
+		_, err = lifetimeIn(sm, []tombstore.ReserveOption{tombstore.LoginLifetime(l)})
+	}
+	if err != nil {
+		return err
+	}
+	if err := outer.request.SetLifetime(l); err != nil {
+		return err
+	}
+	if err := sm.RenewToken(ctx); err != nil {
+		return err
+	}
+	if l.Absolute > 0 {
+		sm.SetDeadline(ctx, time.Now().Add(l.Absolute).UTC())
+	}
+	return nil
+}
+
+var errNoIdleTimeout = errors.New("scsstore: lifetime: without an IdleTimeout of the SessionManager scs touches no session")
+
+// lifetimeIn returns the lifetime of its own that a session is to have.
+func lifetimeIn(sm *scs.SessionManager, opts []tombstore.ReserveOption) (tombstore.Lifetime, error) {
+	var o tombstore.ReserveOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if o.Lifetime.Idle > 0 && sm.IdleTimeout == 0 {
+		return o.Lifetime, errNoIdleTimeout
+	}
+	return o.Lifetime, nil
 }
 
 var errBegun = errors.New("scsstore: the response has begun, so it cannot set the cookie of a new token any more")

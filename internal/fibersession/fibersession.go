@@ -13,6 +13,7 @@ import (
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/adapter"
+	"github.com/tombstore/tombstore/internal/cookieage"
 )
 
 // Exchange is a request and its response, with the headers and cookies of both. A cookie of the
@@ -107,6 +108,7 @@ func (x Exchange) Save(
 		x.Withdraw(id)
 	}
 	if err = Acknowledged(err); err == nil {
+		x.age(id, r.CookieAge())
 		return true, nil
 	}
 	x.Withdraw(id)
@@ -114,6 +116,25 @@ func (x Exchange) Save(
 		err = nil
 	}
 	return false, err
+}
+
+// age gives the cookie of a session the age of one with an idle timeout of its own; 0 is none.
+func (x Exchange) age(id string, age time.Duration) {
+	if age == 0 {
+		return
+	}
+	var cookies []string
+	for _, cookie := range x.SetCookies {
+		line := string(cookie)
+		if cookieValue(cookie) == id {
+			line = cookieage.Set(line, age)
+		}
+		cookies = append(cookies, line)
+	}
+	x.Response.DelAllCookies()
+	for _, cookie := range cookies {
+		x.Response.Add("Set-Cookie", cookie)
+	}
 }
 
 // Acknowledged drops the error that a renewal was not confirmed by enough replicas: the user would
