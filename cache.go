@@ -141,6 +141,9 @@ func (s *RedisStore) readCached(ctx context.Context, key string, slide int64, o 
 	res, err := s.cached(ctx, key, now)
 	switch {
 	case errors.Is(err, ErrInvalidated):
+		if end := (*InvalidatedError)(nil); errors.As(err, &end) && now.UnixMilli() < end.grace {
+			return s.readThrough(ctx, key, slide, o.Expiry) // the server says for how long
+		}
 		return Session{}, err
 	case err != nil:
 		if !errors.Is(err, rueidis.ErrDoCacheAborted) {

@@ -61,6 +61,8 @@ var (
 type InvalidatedError struct {
 	Reason Reason
 	At     time.Time // on the clock of the process that has ended it, in whole milliseconds
+
+	grace int64 // until when the id may still read, ms since 1970 on the server's clock; 0: not at all
 }
 
 func (e *InvalidatedError) Error() string { return ErrInvalidated.Error() + ": " + e.Reason.String() }

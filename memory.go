@@ -33,8 +33,9 @@ type entry struct {
 	expires time.Time
 
 	ended     *InvalidatedError
-	successor string // key of the id to which the session has moved, or ""
-	claim     uint64 // of a renewal under way, or 0
+	successor string    // key of the id to which the session has moved, or ""
+	grace     time.Time // until when the id may still read
+	claim     uint64    // of a renewal under way, or 0
 }
 
 var (
@@ -74,9 +75,10 @@ func (m *MemoryStore) read(ctx context.Context, id string, o ReadOptions) (Sessi
 	now := time.Now()
 	e, err := m.live(key, now)
 	if err != nil {
-		return Session{}, err
-	}
-	if o.Slide {
+		if e, err = m.readOn(key, err, now); err != nil {
+			return Session{}, err
+		}
+	} else if o.Slide {
 		e.expireIn(ownIdle(headerOf(e.record), o.TTL), now)
 	}
 	s := e.session()
@@ -198,7 +200,8 @@ func (m *MemoryStore) rotate(
 	if err == nil && o.Binding != nil {
 		err = o.Binding.usable(m.ref(oldKey), m.ref(newKey))
 	}
-	if err := cmp.Or(err, o.Lifetime.valid(), ctx.Err()); err != nil {
+	grace, refusal := o.grace()
+	if err := cmp.Or(err, o.Lifetime.valid(), refusal, ctx.Err()); err != nil {
 		return Session{}, err
 	}
 	m.mu.Lock()
@@ -217,7 +220,8 @@ func (m *MemoryStore) rotate(
 	if o.Replace {
 		data, ttl = o.Data, o.TTL
 	}
-	m.end(oldKey, Rotated, now).successor = newKey
+	t := m.end(oldKey, Rotated, now)
+	t.successor, t.grace = newKey, now.Add(time.Duration(grace)*time.Millisecond)
 	header := m.rebind(before.header, oldKey, newKey, o.Binding, o.Lifetime, now)
 	if o.Replace || o.Binding != nil || o.Lifetime != nil {
 		ttl = ownIdle(header, ttl)

@@ -253,7 +253,7 @@ func Replacing(s Session) WriteOption {
 	}
 }
 
-// RotateOption is an option of Rotate: WithData, IfUnchanged, WithBinding or WithLifetime.
+// RotateOption is an option of Rotate: WithData, IfUnchanged, WithBinding, WithLifetime or Grace.
 type RotateOption func(*RotateOptions)
 
 // RotateOptions is what the options of one Rotate add up to.
@@ -265,6 +265,8 @@ type RotateOptions struct {
 	Binding *Binding      // of WithBinding, or nil
 
 	Lifetime *Lifetime // of WithLifetime, or nil to keep it; with a Binding, whose own counts, it has no effect
+
+	Grace time.Duration // of Grace; 0 for none
 }
 
 // WithData makes Rotate store data under the new id with the idle timeout ttl, instead of the data

@@ -16,7 +16,8 @@ import (
 // clock, that of an end on the clock of the process that has ended it.
 //
 //	live session, a string                     tombstone, a hash
-//	 0   1  kind, 0xC1                         t  the end: kind 0xC0, flags 1, reason 1, time 6
+//	 0   1  kind, 0xC1                         t  the end: kind 0xC0, flags 1, reason 1, time 6;
+//	                                              and if flagged, until when the id may read, 6
 //	 1   1  flags                              s  successor: what follows the prefix in its key
 //	 2   8  version                            c  claim of a renewal under way, 8
 //	10   6  created                            h  header of the session, for a renewal
@@ -34,6 +35,7 @@ const (
 	kindTombstone = 0xC0
 
 	flagItems  = 1 << 0
+	flagGrace  = 1 << 0 // of an end
 	flagStrict = 1 << 7 // must be understood
 
 	offsetVersion  = 2
@@ -222,7 +224,11 @@ func parseEnd[bytes []byte | string](t bytes) error {
 	if len(t) < endSize || t[0] != kindTombstone || t[1]&flagStrict != 0 {
 		return ErrCorrupt
 	}
-	return &InvalidatedError{Reason: Reason(t[2]), At: time.UnixMilli(milli48(t[3:]))}
+	e := &InvalidatedError{Reason: Reason(t[2]), At: time.UnixMilli(milli48(t[3:]))}
+	if t[1]&flagGrace != 0 && len(t) >= endSize+6 && e.Reason == Rotated {
+		e.grace = milli48(t[endSize:])
+	}
+	return e
 }
 
 // milli48 reads six bytes.

@@ -203,10 +203,16 @@ func (s *RedisStore) read(ctx context.Context, id string, o ReadOptions) (Sessio
 			return Session{}, err
 		}
 	}
+	var session Session
 	if key := string(key); s.cache != nil && !o.Fresh && pays(key) {
-		return s.readCached(ctx, key, slide, o)
+		session, err = s.readCached(ctx, key, slide, o)
+	} else {
+		session, err = s.readThrough(ctx, key, slide, o.Expiry)
 	}
-	return s.readThrough(ctx, string(key), slide, o.Expiry)
+	if left := (*movedError)(nil); err != nil && errors.As(err, &left) {
+		return s.readOn(ctx, left, o.Expiry || o.Slide)
+	}
+	return session, err
 }
 
 // readThrough asks the server. A slide of zero leaves the idle timeout alone.
@@ -329,7 +335,11 @@ func valueAndTTL(res rueidis.RedisResult) (value []byte, ttl int64, err error) {
 		code, err := reply.ToString()
 		if err == nil {
 			err = errUnexpected
-			if code != "" && code[0] != codeDone && code[0] != codeKept {
+			switch {
+			case code == "" || code[0] == codeDone || code[0] == codeKept:
+			case code[0] == codeGrace:
+				err = movedIn(code)
+			default:
 				err = outcome(code, false)
 			}
 		}

@@ -31,12 +31,12 @@ var (
 	//go:embed scripts/revoke.lua
 	revokeSource string
 
-	readScript       = script{readSource, "6879cae993cc389aa96fb98473a49151818cac17"}
+	readScript       = script{readSource, "ebc491f962b31c85daff456c25f1bdeff5f31bb5"}
 	writeScript      = script{writeSource, "fda8edece30f0149de592a236b28bffe7498d17b"}
 	restoreScript    = script{restoreSource, "06a9898d825c5991a00c0499b9e99c3e1db81360"}
 	touchScript      = script{touchSource, "00a0eb20ee977b5957d4a34c2a57856f246912a2"}
 	invalidateScript = script{invalidateSource, "f31e2b04b9493e745292b68bd524a7cad9ac99ae"}
-	rotateScript     = script{rotateSource, "a15526b219d5c949b6f64fd559e0bbc88d65fc1e"}
+	rotateScript     = script{rotateSource, "f4325ea9ea8b774773d71d6a91649d6b4e38cd56"}
 	linkScript       = script{linkSource, "9187d9cfb99fb619a2d8ade883ef359f45f34f19"}
 	bindScript       = script{bindSource, "adfa23a5736223349e74122ce7012f816529b527"}
 	revokeScript     = script{revokeSource, "53f96b85dd86c25939b2b8a619648f2fe109c8a1"}
@@ -56,4 +56,5 @@ const (
 	codeStale      = 'S'
 	codeNoDeadline = 'N'
 	codeLimit      = 'L'
+	codeGrace      = 'G'
 )

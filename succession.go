@@ -190,6 +190,10 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 			return Session{}, err
 		}
 	}
+	grace, err := o.grace()
+	if err != nil {
+		return Session{}, err
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	version := newVersion()
@@ -206,11 +210,17 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 	switch {
 	case o.Replace:
 		args = append(args, decimal(ms), string(o.Data))
-	case s.publish:
+	case s.publish || grace > 0:
 		args = append(args, "", "")
 	}
-	if s.publish {
+	switch {
+	case s.publish:
 		args = append(args, s.channel())
+	case grace > 0:
+		args = append(args, "")
+	}
+	if grace > 0 {
+		args = append(args, decimal(grace))
 	}
 	if !s.clustered() && o.Binding == nil && o.Lifetime == nil {
 		session, err := s.moveAtOnce(ctx, oldKey, newKey, args, o)

@@ -7,6 +7,8 @@
 -- Returns  the stored value as it is and its TTL in ms, in an array
 --          A      absent, or past its absolute deadline
 --          E end  the session was ended
+--          G end successor  the same, but it has moved and may still be read under the successor's key, which is
+--                 given without its prefix
 --          F      the key holds something else
 local floor = math.floor
 local function clock() -- ms since 1970
@@ -32,7 +34,13 @@ local function refusal(reply) -- what to say of a key whose string cannot be rea
 end
 
 local value = redis.pcall('GET', KEYS[1])
-if type(value) == 'table' then return refusal(value) end
+if type(value) == 'table' then
+  local met = refusal(value)
+  if type(met) == 'table' or #met < 16 or string.byte(met, 3) % 2 == 0 or string.byte(met, 4) ~= 2 then return met end
+  local successor = clock() < number(met, 11) and redis.call('HGET', KEYS[1], 's')
+  if not successor then return met end
+  return 'G' .. string.sub(met, 2, 10) .. successor
+end
 if not value then return 'A' end
 local left = redis.call('PTTL', KEYS[1])
 local kind, flags = string.byte(value, 1, 2)

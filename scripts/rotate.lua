@@ -11,7 +11,8 @@
 -- ARGV[6]  idle timeout, ms, unless the session has one of its own; "" or left out to keep data and
 --          remaining TTL
 -- ARGV[7]  new data, if ARGV[6] is given
--- ARGV[8]  channel to which the key of the old id is published if it is ended now; left out for none
+-- ARGV[8]  channel to which the key of the old id is published if it is ended now; "" or left out for none
+-- ARGV[9]  for how long the old id may still read, ms; left out for not at all
 --
 -- Returns  D header      moved now, or by an earlier run whose reply was lost
 --          D ttl record  the same without KEYS[2]; without the data if that is new
@@ -86,7 +87,9 @@ if ttl <= 0 then return 'A' end
 -- Nothing must stop half-way. What HSET says of a string proves that it is permitted, and that the
 -- server is not at maxmemory. The value moves without entering Lua.
 local dump = #ARGV[5] > 9
-local tombstone = { 't', dump and string.sub(ARGV[5], 6, 14) or ARGV[5], 's', ARGV[3] }
+local t = dump and string.sub(ARGV[5], 6, 14) or ARGV[5]
+if ARGV[9] then t = string.sub(t, 1, 1) .. '\1' .. string.sub(t, 3) .. bytes(now + ARGV[9]) end
+local tombstone = { 't', t, 's', ARGV[3] }
 local set = redis.pcall('HSET', KEYS[1], unpack(tombstone))
 if type(set) ~= 'table' or not wrongtype(set) then return set end
 redis.call('SETRANGE', KEYS[1], '2', ARGV[1])
@@ -108,5 +111,5 @@ if new and replace then
 elseif new and ttl ~= left then
   redis.call('PEXPIRE', new, ttl)
 end
-if ARGV[8] then redis.pcall('PUBLISH', ARGV[8], KEYS[1]) end -- last, whether it is permitted or not
+if ARGV[8] and ARGV[8] ~= '' then redis.pcall('PUBLISH', ARGV[8], KEYS[1]) end -- last, whether it is permitted or not
 return 'D' .. (new and '' or bytes(ttl)) .. record

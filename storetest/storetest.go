@@ -40,13 +40,13 @@ type rule struct {
 
 // rulesFor returns the rules that s has to keep.
 func rulesFor(s tombstore.Store) []rule {
-	all := slices.Concat(rules, refusals(), races, lifetimes)
+	all := slices.Concat(rules, refusals(), races, lifetimes, graces)
 	_, renews := s.(tombstore.Renewer)
 	_, lists := s.(tombstore.Lister)
 	_, binds := s.(tombstore.Binder)
 	_, watches := s.(tombstore.Watcher)
 	if renews {
-		all = slices.Concat(all, renewals, renewalEnds(false), lateSaves(), lifetimesAndRenewals)
+		all = slices.Concat(all, renewals, renewalEnds(false), lateSaves(), lifetimesAndRenewals, gracesAndRenewals)
 	}
 	if lists {
 		all = slices.Concat(all, listings)
@@ -55,7 +55,7 @@ func rulesFor(s tombstore.Store) []rule {
 		all = slices.Concat(all, renewalsInLists, renewalEnds(true))
 	}
 	if binds {
-		all = slices.Concat(all, owners, lifetimesOfOwners)
+		all = slices.Concat(all, owners, lifetimesOfOwners, gracesOfOwners)
 	}
 	if binds && renews {
 		all = slices.Concat(all, ownersAndRenewals)
