@@ -73,6 +73,9 @@ func TestStoresAgree(t *testing.T) {
 				if l := drawLifetime(t); l != nil {
 					opts = append(opts, WithLifetime(*l))
 				}
+				opts = append(opts, Grace(rapid.SampledFrom([]time.Duration{
+					0, 0, time.Minute, time.Minute, -1,
+				}).Draw(t, "grace")))
 				if rapid.Bool().Draw(t, "unchanged") {
 					version = pair.drawVersion(t)
 				}

@@ -117,7 +117,7 @@ func TestGuaranteesNameTests(t *testing.T) {
 
 	rules, broken := ruleNames(t), map[string]string{}
 	for _, file := range []string{"storetest/storetest_test.go", "storetest/mutants_test.go", "storetest/owners_test.go", "storetest/watches_test.go",
-		"storetest/lifetimes_test.go"} {
+		"storetest/lifetimes_test.go", "storetest/graces_test.go"} {
 		for _, m := range mutantRule.FindAllStringSubmatch(text(t, file), -1) {
 			broken[m[1]] = m[2]
 		}

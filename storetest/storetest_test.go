@@ -143,7 +143,7 @@ type mutant struct {
 
 // TestRun_BrokenStores breaks one promise at a time and names the rule that must notice.
 func TestRun_BrokenStores(t *testing.T) {
-	for _, table := range []map[string]mutant{mutants, moveMutants, renewalMutants, listMutants, ownerMutants, watchMutants, lifetimeMutants} {
+	for _, table := range []map[string]mutant{mutants, moveMutants, renewalMutants, listMutants, ownerMutants, watchMutants, lifetimeMutants, graceMutants} {
 		for name, m := range table {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
