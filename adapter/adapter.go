@@ -190,6 +190,7 @@ type Request struct {
 	renews  bool                // it wants a new id
 	login   *pending            // what the Save of another id is to carry
 	lasts   *tombstore.Lifetime // that the Save of another id is to give, or nil
+	grace   time.Duration       // that the Rotate to another id is to leave, or 0
 	others  map[string]bool     // further ids that it has loaded live
 
 	hooksMu sync.Mutex
@@ -289,11 +290,21 @@ func (r *Request) run(f func()) {
 	}
 }
 
-// Renew notes that the next Save is of a session under a new id: with WithLateRequests it is served.
+// Renew notes that the next Save is of a session under a new id: with WithLateRequests it is served. It may be
+// a login, so it takes back a Grace.
 func (r *Request) Renew() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.renews = true
+	r.renews, r.grace = true, 0
+}
+
+// Grace lets the id that the next Rotate leaves read on for d: see tombstore.Grace. It is for a renewal that
+// nobody has asked for, such as one every quarter of an hour, and never for a login: a Login, a SetLifetime or
+// a Renew after it takes it back.
+func (r *Request) Grace(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.grace = d
 }
 
 // SetLifetime gives the session of the request a lifetime of its own, such as that of "remember me". It takes
@@ -635,6 +646,8 @@ func (a *Adapter) move(
 			opts = append(opts, tombstore.WithBinding(*b))
 		} else if r.lasts != nil {
 			opts = append(opts, tombstore.WithLifetime(*r.lasts))
+		} else if r.grace != 0 {
+			opts = append(opts, tombstore.Grace(r.grace))
 		}
 		if a.updates.conflict {
 			opts = append(opts, tombstore.IfUnchanged(cmp.Or(held.Version, never)))
@@ -863,7 +876,7 @@ func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) 
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
 		s.Data = data
 		r.hold(id, s)
-		r.stored, r.lasts = true, nil
+		r.stored, r.lasts, r.grace = true, nil, 0
 		if r.login != nil && r.login.id == id {
 			r.login = nil
 		}

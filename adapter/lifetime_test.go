@@ -100,3 +100,43 @@ func TestLogin_Lifetime(t *testing.T) {
 	require.NoError(t, b.rotate(next, "y"))
 	require.InDelta(t, (day / 2).Seconds(), b.b.CookieAge().Seconds(), 60, "its deadline comes first")
 }
+
+// A Rotate leaves a grace if it was asked for, and nothing that may be a login does.
+func TestGrace(t *testing.T) {
+	for name, c := range map[string]struct {
+		after func(b *bed, id string)
+		reads bool
+	}{
+		"a renewal": {func(*bed, string) {}, true},
+		"Renew":     {func(b *bed, _ string) { b.b.Renew() }, false},
+		"SetLifetime": {func(b *bed, _ string) {
+			require.NoError(b, b.b.SetLifetime(tombstore.Lifetime{}))
+		}, false},
+		"Login": {func(b *bed, id string) { require.NoError(b, b.tryLogin(id, b.ticket("alice"))) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			id := tombstore.NewID()
+			b.b.Grace(time.Minute)
+			c.after(b, id)
+			require.NoError(t, b.rotate(id, "y"))
+			late := &Request{}
+			data, found, err := b.Load(t.Context(), late, b.id)
+			require.NoError(t, err)
+			require.Equal(t, c.reads, found)
+			if c.reads {
+				require.Equal(t, "y", string(data))
+				b.b = late
+				require.ErrorIs(t, b.save(b.id, "z"), ErrRefused)
+				b.b = &Request{}
+				b.load(b.b, id, "y")
+			}
+
+			// The next one is another one.
+			require.NoError(t, b.rotate(tombstore.NewID(), "y"))
+			_, found, err = b.Load(t.Context(), &Request{}, id)
+			require.NoError(t, err)
+			require.False(t, found)
+		})
+	}
+}

@@ -434,3 +434,96 @@ func TestSave_EndAtMaxAgeZero(t *testing.T) {
 		require.Empty(s, s.values(cookie))
 	})
 }
+
+// After a renewal with a grace a request with the old cookie reads, and logs out, and does nothing else.
+func TestRenewWithGrace(t *testing.T) {
+	onEach(t, nil, func(s *browser) {
+		renew := func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+			return s.store.RenewWithGrace(r, w, session, time.Minute)
+		}
+		var user any
+		read := func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+			user = session.Values["user"]
+			return session.Save(r, w)
+		}
+		with := func(cookie string, page pageFunc, fails ...error) {
+			s.Helper()
+			s.cookie = cookie
+			err := s.visit(page)
+			if len(fails) == 0 {
+				require.NoError(s, err)
+			} else {
+				require.ErrorIs(s, err, fails[0])
+			}
+		}
+		require.NoError(s, s.visit(login("alice")))
+		old := s.cookie
+		with(old, renew)
+		renewed := s.cookie
+		require.NotEqual(s, old, renewed)
+
+		s.cookie = ""
+		require.NoError(s, s.visit(renew))
+		require.Empty(s, s.cookies, "there is nothing to renew")
+		with(renewed, func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+			return s.store.RenewWithGrace(r, w, session, time.Hour)
+		}, tombstore.ErrInvalidTTL)
+
+		with(old, read)
+		require.Equal(s, "alice", user)
+		require.Empty(s, s.cookies, "it would take the place of the new one")
+		with(old, set("user", "mallory"))
+		require.Empty(s, s.cookies)
+		with(old, renew)
+		require.Empty(s, s.cookies)
+		require.Equal(s, "alice", s.values(renewed)["user"])
+
+		with(old, logout)
+		require.Empty(s, s.values(renewed))
+		user = nil
+		with(old, read)
+		require.Nil(s, user)
+
+		// A login in the same request has none, by whatever way.
+		for _, again := range []pageFunc{
+			login("alice"),
+			func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				s.store.Renew(session)
+				session.Options.MaxAge = 60
+				return session.Save(r, w)
+			},
+			func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				binder := s.backend.(tombstore.Binder)
+				begun, err := binder.BeginLogin(r.Context(), "alice")
+				require.NoError(s, err)
+				until := tombstore.Until(time.Now().Add(time.Hour))
+				require.NoError(s, s.store.Login(r, session, begun, until))
+				return session.Save(r, w)
+			},
+		} {
+			with("", login("alice"))
+			old = s.cookie
+			with(old, func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				require.NoError(s, renew(w, r, session))
+				return again(w, r, session)
+			})
+			require.NotEqual(s, old, s.cookie)
+			user = nil
+			with(old, read)
+			require.Nil(s, user)
+
+			// Nor after a renewal that has failed.
+			with("", login("alice"))
+			old = s.cookie
+			with(old, func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+				failed := s.store.RenewWithGrace(r, w, session, 2*time.Minute)
+				require.ErrorIs(s, failed, tombstore.ErrInvalidTTL)
+				return again(w, r, session)
+			})
+			require.NotEqual(s, old, s.cookie)
+			user = nil
+			with(old, read)
+			require.Nil(s, user)
+		}
+	})
+}

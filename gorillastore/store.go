@@ -333,6 +333,24 @@ func (s *Store) Renew(session *sessions.Session) {
 	rec.request.Renew()
 }
 
+// RenewWithGrace gives session a new id and saves it, for a renewal that nobody has asked for, such as one every
+// quarter of an hour: requests that are under way with the old cookie go on reading the session for d, at most
+// a minute, while what they change is refused and a logout by them is one. It does nothing with a session that
+// is new. It is never for a login, since whoever has stolen or planted the old cookie reads as well; that is why
+// it saves at once, so that a login later in the request is a renewal of its own, and ends the grace.
+func (s *Store) RenewWithGrace(
+	r *http.Request, w http.ResponseWriter, session *sessions.Session, d time.Duration,
+) error {
+	rec := s.record(session)
+	if !rec.request.Holds() {
+		return rec.failed
+	}
+	s.Renew(session)
+	rec.request.Grace(d)
+	defer rec.request.Grace(0) // the next Save may be a login's
+	return s.Save(r, w, session)
+}
+
 // Refused reports whether the last Save of session was refused, because the session had been ended
 // by another request, or renewed by another Session of this one.
 func (s *Store) Refused(session *sessions.Session) bool { return s.record(session).refused }
