@@ -3,7 +3,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 # The adapters import their frameworks, so each is a module of its own.
-MODULES     := . scsstore gorillastore gorillastore/gin gorillastore/hertz fiberstore fiber2store chistore beegostore goredis integration examples/twotabs
+MODULES     := . cmd/tombstore scsstore gorillastore gorillastore/gin gorillastore/hertz fiberstore fiber2store chistore beegostore goredis integration examples/twotabs
 each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || failed="$$failed $$module"; done; \
                [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 # The race detector needs cgo, and that a C compiler.
@@ -26,7 +26,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## play the logout race on an in-process Redis
-	go run ./cmd/tombstore demo
+	go run -C cmd/tombstore . demo
 
 build: ## compile everything
 	@$(call each,go build -o /dev/null ./...)
