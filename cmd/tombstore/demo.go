@@ -4,14 +4,15 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/rueidis"
+	"github.com/urfave/cli/v3"
 
 	"github.com/tombstore/tombstore/internal/client"
 )
@@ -21,58 +22,57 @@ const (
 	maxForcedPlain = 100_000 // enough for a store that loses every race
 )
 
-type demoOptions struct {
+type demo struct {
 	redis                   string
 	rounds, forced, workers int
+	asJSON                  bool
 }
 
-// demo shows the race of a logout with a slow request. It fails if tombstore let an ended session
-// live again.
-func demo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return demoOf(ctx, openTombs, args, stdout, stderr)
+// demoCommand shows the race of a logout with a slow request. It fails if the store that ours opens
+// let an ended session live again.
+func demoCommand(ours opener) *cli.Command {
+	d := &demo{}
+	return &cli.Command{
+		Name:            "demo",
+		Usage:           "race a logout against a slow request, on a usual session store and on tombstore",
+		Description:     "The exit status is 1 if tombstore let an ended session live again.",
+		HideHelpCommand: true,
+		OnUsageError:    wrongUsage,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "redis", Destination: &d.redis,
+				Usage: "`URL` of a Redis or Valkey server (default: one inside this program)"},
+			&cli.IntFlag{Name: "rounds", Value: 200, Destination: &d.rounds,
+				Usage: "`number` of races per store over HTTP with random timing"},
+			&cli.IntFlag{Name: "forced", Destination: &d.forced,
+				Usage: "`number` of races per store without HTTP, each in the order that loses"},
+			&cli.IntFlag{Name: "workers", Value: 64, Destination: &d.workers,
+				Usage: "`number` of forced races at a time"},
+			jsonFlag(&d.asJSON),
+		},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if err := d.check(c.NArg()); err != nil {
+				return wrongUsage(ctx, c, err, true)
+			}
+			held, err := d.run(ctx, newScreen(c.Root().Writer), ours)
+			switch {
+			case err != nil:
+				return fmt.Errorf("demo: %w", err)
+			case !held:
+				return errReported
+			}
+			return nil
+		},
+	}
 }
 
-func demoOf(ctx context.Context, ours opener, args []string, stdout, stderr io.Writer) int {
-	var o demoOptions
-	flags := flag.NewFlagSet("tombstore demo", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		fmt.Fprint(stderr, "Usage: tombstore demo [flags]\n\n",
-			"Exits with 1 if tombstore let an ended session live again.\n\n")
-		flags.PrintDefaults()
+func (d *demo) check(arguments int) error {
+	if arguments > 0 {
+		return errors.New("there are no arguments")
 	}
-	flags.StringVar(&o.redis, "redis", "", "`URL` of a Redis or Valkey server (default: one inside this program)")
-	flags.IntVar(&o.rounds, "rounds", 200, "`number` of races per store over HTTP with random timing")
-	flags.IntVar(&o.forced, "forced", 0, "`number` of races per store without HTTP, each in the order that loses")
-	flags.IntVar(&o.workers, "workers", 64, "`number` of forced races at a time")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		return exitUsage
-	}
-	if err := o.check(flags.Args()); err != nil {
-		fmt.Fprintln(stderr, "tombstore demo:", err)
-		return exitUsage
-	}
-	held, err := o.run(ctx, newScreen(stdout), ours)
-	if err != nil {
-		fmt.Fprintln(stderr, "tombstore demo:", err)
-	}
-	if err != nil || !held {
-		return exitFailed
-	}
-	return exitOK
-}
-
-func (o *demoOptions) check(rest []string) error {
-	if len(rest) > 0 {
-		return fmt.Errorf("unexpected argument %q", rest[0])
-	}
-	if o.rounds < 0 || o.forced < 0 || o.workers < 1 {
+	if d.rounds < 0 || d.forced < 0 || d.workers < 1 {
 		return errors.New("-rounds and -forced must not be negative, and -workers must be positive")
 	}
-	if _, err := client.Option(o.redis, false); o.redis != "" && err != nil {
+	if _, err := client.Option(d.redis, false); d.redis != "" && err != nil {
 		return fmt.Errorf("-redis: %w", err)
 	}
 	return nil
@@ -80,8 +80,8 @@ func (o *demoOptions) check(rest []string) error {
 
 // run shows everything on one server, and reports whether the store that ours opens kept ended
 // sessions ended.
-func (o *demoOptions) run(ctx context.Context, out screen, ours opener) (held bool, err error) {
-	url, inside, kind := o.redis, o.redis == "", "the one given by -redis"
+func (d *demo) run(ctx context.Context, out screen, ours opener) (held bool, err error) {
+	url, inside, kind := d.redis, d.redis == "", "the one given by -redis"
 	if inside {
 		server, err := miniredis.Run()
 		if err != nil {
@@ -110,14 +110,17 @@ func (o *demoOptions) run(ctx context.Context, out screen, ours opener) (held bo
 		return false, err
 	}
 	tested.safe = true
-	fmt.Fprintf(out, "A logout races a slow request of the same session, over HTTP.\nRedis server: %s\n", kind)
 	s := show{screen: out, contenders: []contender{usual, tested}}
-	err = s.timelines(ctx)
-	if err == nil && o.rounds > 0 {
-		err = s.rounds(ctx, o.rounds)
+	if d.asJSON {
+		s.json, s.Writer = json.NewEncoder(out.Writer), io.Discard
 	}
-	if err == nil && o.forced > 0 {
-		err = s.forced(ctx, o.forced, o.workers)
+	fmt.Fprintf(s, "A logout races a slow request of the same session, over HTTP.\nRedis server: %s\n", kind)
+	err = s.timelines(ctx)
+	if err == nil && d.rounds > 0 {
+		err = s.rounds(ctx, d.rounds)
+	}
+	if err == nil && d.forced > 0 {
+		err = s.forced(ctx, d.forced, d.workers)
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx) // says more than the request that was cut short

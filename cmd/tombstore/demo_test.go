@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,11 +40,34 @@ func TestDemo(t *testing.T) {
 	require.NotRegexp(t, `[\w-]{22}`, stdout.String(), "a session id, or part of one")
 }
 
+func TestDemo_JSON(t *testing.T) {
+	t.Parallel()
+	status, out, stderr := call(t, "demo", "-json", "-rounds=5", "-forced=10", "-workers=2")
+	require.Equal(t, exitOK, status, stderr)
+	var found []verdict
+	for line := range strings.Lines(out) {
+		var v verdict
+		require.NoError(t, json.Unmarshal([]byte(line), &v), line)
+		found = append(found, v)
+	}
+	require.Len(t, found, 6)
+	all, none := 10, 0
+	found[2].Alive, found[2].Held = 0, false // by chance
+	require.Equal(t, []verdict{
+		{Store: "GET, SET, DEL", Race: "steps", Races: 1, Alive: 1},
+		{Store: "tombstore", Race: "steps", Races: 1, Held: true},
+		{Store: "GET, SET, DEL", Race: "random", Races: 5},
+		{Store: "tombstore", Race: "random", Races: 5, Held: true},
+		{Store: "GET, SET, DEL", Race: "forced", Races: 10, Alive: 10, Saves: &all},
+		{Store: "tombstore", Race: "forced", Races: 10, Saves: &none, Held: true},
+	}, found)
+}
+
 // The check can fail: a store that forgets what was ended is found out.
 func TestDemo_brokenStore(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	status := demoOf(t.Context(), openPlain, []string{"-rounds=0"}, &stdout, &stderr)
+	status := runWith(t.Context(), openPlain, []string{"demo", "-rounds=0"}, nil, &stdout, &stderr)
 	require.Equal(t, exitFailed, status)
 	require.Equal(t, 2, strings.Count(stdout.String(), "RESURRECTED"), "%s", &stdout)
 }
@@ -76,8 +100,8 @@ func TestDemo_racesTheNativePath(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	var stdout, stderr bytes.Buffer
-	args := []string{"-redis=" + server.URL, "-rounds=0", "-forced=200"}
-	require.Equal(t, exitOK, demo(t.Context(), args, &stdout, &stderr), "%s", &stderr)
+	args := []string{"demo", "-redis=" + server.URL, "-rounds=0", "-forced=200"}
+	require.Equal(t, exitOK, run(t.Context(), args, nil, &stdout, &stderr), "%s", &stderr)
 	require.Regexp(t, `HELD +tombstore +0 of 200 `, stdout.String())
 
 	sets := redistest.Info(t, redistest.Dial(t, server.URL), "cmdstat_set")
@@ -92,7 +116,7 @@ func TestDemo_leavesOtherKeysAlone(t *testing.T) {
 	server := miniredis.RunT(t)
 	require.NoError(t, server.Set("other", "kept"))
 	var stdout, stderr bytes.Buffer
-	status := demo(t.Context(), []string{"-redis=redis://" + server.Addr(), "-rounds=5"}, &stdout, &stderr)
+	status := run(t.Context(), []string{"demo", "-redis=redis://" + server.Addr(), "-rounds=5"}, nil, &stdout, &stderr)
 	require.Equal(t, exitOK, status, "%s", &stderr)
 	require.Equal(t, []string{"other"}, server.Keys())
 }
@@ -102,8 +126,8 @@ func TestDemo_interrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
-	require.Equal(t, exitFailed, demo(ctx, nil, &stdout, &stderr))
-	require.Equal(t, "tombstore demo: context canceled\n", stderr.String())
+	require.Equal(t, exitFailed, run(ctx, []string{"demo"}, nil, &stdout, &stderr))
+	require.Equal(t, "tombstore: demo: context canceled\n", stderr.String())
 }
 
 func TestRun_usage(t *testing.T) {
@@ -120,6 +144,11 @@ func TestRun_usage(t *testing.T) {
 		"demo more":                      exitUsage,
 		"demo -redis=host:6379":          exitUsage,
 		"demo -redis=redis://:secret@/x": exitUsage,
+		"demo redis://:secret@host":      exitUsage,
+		"redis://:secret@host":           exitUsage,
+		"-unknown":                       exitUsage,
+		"--help":                         exitOK,
+		"help":                           exitOK,
 	} {
 		var stdout, stderr bytes.Buffer
 		require.Equal(t, want, run(t.Context(), strings.Fields(args), nil, &stdout, &stderr), args)

@@ -9,6 +9,7 @@ require (
 	github.com/redis/rueidis v1.0.79
 	github.com/stretchr/testify v1.12.1
 	github.com/tombstore/tombstore v0.0.0
+	github.com/urfave/cli/v3 v3.14.0
 )
 
 require (

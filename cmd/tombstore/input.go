@@ -2,11 +2,12 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+
+	"github.com/urfave/cli/v3"
 
 	"github.com/tombstore/tombstore"
 )
@@ -19,11 +20,11 @@ const (
 // input is what a command is about: sessions, by their refs or ids, or owners. They are the arguments
 // behind the URL or the lines of a file.
 type input struct {
-	stdin       io.Reader
 	from        string
 	ids, owners bool
 	orAll       bool // without owners the command is about all sessions
 	thorough    bool
+	own         []cli.Flag // of the command
 }
 
 // target is a session or an owner.
@@ -34,16 +35,29 @@ type target struct {
 	err   error  // why it is neither
 }
 
-func (in *input) idFlag(flags *flag.FlagSet) {
-	flags.BoolVar(&in.ids, "id", false, "the lines are ids, as in cookies, and not refs; needs -from")
+func (in *input) flags() []cli.Flag {
+	return append(in.own, &cli.StringFlag{
+		Name:        "from",
+		Usage:       "take the lines of a `file` in the place of arguments; - is the standard input",
+		TakesFile:   true,
+		Destination: &in.from,
+	})
 }
 
-func (in *input) ownerFlag(flags *flag.FlagSet, usage string) {
-	flags.BoolVar(&in.owners, "owner", false, usage)
+func (in *input) idFlag() {
+	in.own = append(in.own, &cli.BoolFlag{
+		Name:        "id",
+		Usage:       "the lines are ids, as in cookies, and not refs; needs -from",
+		Destination: &in.ids,
+	})
+}
+
+func (in *input) ownerFlag(usage string) {
+	in.own = append(in.own, &cli.BoolFlag{Name: "owner", Usage: usage, Destination: &in.owners})
 }
 
 // read returns what the input names: nothing only with -from. No error quotes it.
-func (in *input) read(args []string) ([]target, error) {
+func (in *input) read(stdin io.Reader, args []string) ([]target, error) {
 	switch {
 	case in.ids && in.owners:
 		return nil, errors.New("-id and -owner exclude each other")
@@ -64,7 +78,7 @@ func (in *input) read(args []string) ([]target, error) {
 	case in.from != "":
 		place = "line"
 		var err error
-		if args, err = in.lines(); err != nil {
+		if args, err = in.lines(stdin); err != nil {
 			return nil, err
 		}
 	case in.owners:
@@ -81,8 +95,8 @@ func (in *input) read(args []string) ([]target, error) {
 	return about, nil
 }
 
-func (in *input) lines() ([]string, error) {
-	file := in.stdin
+func (in *input) lines(stdin io.Reader) ([]string, error) {
+	file := stdin
 	if in.from != "-" {
 		opened, err := os.Open(in.from)
 		if err != nil {

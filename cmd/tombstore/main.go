@@ -1,12 +1,18 @@
-// Command tombstore shows what package tombstore does. "tombstore -h" lists its commands.
+// Command tombstore shows what package tombstore does, and helps to run it. "tombstore -h" lists its
+// commands.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v3"
 )
 
 // Exit statuses.
@@ -16,46 +22,84 @@ const (
 	exitUsage  = 2
 )
 
-const usage = `Usage: tombstore <command> [flags]
+const about = `Exit status: 0 if all is well; 1 if something was found, or went wrong, that the help of the command
+names; 2 if nothing was done, since the command line is wrong or there is no connection.
 
-  demo        race a logout against a slow request, on a usual session store and on tombstore
-  doctor      look at a server's settings for what would bring ended sessions back
-  list        list live sessions, or those of an owner, by their refs
-  inspect     show the state of sessions by their refs, without their data
-  invalidate  end sessions by their refs, or all those of an owner
+Flags come before arguments, and take one dash or two. Sessions are named by their refs, and owners are
+shown by their digests: no output has an id, an owner's name or a password.`
 
-"tombstore <command> -h" lists the flags of a command.
-`
+// errReported is why a command has failed that has said so itself.
+var errReported = errors.New("reported")
+
+// usageError is why nothing was done.
+type usageError struct{ error }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	command := ""
-	if len(args) > 0 {
-		command = args[0]
+	return runWith(ctx, openTombs, args, stdin, stdout, stderr)
+}
+
+// runWith runs a command line. The demo races the store that ours opens.
+func runWith(
+	ctx context.Context, ours opener, args []string, stdin io.Reader, stdout, stderr io.Writer,
+) int {
+	root := &cli.Command{
+		Name:        "tombstore",
+		Usage:       "a session that was ended stays ended",
+		Description: about,
+		Commands: []*cli.Command{
+			demoCommand(ours), doctorCommand(), listCommand(), inspectCommand(), invalidateCommand(),
+		},
+		Action:                          unknownCommand,
+		EnableShellCompletion:           true,
+		ConfigureShellCompletionCommand: describeCompletion,
+		Reader:                          stdin,
+		Writer:                          stdout,
+		ErrWriter:                       stderr,
+		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // it would end the program
+		OnUsageError:                    wrongUsage,
 	}
-	switch command {
-	case "demo":
-		return demo(ctx, args[1:], stdout, stderr)
-	case "doctor":
-		return examine(ctx, args[1:], stdout, stderr)
-	case "list":
-		return list(ctx, args[1:], stdin, stdout, stderr)
-	case "inspect":
-		return inspect(ctx, args[1:], stdin, stdout, stderr)
-	case "invalidate":
-		return invalidate(ctx, args[1:], stdin, stdout, stderr)
-	case "help", "-h", "-help", "--help":
-		fmt.Fprint(stdout, usage)
+	err := root.Run(ctx, append([]string{root.Name}, args...))
+	switch usage := (usageError{}); {
+	case err == nil:
 		return exitOK
+	case errors.Is(err, errReported):
+		return exitFailed
+	case errors.As(err, &usage):
+		fmt.Fprintln(stderr, "tombstore:", strings.TrimPrefix(err.Error(), "tombstore: "))
+		return exitUsage
+	default:
+		fmt.Fprintln(stderr, "tombstore:", strings.TrimPrefix(err.Error(), "tombstore: "))
+		return exitFailed
 	}
-	if command != "" {
-		fmt.Fprintf(stderr, "tombstore: unknown command %q\n\n", command)
+}
+
+// unknownCommand runs where no command does.
+func unknownCommand(_ context.Context, root *cli.Command) error {
+	name := root.Args().First()
+	switch {
+	case name == "":
+		return usageError{errors.New(`no command; "tombstore -h" lists them`)}
+	case strings.Contains(name, "://"): // not quoted: it may have a password
+		return usageError{errors.New("the command comes before the URL")}
 	}
-	fmt.Fprint(stderr, usage)
-	return exitUsage
+	return usageError{fmt.Errorf("unknown command %q\n%q lists the commands", name, "tombstore -h")}
+}
+
+func wrongUsage(_ context.Context, c *cli.Command, err error, _ bool) error {
+	return usageError{fmt.Errorf(`%w; see "%s -h"`, err, c.FullName())}
+}
+
+func describeCompletion(completion *cli.Command) {
+	completion.Hidden, completion.HideHelpCommand = false, true
+	completion.Usage = "print a script by which a shell completes commands and flags"
+	completion.OnUsageError = wrongUsage
+	completion.Action = func(context.Context, *cli.Command) error {
+		return usageError{errors.New("the shell is bash, zsh, fish or pwsh")}
+	}
 }

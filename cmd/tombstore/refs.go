@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+	"github.com/urfave/cli/v3"
 
 	"github.com/tombstore/tombstore"
 )
@@ -27,48 +28,55 @@ const (
 
 // query is a command on sessions that prints reports.
 type query struct {
-	command
-	asJSON *bool
+	serverCommand
+	input
 }
 
-func newQuery(name, arguments, help string, stdin io.Reader, stderr io.Writer) query {
-	c := newCommand(name, arguments, help, stderr)
-	c.input = &input{stdin: stdin}
-	c.flags.StringVar(&c.input.from, "from", "", "take the lines of a `file` in the place of arguments; - is the standard input")
-	return query{c, c.flags.Bool("json", false, "print one JSON object a line")}
-}
-
-func (q query) printer(stdout io.Writer) *printer {
-	return &printer{asJSON: *q.asJSON, stdout: stdout, stderr: q.stderr}
+// command completes c. answer prints what it has found.
+func (q *query) command(
+	c *cli.Command, answer func(ctx context.Context, conn rueidis.Client, about []target, out *printer) error,
+) *cli.Command {
+	q.serverCommand.input = &q.input
+	q.run = func(ctx context.Context, conn rueidis.Client, about []target, stdout, stderr io.Writer) error {
+		out := &printer{asJSON: q.asJSON, stdout: stdout, stderr: stderr}
+		if err := answer(ctx, conn, about, out); err != nil {
+			return err
+		}
+		return out.err()
+	}
+	return q.serverCommand.command(c)
 }
 
 // store returns the store that the command works on. What it ends is told to those who watch.
-func (q query) store(conn rueidis.Client) (*tombstore.RedisStore, error) {
-	s, err := tombstore.New(conn, tombstore.WithKeyPrefix(*q.prefix), tombstore.WithPublish())
+func (q *query) store(conn rueidis.Client) (*tombstore.RedisStore, error) {
+	s, err := tombstore.New(conn, tombstore.WithKeyPrefix(q.prefix), tombstore.WithPublish())
 	if err != nil {
-		fmt.Fprintln(q.stderr, err)
+		err = usageError{err}
 	}
 	return s, err
 }
 
-// list shows the refs of the sessions that are live, and of those that are between two ids.
-func list(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	q := newQuery("list", "URL [OWNER...]",
-		"Lists live sessions by their refs; those of a store with plain ids have none. Exits with 1 if not all\n"+
-			"could be read.", stdin, stderr)
-	q.input.orAll = true
-	q.input.ownerFlag(q.flags, "list the sessions of owners")
-	return q.run(args, func(conn rueidis.Client, about []target) int {
+// listCommand shows the refs of the sessions that are live, and of those that are between two ids.
+func listCommand() *cli.Command {
+	q := &query{}
+	q.orAll = true
+	q.ownerFlag("list the sessions of owners")
+	return q.command(&cli.Command{
+		Name:      "list",
+		Usage:     "list live sessions, or those of an owner, by their refs",
+		ArgsUsage: "URL [OWNER...]",
+		Description: "Sessions of a store with plain ids have no refs, and are not listed. The exit status is 1 if not all\n" +
+			"could be read.",
+	}, func(ctx context.Context, conn rueidis.Client, about []target, out *printer) error {
 		s, err := q.store(conn)
 		if err != nil {
-			return exitUsage
+			return err
 		}
-		out := q.printer(stdout)
-		if q.input.owners {
+		if q.owners {
 			for _, t := range about {
 				listOwned(ctx, s, t, out)
 			}
-			return out.status()
+			return nil
 		}
 		for e, err := range s.List(ctx) {
 			r := report{Ref: e.Ref}
@@ -86,27 +94,29 @@ func list(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 			}
 			out.print(r)
 		}
-		return out.status()
+		return nil
 	})
 }
 
-// inspect shows the state of sessions, and never their data.
-func inspect(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	q := newQuery("inspect", "URL [REF...]",
-		"Shows the state of sessions, without their data. Exits with 1 if something is no ref, or its key\n"+
-			"cannot be read or holds a foreign value.", stdin, stderr)
-	q.input.idFlag(q.flags)
-	return q.run(args, func(conn rueidis.Client, about []target) int {
-		out := q.printer(stdout)
+// inspectCommand shows the state of sessions, and never their data.
+func inspectCommand() *cli.Command {
+	q := &query{}
+	q.idFlag()
+	return q.command(&cli.Command{
+		Name:        "inspect",
+		Usage:       "show the state of sessions by their refs, without their data",
+		ArgsUsage:   "URL [REF...]",
+		Description: "The exit status is 1 if something is no ref, or its key cannot be read or holds a foreign value.",
+	}, func(ctx context.Context, conn rueidis.Client, about []target, out *printer) error {
 		for _, t := range about {
 			r := t.report()
 			if t.err == nil {
-				r = look(ctx, conn, *q.prefix, t.ref)
+				r = look(ctx, conn, q.prefix, t.ref)
 			}
 			out.print(r)
 			out.failed = out.failed || r.State == foreign
 		}
-		return out.status()
+		return nil
 	})
 }
 
@@ -250,28 +260,36 @@ func isWrongType(err error) bool {
 	return ok && strings.HasPrefix(reply.Error(), "WRONGTYPE")
 }
 
-// invalidate ends sessions, or all sessions of owners.
-func invalidate(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	q := newQuery("invalidate", "URL [REF... | OWNER...]",
-		"Ends sessions. Exits with 1 unless each of them was live or had been ended before; of owners, unless\n"+
-			"each was known and all their sessions were ended.", stdin, stderr)
-	q.input.idFlag(q.flags)
-	q.input.ownerFlag(q.flags, "end all sessions of owners")
-	q.flags.BoolVar(&q.input.thorough, "thorough", false, "with -owner: look at all keys, for an owner's may have been lost")
-	return q.run(args, func(conn rueidis.Client, about []target) int {
+// invalidateCommand ends sessions, or all sessions of owners.
+func invalidateCommand() *cli.Command {
+	q := &query{}
+	q.idFlag()
+	q.ownerFlag("end all sessions of owners")
+	q.own = append(q.own, &cli.BoolFlag{
+		Name:        "thorough",
+		Usage:       "with -owner: look at all keys, for an owner's may have been lost",
+		Destination: &q.thorough,
+	})
+	return q.command(&cli.Command{
+		Name:      "invalidate",
+		Usage:     "end sessions by their refs, or all those of an owner",
+		ArgsUsage: "URL [REF... | OWNER...]",
+		Description: "The exit status is 1 unless each session was live or had been ended before; of owners, unless each\n" +
+			"was known and all their sessions were ended.",
+	}, func(ctx context.Context, conn rueidis.Client, about []target, out *printer) error {
 		s, err := q.store(conn)
 		if err != nil {
-			return exitUsage
+			return err
 		}
-		count, out := 0, q.printer(stdout)
+		count := 0
 		for _, t := range about {
 			r := t.report()
 			switch {
 			case t.err != nil:
 			case t.owner != "":
-				r.endOwned(ctx, s, t.owner, q.input.thorough)
+				r.endOwned(ctx, s, t.owner, q.thorough)
 			default:
-				r.end(ctx, s, look(ctx, conn, *q.prefix, t.ref))
+				r.end(ctx, s, look(ctx, conn, q.prefix, t.ref))
 			}
 			if r.Ended != nil {
 				count += *r.Ended
@@ -282,12 +300,12 @@ func invalidate(ctx context.Context, args []string, stdin io.Reader, stdout, std
 		switch {
 		case count == 0:
 			out.remark("ended nothing")
-		case q.input.owners:
+		case q.owners:
 			out.remark(fmt.Sprintf("sessions ended in all: %d", count))
 		default:
 			out.remark(fmt.Sprintf("ended %d of %d", count, len(about)))
 		}
-		return out.status()
+		return nil
 	})
 }
 

@@ -114,9 +114,10 @@ func (p *printer) remark(text string) {
 	}
 }
 
-func (p *printer) status() int {
+// err returns errReported if a report has an error.
+func (p *printer) err() error {
 	if p.failed {
-		return exitFailed
+		return errReported
 	}
-	return exitOK
+	return nil
 }

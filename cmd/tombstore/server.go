@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+	"github.com/urfave/cli/v3"
 
 	"github.com/tombstore/tombstore/doctor"
 	"github.com/tombstore/tombstore/internal/client"
@@ -19,97 +19,102 @@ import (
 
 const doctorTimeout = 30 * time.Second
 
-// command is a command on the server at the URL that is its first argument.
-type command struct {
-	flags  *flag.FlagSet
-	prefix *string
-	stderr io.Writer
+// serverCommand is a command on the server at the URL that is its first argument.
+type serverCommand struct {
+	prefix string
+	asJSON bool
 	input  *input // what else it is about; nil: nothing
+	run    func(ctx context.Context, conn rueidis.Client, about []target, stdout, stderr io.Writer) error
 }
 
-func newCommand(name, arguments, help string, stderr io.Writer) command {
-	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: tombstore %s [flags] %s\n\n%s\n\n", name, arguments, help)
-		flags.PrintDefaults()
+// command completes c, which has name, help and the flags that are its own.
+func (s *serverCommand) command(c *cli.Command) *cli.Command {
+	one := 1
+	c.StopOnNthArg = &one // what follows the URL is no flag: a ref may begin with a dash
+	c.HideHelpCommand = true
+	c.OnUsageError = wrongUsage
+	c.Flags = append(c.Flags,
+		&cli.StringFlag{Name: "prefix", Value: "tombstore:", Usage: "key `prefix` of the store", Destination: &s.prefix},
+		jsonFlag(&s.asJSON),
+	)
+	if s.input != nil {
+		c.Flags = append(c.Flags, s.input.flags()...)
 	}
-	prefix := flags.String("prefix", "tombstore:", "key `prefix` of the store")
-	return command{flags: flags, prefix: prefix, stderr: stderr}
+	c.Action = s.act
+	return c
 }
 
-// run parses args and connects; use gets what the command is about.
-func (c command) run(args []string, use func(conn rueidis.Client, about []target) int) int {
-	if err := c.flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return exitOK
-		}
-		return exitUsage
+func jsonFlag(set *bool) cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print JSON, one object a line", Destination: set}
+}
+
+func (s *serverCommand) act(ctx context.Context, c *cli.Command) error {
+	args := c.Args().Slice()
+	if len(args) == 0 || s.input == nil && len(args) > 1 {
+		return wrongUsage(ctx, c, errors.New("one URL is wanted"), true)
 	}
-	rest := c.flags.Args()
-	if len(rest) == 0 || c.input == nil && len(rest) > 1 {
-		c.flags.Usage()
-		return exitUsage
+	isFlag := func(arg string) bool {
+		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		return strings.HasPrefix(arg, "-") && slices.ContainsFunc(c.Flags, func(f cli.Flag) bool {
+			return slices.Contains(f.Names(), name)
+		})
 	}
-	if slices.ContainsFunc(rest, c.isFlag) {
-		fmt.Fprintln(c.stderr, "flags come before the URL")
-		return exitUsage
+	if slices.ContainsFunc(args, isFlag) {
+		return usageError{errors.New("flags come before the URL")}
 	}
-	option, err := client.Option(rest[0], true)
+	option, err := client.Option(args[0], true)
 	var about []target
-	if err == nil && c.input != nil {
-		about, err = c.input.read(rest[1:])
+	if err == nil && s.input != nil {
+		about, err = s.input.read(c.Root().Reader, args[1:])
 	}
 	if err != nil {
-		fmt.Fprintln(c.stderr, "tombstore:", err)
-		return exitUsage
+		return usageError{err}
 	}
-	if c.input != nil && c.input.from != "" && len(about) == 0 {
-		return exitOK // as at the end of a pipe from an empty store
+	if s.input != nil && s.input.from != "" && len(about) == 0 {
+		return nil // as at the end of a pipe from an empty store
 	}
 	conn, err := client.Dial(option)
 	if err != nil {
-		fmt.Fprintln(c.stderr, "tombstore: no connection:", err)
-		return exitUsage
+		return usageError{fmt.Errorf("no connection: %w", err)}
 	}
 	defer conn.Close()
-	return use(conn, about)
+	return s.run(ctx, conn, about, c.Root().Writer, c.Root().ErrWriter)
 }
 
-// isFlag reports whether arg is a flag of the command. A ref may begin with a dash, too.
-func (c command) isFlag(arg string) bool {
-	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-	return strings.HasPrefix(arg, "-") && c.flags.Lookup(name) != nil
-}
-
-// examine is the command doctor.
-func examine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := newCommand("doctor", "URL",
-		"Looks at a server's settings for what would bring ended sessions back. Exits with 1 if a finding is\n"+
-			"\"fail\", and with 0 if there are only others: ok, unknown (the server does not say), warning.", stderr)
-	asJSON := c.flags.Bool("json", false, "print the findings as JSON")
-	return c.run(args, func(conn rueidis.Client, _ []target) int {
-		ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
-		defer cancel()
-		findings := doctor.Examine(ctx, conn, *c.prefix)
-		if *asJSON {
-			out := json.NewEncoder(stdout)
-			out.SetIndent("", "  ")
-			if err := out.Encode(findings); err != nil {
-				fmt.Fprintln(stderr, "tombstore:", err)
-				return exitFailed
-			}
-		} else {
-			for _, f := range findings {
-				fmt.Fprintf(stdout, "%-8s %-13s %s\n", f.Level, f.Name, f.Text)
-				if f.Fix != "" && f.Level != doctor.OK {
-					fmt.Fprintf(stdout, "%-22s fix: %s\n", "", f.Fix)
-				}
-			}
-		}
-		if doctor.Failed(findings) {
-			return exitFailed
-		}
-		return exitOK
+func doctorCommand() *cli.Command {
+	s := &serverCommand{}
+	s.run = func(ctx context.Context, conn rueidis.Client, _ []target, stdout, _ io.Writer) error {
+		return examine(ctx, conn, s.prefix, s.asJSON, stdout)
+	}
+	return s.command(&cli.Command{
+		Name:      "doctor",
+		Usage:     "look at a server's settings for what would bring ended sessions back",
+		ArgsUsage: "URL",
+		Description: "Each finding is ok, unknown (the server does not say), warning or fail. The exit status is 1 if\n" +
+			"one is fail. With -json the findings are one list.",
 	})
+}
+
+func examine(ctx context.Context, conn rueidis.Client, prefix string, asJSON bool, stdout io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	findings := doctor.Examine(ctx, conn, prefix)
+	if asJSON {
+		out := json.NewEncoder(stdout)
+		out.SetIndent("", "  ")
+		if err := out.Encode(findings); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range findings {
+			fmt.Fprintf(stdout, "%-8s %-13s %s\n", f.Level, f.Name, f.Text)
+			if f.Fix != "" && f.Level != doctor.OK {
+				fmt.Fprintf(stdout, "%-22s fix: %s\n", "", f.Fix)
+			}
+		}
+	}
+	if doctor.Failed(findings) {
+		return errReported
+	}
+	return nil
 }

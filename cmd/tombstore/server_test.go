@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 
@@ -25,8 +24,6 @@ func callWith(t *testing.T, stdin string, args ...string) (status int, stdout, s
 	status = run(t.Context(), args, strings.NewReader(stdin), &out, &err)
 	return status, out.String(), err.String()
 }
-
-func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
 
 func TestDoctor(t *testing.T) {
 	t.Parallel()

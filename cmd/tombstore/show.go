@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -13,7 +14,18 @@ import (
 type show struct {
 	screen
 	contenders []contender
-	failed     bool // a safe store let an ended session live again
+	json       *json.Encoder // of verdicts, which are then all that is shown; or nil
+	failed     bool          // a safe store let an ended session live again
+}
+
+// verdict is what came of the races of a store.
+type verdict struct {
+	Store string `json:"store"`
+	Race  string `json:"race"` // steps, random or forced
+	Races int    `json:"races"`
+	Alive int    `json:"live_again"` // sessions
+	Saves *int   `json:"late_saves,omitempty"`
+	Held  bool   `json:"held"`
 }
 
 func (s *show) timelines(ctx context.Context) error {
@@ -28,7 +40,13 @@ func (s *show) timelines(ctx context.Context) error {
 			outcome = "alice logged out, and cookie A logs in again, her browser and a thief alike"
 		}
 		fmt.Fprintln(s)
-		s.verdict(c, revived, outcome)
+		v := verdict{Race: "steps", Races: 1}
+		if revived {
+			v.Alive = 1
+		}
+		if err := s.verdict(c, v, outcome); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -40,7 +58,9 @@ func (s *show) rounds(ctx context.Context, n int) error {
 		if err != nil {
 			return fmt.Errorf("with %s: %w", c.name, err)
 		}
-		s.verdict(c, revived > 0, c.count(revived, n))
+		if err := s.verdict(c, verdict{Race: "random", Races: n, Alive: revived}, c.count(revived, n)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -58,7 +78,10 @@ func (s *show) forced(ctx context.Context, n, workers int) error {
 			return fmt.Errorf("with %s: %w", c.name, err)
 		}
 		rate := int(float64(n) / time.Since(start).Seconds())
-		s.verdict(c, revived+accepted > 0, c.count(revived, n)+note)
+		v := verdict{Race: "forced", Races: n, Alive: revived, Saves: &accepted}
+		if err := s.verdict(c, v, c.count(revived, n)+note); err != nil {
+			return err
+		}
 		fmt.Fprintf(s, "%30s%9s late saves accepted; %s races/s, %s ops/s\n",
 			"", thousands(accepted), thousands(rate), thousands(opsPerRace*rate))
 	}
@@ -69,14 +92,20 @@ func (c contender) count(revived, n int) string {
 	return fmt.Sprintf("%-15s%9s of %s sessions live again after logout", c.name, thousands(revived), thousands(n))
 }
 
-// verdict prints how c did, and keeps in mind if it had to do better.
-func (s *show) verdict(c contender, revived bool, text string) {
-	word := s.paint(green, "HELD       ")
-	if revived {
-		word = s.paint(red, "RESURRECTED")
-		s.failed = s.failed || c.safe
+// verdict shows how c did, and keeps in mind if it had to do better.
+func (s *show) verdict(c contender, v verdict, text string) error {
+	v.Store = c.name
+	v.Held = v.Alive == 0 && (v.Saves == nil || *v.Saves == 0)
+	s.failed = s.failed || c.safe && !v.Held
+	if s.json != nil {
+		return s.json.Encode(v)
+	}
+	word := s.paint(red, "RESURRECTED")
+	if v.Held {
+		word = s.paint(green, "HELD       ")
 	}
 	fmt.Fprintf(s, "  %s  %s\n", word, text)
+	return nil
 }
 
 // Colours, as the terminal's SGR parameters.
@@ -86,19 +115,25 @@ const (
 	green = "32"
 )
 
-// screen is where the demonstration is shown.
+// screen is where something is shown.
 type screen struct {
 	io.Writer
-	colours bool
+	terminal, colours bool
 }
 
 // newScreen uses colours on a terminal, unless the user wants none (https://no-color.org).
 func newScreen(w io.Writer) screen {
-	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
-		info, err := f.Stat()
-		return screen{w, err == nil && info.Mode()&os.ModeCharDevice != 0}
+	terminal := isTerminal(w)
+	return screen{w, terminal, terminal && os.Getenv("NO_COLOR") == ""}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
 	}
-	return screen{w, false}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func (s screen) paint(colour, text string) string {
