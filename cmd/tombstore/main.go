@@ -54,6 +54,7 @@ func runWith(
 		Description: about,
 		Commands: []*cli.Command{
 			demoCommand(ours), doctorCommand(), listCommand(), inspectCommand(), invalidateCommand(),
+			benchCommand(),
 		},
 		Action:                          unknownCommand,
 		EnableShellCompletion:           true,

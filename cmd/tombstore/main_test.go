@@ -31,7 +31,7 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-var commands = []string{"demo", "doctor", "list", "inspect", "invalidate"}
+var commands = []string{"demo", "doctor", "list", "inspect", "invalidate", "bench"}
 
 // Each command says in its help when it exits with 1.
 func TestHelp(t *testing.T) {
@@ -100,7 +100,7 @@ func TestCompletion_Bash(t *testing.T) {
 	_, script, _ := call(t, "completion", "bash")
 	binary, err := os.Executable()
 	require.NoError(t, err)
-	for line, want := range map[string]string{"in": "inspect invalidate ", "list --o": "--owner ", "list redis://x ": ""} {
+	for line, want := range map[string]string{"in": "inspect invalidate ", "bench --s": "--size ", "list redis://x ": ""} {
 		// In the place of the functions of bash-completion, which take a line apart.
 		play := exec.CommandContext(t.Context(), bash, "-c", script+`
 			_comp_initialize() { :; }

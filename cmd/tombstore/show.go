@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"time"
@@ -136,6 +137,15 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
+// Control sequences of terminals: the alternate screen, the cursor, and the wrapping of long lines.
+const (
+	enter     = "\x1b[?1049h\x1b[?25l\x1b[?7l"
+	leave     = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+	home      = "\x1b[H"
+	eraseLine = "\x1b[K"
+	eraseRest = "\x1b[J"
+)
+
 func (s screen) paint(colour, text string) string {
 	if !s.colours {
 		return text
@@ -144,6 +154,9 @@ func (s screen) paint(colour, text string) string {
 }
 
 func (s screen) heading(text string) { fmt.Fprintf(s, "\n%s\n\n", s.paint(bold, text)) }
+
+// round keeps two digits behind the point.
+func round(x float64) float64 { return math.Round(100*x) / 100 }
 
 // thousands writes n with separators.
 func thousands(n int) string {
