@@ -54,7 +54,7 @@ func runWith(
 		Description: about,
 		Commands: []*cli.Command{
 			demoCommand(ours), doctorCommand(), listCommand(), inspectCommand(), invalidateCommand(),
-			benchCommand(),
+			topCommand(), benchCommand(),
 		},
 		Action:                          unknownCommand,
 		EnableShellCompletion:           true,

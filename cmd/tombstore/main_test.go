@@ -31,7 +31,7 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-var commands = []string{"demo", "doctor", "list", "inspect", "invalidate", "bench"}
+var commands = []string{"demo", "doctor", "list", "inspect", "invalidate", "top", "bench"}
 
 // Each command says in its help when it exits with 1.
 func TestHelp(t *testing.T) {
@@ -70,6 +70,7 @@ func complete(t *testing.T, args ...string) []string {
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, append(commands, "help", "completion"), complete(t))
+	require.Equal(t, []string{"--prefix"}, complete(t, "top", "--p"))
 	require.Equal(t, []string{"--json"}, complete(t, "doctor", "-j"))
 	require.Equal(t, []string{"bash", "zsh", "fish", "pwsh"}, complete(t, "completion"))
 	for _, shell := range []string{"bash", "zsh", "fish"} {
@@ -100,7 +101,7 @@ func TestCompletion_Bash(t *testing.T) {
 	_, script, _ := call(t, "completion", "bash")
 	binary, err := os.Executable()
 	require.NoError(t, err)
-	for line, want := range map[string]string{"in": "inspect invalidate ", "bench --s": "--size ", "list redis://x ": ""} {
+	for line, want := range map[string]string{"in": "inspect invalidate ", "top --s": "--samples ", "top redis://x ": ""} {
 		// In the place of the functions of bash-completion, which take a line apart.
 		play := exec.CommandContext(t.Context(), bash, "-c", script+`
 			_comp_initialize() { :; }

@@ -52,6 +52,12 @@ func TestServerCommands_Usage(t *testing.T) {
 		{"list", "redis://:secret@127.0.0.1:1"},
 		{"inspect", "redis://127.0.0.1:1"},
 		{"invalidate", "redis://127.0.0.1:1"},
+		{"top", "redis://127.0.0.1:1"},
+		{"top", "redis://:secret@127.0.0.1:1:2"},
+		{"top", "-interval=1ms", redistest.URL(t)},
+		{"top", "-samples=0", redistest.URL(t)},
+		{"top", "-samples=10001", redistest.URL(t)},
+		{"top", "-n=-1", redistest.URL(t)},
 		{"list", "-prefix=", redistest.URL(t)},
 		{"invalidate", "-prefix=", redistest.URL(t), tombstore.Ref("x")},
 	} {
