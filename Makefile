@@ -14,8 +14,8 @@ TESTFLAGS   ?= $(RACE) -shuffle=on -parallel=8
 SHORT        = $(if $(CI),,-short)
 # A program under the race detector waits a second before it ends; tests end many.
 export GORACE ?= atexit_sleep_ms=20
-# What takes long to build and is not needed is left out: gin's MsgPack, and Docker's client unless the server is a container.
-TAGS         = nomsgpack,$(shell internal/redistest/server)
+# What takes long to build and is not needed is left out: gin's MsgPack.
+TAGS        := nomsgpack
 ALLTAGS     := container,e2e
 gotest       = go test -tags "$(TAGS)"
 
@@ -69,7 +69,7 @@ matrix: ## run the tests on each server of TOMBSTORE_SERVERS (lines of name=comm
 	@internal/redistest/matrix go test $(TESTFLAGS) -count=1 ./...
 
 container: ## run the tests on a server in a container
-	TOMBSTORE_SERVER=container go test -tags container $(TESTFLAGS) -count=1 .
+	TOMBSTORE_SERVER=container go test $(TESTFLAGS) -count=1 .
 
 fuzz: server ## fuzz the record decoder, the keys and the adapters' cookies, FUZZTIME each
 	$(gotest) -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) .
@@ -85,4 +85,4 @@ tidy: ## tidy go.mod and format
 	gofmt -w .
 
 server:
-	@internal/redistest/server >/dev/null
+	@internal/redistest/server

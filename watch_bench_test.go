@@ -4,7 +4,6 @@ import (
 	"context"
 	"runtime"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -71,11 +70,6 @@ func BenchmarkWatch_Many(b *testing.B) {
 		runtime.ReadMemStats(&m)
 		return float64(m.HeapAlloc + m.StackInuse)
 	}
-	cpu := func() time.Duration {
-		var u syscall.Rusage
-		require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
 	for b.Loop() {
 		watcher, ender, ids := newWatchBench(b, n)
 		watched := make([]context.Context, n)
@@ -89,11 +83,11 @@ func BenchmarkWatch_Many(b *testing.B) {
 		})
 		b.ReportMetric((heap()-before)/n, "B/watcher")
 
-		begun := cpu()
+		begun := redistest.ProcessorTime()
 		time.Sleep(time.Minute) // in which each is looked at
-		b.ReportMetric(100*(cpu()-begun).Seconds()/time.Minute.Seconds(), "idle-%cpu")
+		b.ReportMetric(100*(redistest.ProcessorTime()-begun).Seconds()/time.Minute.Seconds(), "idle-%cpu")
 
-		begun = cpu()
+		begun = redistest.ProcessorTime()
 		late := make([]time.Duration, rate*int(period/time.Second))
 		tick := time.NewTicker(time.Second / rate)
 		for i := range late {
@@ -108,7 +102,7 @@ func BenchmarkWatch_Many(b *testing.B) {
 		}
 		tick.Stop()
 		time.Sleep(time.Second)
-		b.ReportMetric(100*(cpu()-begun).Seconds()/period.Seconds(), "ends-%cpu")
+		b.ReportMetric(100*(redistest.ProcessorTime()-begun).Seconds()/period.Seconds(), "ends-%cpu")
 		reportLate(b, late)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 	"github.com/tombstore/tombstore/scsstore"
 )
+
+func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
 
 // A login whose old token may come back in a failover is served, with its cookie, and told of.
 func TestUnacknowledged(t *testing.T) {

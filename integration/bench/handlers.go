@@ -30,6 +30,7 @@ import (
 	"github.com/tombstore/tombstore/fiberstore"
 	"github.com/tombstore/tombstore/gorillastore"
 	ginstore "github.com/tombstore/tombstore/gorillastore/gin"
+	"github.com/tombstore/tombstore/internal/redistest"
 	"github.com/tombstore/tombstore/scsstore"
 )
 
@@ -360,12 +361,12 @@ func (b *bench) measure(s *site, path string, keep bool) error {
 	if err != nil {
 		return err
 	}
-	process := processorTime()
+	process := redistest.ProcessorTime().Seconds()
 	n, took, err := s.serve(path, 1, b.time(100*time.Millisecond))
 	if err != nil {
 		return err
 	}
-	process = processorTime() - process
+	process = redistest.ProcessorTime().Seconds() - process
 	after, err := b.server.seconds()
 	if keep {
 		speed := s.speeds[path]

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/tombstore/tombstore"
@@ -257,10 +256,10 @@ func (b *bench) cut(
 			return 0, 0, err
 		}
 	} else {
-		if err := b.server.Signal(syscall.SIGSTOP); err != nil {
+		if err := b.server.Suspend(); err != nil {
 			return 0, 0, err
 		}
-		defer func() { _ = b.server.Signal(syscall.SIGCONT) }()
+		defer func() { _ = b.server.Wake() }()
 	}
 	for time.Since(cutAt) < s.Staleness()+2*time.Second {
 		begun := time.Now()

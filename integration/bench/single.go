@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/tombstore/tombstore"
+	"github.com/tombstore/tombstore/internal/redistest"
 )
 
 // speed is how fast a contender is.
@@ -24,7 +24,7 @@ func (b *bench) compare(ctx context.Context, all []contender, goroutines, among 
 	rounds, block := 5, b.time(200*time.Millisecond)
 	for round := range rounds + 1 {
 		for n, c := range all {
-			before := processorTime()
+			before := redistest.ProcessorTime().Seconds()
 			count, d, err := forTime(ctx, goroutines, among, block, c.do)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
@@ -32,7 +32,7 @@ func (b *bench) compare(ctx context.Context, all []contender, goroutines, among 
 			if round > 0 { // the first one warms up
 				ops[n] += float64(count)
 				took[n] += d.Seconds()
-				used[n] += processorTime() - before
+				used[n] += redistest.ProcessorTime().Seconds() - before
 			}
 		}
 	}
@@ -41,15 +41,6 @@ func (b *bench) compare(ctx context.Context, all []contender, goroutines, among 
 		speeds[n] = speed{ops[n] / took[n], used[n] / ops[n]}
 	}
 	return speeds, nil
-}
-
-// processorTime returns what this process has used, in seconds.
-func processorTime() float64 {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err) // who it asks about is there
-	}
-	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }
 
 // begin makes n sessions under ids of their own: an end of what is ended already would do less.

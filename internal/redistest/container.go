@@ -1,65 +1,75 @@
-//go:build container
-
 package redistest
 
 import (
-	"context"
+	"bufio"
+	"bytes"
 	"errors"
-	"os"
+	"fmt"
+	"io"
+	"os/exec"
 	"strconv"
 	"strings"
-	"time"
-
-	dockertypes "github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
-	"github.com/testcontainers/testcontainers-go"
 )
 
-const defaultImage = "redis:8-alpine"
-
-func dockerAnswers() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	docker, err := testcontainers.NewDockerClientWithOpts(ctx)
-	if err == nil {
-		docker.Close()
-	}
-	return err == nil
+// container is a server that the program in ./docker runs in a container.
+type container struct {
+	program  *exec.Cmd
+	commands io.WriteCloser
+	answers  *bufio.Reader
 }
-
-type dockerContainer struct{ testcontainers.Container }
 
 // startContainer starts a container with a server at the port of s, and with its arguments.
-func startContainer(s *Server) (container, error) {
-	image := os.Getenv("TOMBSTORE_TEST_IMAGE")
-	if image == "" {
-		image = defaultImage
-	}
-	program := "redis-server"
-	if strings.Contains(image, "valkey") {
-		program = "valkey-server"
-	}
-	const port = "6379/tcp"
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // the image may have to be pulled
-	defer cancel()
-	c, err := testcontainers.Run(ctx, image,
-		testcontainers.WithExposedPorts(port),
-		testcontainers.WithCmd(append([]string{program}, s.arguments("0.0.0.0", 6379)...)...),
-		testcontainers.WithHostConfigModifier(func(c *dockertypes.HostConfig) { // a restart must not change the port
-			c.PortBindings = network.PortMap{network.MustParsePort(port): []network.PortBinding{{HostPort: strconv.Itoa(s.port)}}}
-		}),
-	)
+func startContainer(s *Server) (*container, error) {
+	// The program is built in its own module: that of the test lacks Docker's client.
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tombstore/tombstore").Output()
 	if err != nil {
-		return nil, errors.Join(err, testcontainers.TerminateContainer(c))
+		return nil, err
 	}
-	return dockerContainer{c}, nil
+	c := &container{program: exec.Command("go", append([]string{
+		"run", "-C", string(bytes.TrimSpace(dir)), "-tags", "container", "./internal/redistest/docker", strconv.Itoa(s.port),
+	}, s.arguments("0.0.0.0", 6379)...)...)}
+	var failure bytes.Buffer
+	c.program.Stderr = &failure
+	if c.commands, err = c.program.StdinPipe(); err != nil {
+		return nil, err
+	}
+	answers, err := c.program.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.answers = bufio.NewReader(answers)
+	if err = c.program.Start(); err != nil {
+		return nil, err
+	}
+	if _, err = c.answer(); err != nil {
+		return nil, errors.Join(err, c.remove(), errors.New(failure.String()))
+	}
+	return c, nil
 }
 
-func (c dockerContainer) kill() error {
-	now := time.Duration(0)
-	return c.Stop(context.Background(), &now)
+func (c *container) kill() error         { _, err := c.ask("kill"); return err }
+func (c *container) restart() error      { _, err := c.ask("restart"); return err }
+func (c *container) ip() (string, error) { return c.ask("ip") }
+
+func (c *container) remove() error {
+	return errors.Join(c.commands.Close(), c.program.Wait())
 }
 
-func (c dockerContainer) restart() error      { return c.Start(context.Background()) }
-func (c dockerContainer) remove() error       { return testcontainers.TerminateContainer(c.Container) }
-func (c dockerContainer) ip() (string, error) { return c.ContainerIP(context.Background()) }
+func (c *container) ask(command string) (string, error) {
+	if _, err := fmt.Fprintln(c.commands, command); err != nil {
+		return "", err
+	}
+	return c.answer()
+}
+
+func (c *container) answer() (string, error) {
+	line, err := c.answers.ReadString('\n')
+	if err != nil {
+		return "", fmt.Errorf("redistest: the program that runs the container: %w", err)
+	}
+	result, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+	if result != "ok" {
+		return "", errors.New(text)
+	}
+	return text, nil
+}

@@ -31,14 +31,14 @@ type Sentinels struct {
 // servers have to be processes.
 func StartSentinels(t testing.TB, addr string, replicas int, down time.Duration) *Sentinels {
 	t.Helper()
-	command, err := serverCommand()
-	require.NoError(t, err)
+	command := serverCommand()
 	require.NotNil(t, command, "Sentinels in containers do not reach each other")
 	s := &Sentinels{}
 	for range 3 {
 		s.Servers = append(s.Servers, newServer(nil))
 	}
 	for i, server := range s.Servers {
+		var err error
 		server.process, err = launch(append(command[:len(command):len(command)], s.configure(t, i, addr, down), "--sentinel"), t.TempDir(), nil)
 		require.NoError(t, err)
 		t.Cleanup(server.process.kill)

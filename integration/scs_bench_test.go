@@ -1,10 +1,9 @@
-package scsstore_test
+package integration
 
 import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,8 +20,6 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 	"github.com/tombstore/tombstore/scsstore"
 )
-
-func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
 
 const (
 	benchSessions = 1000
