@@ -3,7 +3,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 # The adapters import their frameworks, so each is a module of its own.
-MODULES     := . cmd/tombstore scsstore gorillastore gorillastore/gin gorillastore/hertz fiberstore fiber2store chistore beegostore goredis integration examples/twotabs
+MODULES     := . cmd/tombstore scsstore gorillastore gorillastore/gin gorillastore/hertz fiberstore fiber2store chistore beegostore goredis integration examples/twotabs internal/release
 each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || failed="$$failed $$module"; done; \
                [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 # The race detector needs cgo, and that a C compiler.
@@ -20,10 +20,10 @@ ALLTAGS     := container,e2e
 gotest       = go test -tags "$(TAGS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint bench demo matrix faults soak model container fuzz cover tidy server races e2e
+.PHONY: help build test race lint bench demo matrix faults soak model container fuzz cover tidy server races e2e vet release-check release
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## play the logout race on an in-process Redis
 	go run -C cmd/tombstore . demo
@@ -79,6 +79,21 @@ fuzz: server ## fuzz the record decoder, the keys and the adapters' cookies, FUZ
 cover: server ## measure the coverage of the package: at least 90 %
 	$(gotest) -coverprofile=coverage.out .
 	@go tool cover -func=coverage.out | awk '/^total:/ { print "coverage " $$3; exit ($$3 + 0 < 90) }'
+
+vet: ## vet everything, for another system with GOOS
+	@$(call each,go vet -tags "$(TAGS)" ./...)
+
+release-check: ## check what a release needs: of VERSION, or of what is not released yet; the API is compared with BASE
+	@$(call each,go mod tidy -diff)
+	@GOOS=windows $(MAKE) --no-print-directory vet
+	@GOOS=darwin $(MAKE) --no-print-directory vet
+	@internal/release/vulnerabilities $(MODULES)
+	@internal/release/api $(filter-out integration examples/% internal/%,$(MODULES))
+	@cd internal/release && go run . $(VERSION)
+
+release: ## tag all modules of HEAD as VERSION, after what release-check does
+	@$(MAKE) --no-print-directory release-check
+	@cd internal/release && go run . -tag $(VERSION)
 
 tidy: ## tidy go.mod and format
 	@$(call each,go mod tidy)
