@@ -34,18 +34,20 @@ func (r *release) get(m mod) error {
 	if _, err := output(dir, env, "go", "mod", "init", "example.com/stranger"); err != nil {
 		return err
 	}
-	get, source := []string{"get", m.path + "@" + r.version}, "package main\n\nimport (\n"
+	get, source, programs := []string{"get", m.path + "@" + r.version}, "package main\n\nimport (\n", []string{"."}
 	for line := range strings.Lines(packages) {
 		name, path, _ := strings.Cut(strings.TrimSpace(line), " ")
-		switch {
-		case slices.Contains(strings.Split(path, "/"), "internal"):
-		case name == "main":
-			if _, err := output(dir, append(env, "GOBIN="+filepath.Join(dir, "bin")), "go", "install", path+"@"+r.version); err != nil {
-				return err
-			}
-		default:
-			get = append(get, path+"@"+r.version)
+		if slices.Contains(strings.Split(path, "/"), "internal") {
+			continue
+		}
+		get = append(get, path+"@"+r.version)
+		if name != "main" {
 			source += fmt.Sprintf("\t_ %q\n", path)
+			continue
+		}
+		programs = append(programs, path)
+		if _, err := output(dir, append(env, "GOBIN="+filepath.Join(dir, "bin")), "go", "install", path+"@"+r.version); err != nil {
+			return err
 		}
 	}
 	if _, err := output(dir, env, "go", get...); err != nil {
@@ -57,17 +59,20 @@ func (r *release) get(m mod) error {
 	if _, err := output(dir, env, "go", "build", "-o", os.DevNull, "."); err != nil {
 		return err
 	}
-	built, err := output(dir, env, "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Dir}}{{end}}", ".")
+	return checkLicences(dir, env, programs)
+}
+
+// checkLicences looks at every module from which the programs are built.
+func checkLicences(dir string, env, programs []string) error {
+	built, err := output(dir, env, "go",
+		append([]string{"list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}"}, programs...)...)
 	if err != nil {
 		return err
 	}
-	lines := strings.Split(built, "\n")
-	slices.Sort(lines)
-	for _, line := range slices.Compact(lines) {
+	modules := strings.Split(built, "\n")
+	slices.Sort(modules)
+	for _, line := range slices.Compact(modules) {
 		path, at, _ := strings.Cut(line, " ")
-		if at == "" || at == dir {
-			continue
-		}
 		if err := checkLicence(at); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
