@@ -14,6 +14,8 @@ TESTFLAGS   ?= $(RACE) -shuffle=on -parallel=8
 SHORT        = $(if $(CI),,-short)
 # A program under the race detector waits a second before it ends; tests end many.
 export GORACE ?= atexit_sleep_ms=20
+# Everything is built anew for another system, which takes minutes.
+SYSTEMS     ?= windows darwin
 # What takes long to build and is not needed is left out: gin's MsgPack.
 TAGS        := nomsgpack
 ALLTAGS     := container,e2e
@@ -85,8 +87,7 @@ vet: ## vet everything, for another system with GOOS
 
 release-check: ## check what a release needs: of VERSION, or of what is not released yet; the API is compared with BASE
 	@$(call each,go mod tidy -diff)
-	@GOOS=windows $(MAKE) --no-print-directory vet
-	@GOOS=darwin $(MAKE) --no-print-directory vet
+	@for system in $(SYSTEMS); do GOOS=$$system $(MAKE) --no-print-directory vet || exit 1; done
 	@internal/release/vulnerabilities $(MODULES)
 	@internal/release/api $(filter-out integration examples/% internal/%,$(MODULES))
 	@cd internal/release && go run . $(VERSION)
