@@ -40,7 +40,7 @@ var actions = map[string]string{
 	"modifies": "add", "only reads": "read", "renews": "renew", "finishes first": "add", "starts late": "add", "logs out too": "logout",
 }
 
-var bodies = map[string]string{"add": "added", "read": "seen", "renew": "renewed", "logout": "bye"}
+var bodies = map[string]string{"login": "hello", "add": "added", "read": "seen", "renew": "renewed", "logout": "bye"}
 
 // outcome is how a race ended.
 type outcome struct {

@@ -147,40 +147,40 @@ func TestRenewals(t *testing.T) {
 	}
 }
 
-// table is what TestRenewals shows.
-type table struct {
-	moments []moment
+// table is what a test shows with -v: rows of cells, a column for each C.
+type table[C fmt.Stringer] struct {
+	columns []C
 	rows    []string
 	cells   map[string][]string
 }
 
-func newTable(t *testing.T, moments []moment) *table {
-	tb := &table{moments: moments, cells: map[string][]string{}}
+func newTable[C fmt.Stringer](t *testing.T, columns []C) *table[C] {
+	tb := &table[C]{columns: columns, cells: map[string][]string{}}
 	t.Cleanup(func() { t.Log(tb) })
 	return tb
 }
 
 // row fills a row by parallel subtests.
-func (tb *table) row(t *testing.T, name string, cell func(t *testing.T, m moment) string) {
-	cells := make([]string, len(tb.moments))
+func (tb *table[C]) row(t *testing.T, name string, cell func(t *testing.T, c C) string) {
+	cells := make([]string, len(tb.columns))
 	tb.rows = append(tb.rows, name)
 	tb.cells[name] = cells
-	for i, m := range tb.moments {
-		t.Run(name+"/"+m.String(), func(t *testing.T) {
+	for i, c := range tb.columns {
+		t.Run(name+"/"+c.String(), func(t *testing.T) {
 			t.Parallel()
-			cells[i] = cell(t, m)
+			cells[i] = cell(t, c)
 		})
 	}
 }
 
-func (tb *table) String() string {
+func (tb *table[C]) String() string {
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	for i, m := range tb.moments {
-		fmt.Fprintf(w, "\n%d\t%s", i+1, m)
+	for i, c := range tb.columns {
+		fmt.Fprintf(w, "\n%d\t%s", i+1, c)
 	}
 	fmt.Fprint(w, "\n\n")
-	for i := range tb.moments {
+	for i := range tb.columns {
 		fmt.Fprintf(w, "\t%d", i+1)
 	}
 	for _, name := range tb.rows {
