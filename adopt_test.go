@@ -92,7 +92,7 @@ func TestAdopt_Interleaved(t *testing.T) {
 			ctx := st.t.Context()
 			for i, more := 0, true; more; i++ {
 				for j, further := 0, true; further; j++ {
-					for _, end := range []string{"the rival first", "Adopt first", "Adopt dies"} {
+					for _, end := range some([]string{"the rival first", "Adopt first", "Adopt dies"}, i+j) {
 						where := strconv.Itoa(i) + ", " + strconv.Itoa(j) + ", " + end
 						login, id, next := st.prepare(false)
 						st.revoker.begin(func(s *RedisStore) error { return r.do(s, st.owner, id, next) })
@@ -256,7 +256,7 @@ func TestInvalidateOwner_Thorough(t *testing.T) {
 			ctx := st.t.Context()
 			for i, more := 0, true; more; i++ {
 				for j, further := 0, true; further; j++ {
-					for _, end := range []string{"the revoker first", "the mover first", "the mover dies"} {
+					for _, end := range some([]string{"the revoker first", "the mover first", "the mover dies"}, i+j) {
 						where := strconv.Itoa(i) + ", " + strconv.Itoa(j) + ", " + end
 						st.other.do("FLUSHALL") // what was there before would only make the walk longer
 						_, from, to := st.prepare(true)

@@ -1369,7 +1369,8 @@ func (l *lossy) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResu
 // and ends sessions that must stay ended.
 func TestTraffic(t *testing.T) {
 	t.Parallel()
-	const workers, faults = 16, 20
+	const workers = 16
+	faults := rounds(t, 20)
 	for name, fault := range map[string]func(t *testing.T, s *redistest.Server, p *redistest.Proxy, admin rueidis.Client){
 		"SCRIPT FLUSH": func(t *testing.T, _ *redistest.Server, _ *redistest.Proxy, admin rueidis.Client) {
 			require.NoError(t, admin.Do(t.Context(), admin.B().ScriptFlush().Build()).Error())

@@ -577,7 +577,7 @@ func TestMaxSessions_Interleaved(t *testing.T) {
 			}
 			for i, more := 0, true; more; i++ {
 				for j, further := 0, true; further; j++ {
-					for _, order := range [][]*actor{{st.revoker, st.mover}, {st.mover, st.revoker}} {
+					for _, order := range some([][]*actor{{st.revoker, st.mover}, {st.mover, st.revoker}}, i+j) {
 						login, from, to := st.prepare(bound)
 						ids, other := []string{to}, NewID()
 						if ids = append(ids, other); bound {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,14 +150,27 @@ func newStage(t *testing.T, url string) *stage {
 	return st
 }
 
+// onBothStages runs test on a server and on a cluster; under -short on one of them, which is drawn.
 func onBothStages(t *testing.T, test func(t *testing.T, newStage func(t *testing.T) *stage)) {
-	cluster := redistest.StartCluster(t).URL
-	for name, url := range map[string]string{"standalone": redistest.URL(t), "cluster": cluster} {
+	for _, name := range some([]string{"standalone", "cluster"}, rand.Int()) {
+		url := redistest.URL(t)
+		if name == "cluster" {
+			url = redistest.StartCluster(t).URL
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, func(t *testing.T) *stage { return newStage(t, url) })
 		})
 	}
+}
+
+// some returns all, or under -short the one whose turn it is.
+func some[T any](all []T, turn int) []T {
+	if testing.Short() {
+		turn %= len(all)
+		return all[turn : turn+1]
+	}
+	return all
 }
 
 // caughtOn checks that a check fails with each of the changed scripts.
@@ -301,7 +315,7 @@ func TestInvalidateOwner_Interleaved(t *testing.T) {
 			ctx := st.t.Context()
 			for i, more := 0, true; more; i++ { // trips of the revoker before those of the mover
 				for j, further := 0, true; further; j++ { // trips of the mover before the rest
-					for _, end := range []string{"the revoker first", "the mover first", "the mover dies"} {
+					for _, end := range some([]string{"the revoker first", "the mover first", "the mover dies"}, i+j) {
 						login, from, to := st.prepare(bound)
 						st.revoker.begin(func(s *RedisStore) error {
 							_, err := s.InvalidateOwner(ctx, st.owner)
@@ -418,7 +432,7 @@ func TestInvalidateOwner_ExceptInterleaved(t *testing.T) {
 			ctx := st.t.Context()
 			for i, more := 0, true; more; i++ {
 				for j, further := 0, true; further; j++ {
-					for _, first := range []*actor{st.revoker, st.mover} {
+					for _, first := range some([]*actor{st.revoker, st.mover}, i+j) {
 						st.owner = NewID()
 						other, from, to := st.other.bound(st.owner), st.other.bound(st.owner), NewID()
 						st.revoker.begin(func(s *RedisStore) error {
