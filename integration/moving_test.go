@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -155,10 +156,10 @@ func TestMigration_Logout(t *testing.T) {
 				m := newMove(t, s)
 				m.login(t).do("logout") // the first time scripts are loaded
 				m.login(t).do(action)
-				n := rounds(t, 0)
-				orders := &order{random: n == 0}
+				n := rounds(t, 25)
+				orders := &order{random: os.Getenv("ROUNDS") == ""}
 				played := 0
-				for more := true; more && played < max(n, 25); more = orders.next() {
+				for more := true; more && played < n; more = orders.next() {
 					m.logout(t, action, orders)
 					played++
 				}

@@ -322,10 +322,13 @@ func atOnce(f func(r *request), requests ...*request) {
 	all.Wait()
 }
 
-// rounds returns how many races to play in each cell: ROUNDS, or a few.
+// rounds returns how many races to play in each cell: ROUNDS, or a few, and under -short a quarter of them.
 func rounds(t testing.TB, few int) int {
 	t.Helper()
 	text := os.Getenv("ROUNDS")
+	if text == "" && testing.Short() {
+		return (few + 3) / 4
+	}
 	if text == "" {
 		return few
 	}

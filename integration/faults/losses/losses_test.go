@@ -86,9 +86,13 @@ func TestRestart(t *testing.T) {
 // TestEviction fills the memory of a server, by each of its policies.
 func TestEviction(t *testing.T) {
 	t.Parallel()
-	for _, policy := range []string{
-		"noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl",
-	} {
+	policies := []string{
+		"noeviction", "volatile-lru", "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lfu", "volatile-random", "volatile-ttl",
+	}
+	if testing.Short() {
+		policies = policies[:2]
+	}
+	for _, policy := range policies {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, "--maxmemory-policy", policy)
