@@ -40,6 +40,7 @@ func (s *RedisStore) acknowledged(
 		if !sleep(ctx, pause) {
 			return reply, fmt.Errorf("%w: %w", ErrUnacknowledged, explain(err))
 		}
+		s.sends(ctx, true)
 		// That connection follows no redirections and loads no scripts. The usual way does both.
 		_, _, _ = s.ask(ctx, sc, []string{key}, args()...)
 	}

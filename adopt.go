@@ -16,8 +16,9 @@ import (
 func (s *RedisStore) Adopt(
 	ctx context.Context, id string, login Login, opts ...ReserveOption,
 ) (Session, error) {
+	ctx, op := s.begin(ctx, "adopt", id)
 	session, err := s.adopt(ctx, id, login, collect(opts))
-	return session, wrap("adopt", err)
+	return session, op.end(err)
 }
 
 func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o ReserveOptions) (Session, error) {
@@ -120,8 +121,9 @@ func (c *config) adoptedHeader(s *Session, logins []Login, o ReserveOptions) ([]
 func (m *MemoryStore) Adopt(
 	ctx context.Context, id string, login Login, opts ...ReserveOption,
 ) (Session, error) {
+	ctx, op := m.begin(ctx, "adopt", id)
 	s, err := m.adopt(ctx, id, login, collect(opts))
-	return s, wrap("adopt", err)
+	return s, op.end(err)
 }
 
 func (m *MemoryStore) adopt(ctx context.Context, id string, login Login, o ReserveOptions) (Session, error) {

@@ -134,67 +134,91 @@ func (s *RedisStore) readCached(ctx context.Context, key string, slide int64, o 
 		ctx = late
 	}
 	s.leaveReplica(ctx)
-	proven, now := s.cache.proof.holds(ctx, time.Now(), s.tryMessage)
+	begun := time.Now()
+	proven, now := s.cache.proof.holds(ctx, begun, s.tryMessage)
 	if !proven {
-		return s.readThrough(ctx, key, slide, o.Expiry)
+		return s.readServer(ctx, key, slide, o.Expiry, begun)
 	}
-	res, err := s.cached(ctx, key, now)
+	session, hit, err := s.remembered(ctx, key, now, slide, o)
+	switch {
+	case errors.Is(err, errNotRemembered):
+		return s.readServer(ctx, key, slide, o.Expiry, begun)
+	case !hit:
+		ctx, op := s.beginKey(ctx, "read", key, begun)
+		s.sends(ctx, false)
+		return session, op.end(err)
+	case s.hits != nil:
+		s.hits.CacheHit(ctx)
+	}
+	return session, wrap("read", err)
+}
+
+var errNotRemembered = errors.New("the server must be asked")
+
+// remembered answers by what is cached, and reports whether that was there before. It returns
+// errNotRemembered if the answer is not there.
+func (s *RedisStore) remembered(
+	ctx context.Context, key string, now time.Time, slide int64, o ReadOptions,
+) (session Session, hit bool, err error) {
+	res, hit, err := s.cached(ctx, key, now)
 	switch {
 	case errors.Is(err, ErrInvalidated):
 		if end := (*InvalidatedError)(nil); errors.As(err, &end) && now.UnixMilli() < end.grace {
-			return s.readThrough(ctx, key, slide, o.Expiry) // the server says for how long
+			return Session{}, hit, errNotRemembered // the server says for how long
 		}
-		return Session{}, err
+		return Session{}, hit, err
 	case err != nil:
 		if !errors.Is(err, rueidis.ErrDoCacheAborted) {
 			moveEpoch(key)
 		}
-		return s.readThrough(ctx, key, slide, o.Expiry)
+		return Session{}, hit, errNotRemembered
 	}
 	value, err := bytesOf(res)
 	if err != nil || len(value) == 0 {
-		return Session{}, cmp.Or(err, ErrNotFound)
+		return Session{}, hit, cmp.Or(err, ErrNotFound)
 	}
-	session, err := parse(value)
-	if err != nil {
-		return Session{}, err
+	if session, err = parse(value); err != nil {
+		return Session{}, hit, err
 	}
 	if slide != 0 || o.Expiry || session.deadline() != 0 {
 		now = time.Now() // a trip may have taken a while
 		if deadline := session.deadline(); deadline != 0 && deadline <= now.UnixMilli() {
-			return Session{}, ErrNotFound
+			return Session{}, hit, ErrNotFound
 		}
 	}
 	if slide != 0 || o.Expiry {
 		left := s.cache.left(res, now)
 		if left < 0 || slide != 0 && !s.nearly(slide, left, &session, now) {
-			return s.readThrough(ctx, key, slide, o.Expiry)
+			return Session{}, hit, errNotRemembered
 		}
 		session.expireIn(left, now)
 	}
 	if !o.Shared { // value belongs to rueidis' cache
 		session.Data = append(make([]byte, 0, len(session.Data)), session.Data...)
 	}
-	return session, nil
+	return session, hit, nil
 }
 
-// cached returns the reply to GETRANGE of the whole value, which is "" if there is none. For a session
-// that was ended the error is the *InvalidatedError that its tombstone tells.
-func (s *RedisStore) cached(ctx context.Context, key string, now time.Time) (rueidis.RedisResult, error) {
+// cached returns the reply to GETRANGE of the whole value, which is "" if there is none, and whether
+// memory had it. For a session that was ended the error is the *InvalidatedError that its tombstone tells.
+func (s *RedisStore) cached(
+	ctx context.Context, key string, now time.Time,
+) (res rueidis.RedisResult, hit bool, err error) {
 	hash := maphash.String(epochSeed, key)
 	group := hash % epochGroups
 	epoch := epochs[group].Load()
 	end := s.cache.end(hash, epoch, now)
-	res := s.client.DoCache(ctx, s.client.B().Getrange().Key(key).Start(0).End(end).Cache(), s.cache.ask)
-	err := res.Error()
-	if isWrongType(err) {
+	res = s.client.DoCache(ctx, s.client.B().Getrange().Key(key).Start(0).End(end).Cache(), s.cache.ask)
+	hit = res.IsCacheHit()
+	if err = res.Error(); isWrongType(err) {
 		name := "e" + decimal(end) // no tombstone has such a field
-		err = endOf(s.client.DoCache(ctx, s.client.B().Hmget().Key(key).Field("t", name).Cache(), s.cache.ask))
+		fields := s.client.DoCache(ctx, s.client.B().Hmget().Key(key).Field("t", name).Cache(), s.cache.ask)
+		hit, err = hit && fields.IsCacheHit(), endOf(fields)
 	}
 	if err == nil || errors.Is(err, ErrInvalidated) {
 		served(group, epoch, res.IsCacheHit())
 	}
-	return res, err
+	return res, hit, err
 }
 
 // left returns the key's TTL in milliseconds, or less than 0 if it is not known: while a slot

@@ -28,6 +28,8 @@ type proof struct {
 	again atomic.Int64 // when to find out again, Unix ms
 	cause error        // why it was not seen; guarded by mu
 	final bool         // once seen it need not be seen again
+
+	warn func(ctx context.Context, cause error) // called where the server is the cause; or nil
 }
 
 // holds reports whether it was seen, and has one caller find out if that is due. It returns the
@@ -56,6 +58,8 @@ func (p *proof) find(ctx context.Context, try func(context.Context) error) {
 		return
 	case errors.Is(p.cause, context.DeadlineExceeded), errors.Is(p.cause, context.Canceled):
 		pause = time.Second // the caller had no time: that says nothing of the server
+	case p.cause != nil && p.warn != nil:
+		p.warn(ctx, p.cause)
 	}
 	p.again.Store(time.Now().Add(pause).UnixMilli())
 }
@@ -253,13 +257,12 @@ func (p *proof) findNow(ctx context.Context, try func(context.Context) error) er
 // tryVerbs uses a session of its own.
 func (s *RedisStore) tryVerbs(ctx context.Context) error {
 	id, next := NewID(), NewID()
-	for _, id := range []string{id, next} {
-		key, err := s.key(id)
-		if err != nil {
-			return err
-		}
-		defer s.remove(ctx, key)
+	key, nextKey, err := s.keyPair(id, next)
+	if err != nil {
+		return err
 	}
+	defer s.remove(ctx, key)
+	defer s.remove(ctx, nextKey)
 	session, err := s.write(ctx, id, nil, canaryTTL, WriteOptions{Absent: true})
 	if err != nil {
 		return err
@@ -273,13 +276,13 @@ func (s *RedisStore) tryVerbs(ctx context.Context) error {
 	if _, err := s.rotate(ctx, id, next, RotateOptions{}); err != nil {
 		return err
 	}
-	if _, err := s.read(ctx, next, ReadOptions{Fresh: true}); err != nil {
+	if _, err := s.readThrough(ctx, nextKey, 0, false); err != nil {
 		return err
 	}
 	if err := s.invalidate(ctx, id, InvalidateOptions{}); err != nil {
 		return err
 	}
-	if _, err := s.read(ctx, next, ReadOptions{Fresh: true}); !errors.Is(err, ErrInvalidated) {
+	if _, err := s.readThrough(ctx, nextKey, 0, false); !errors.Is(err, ErrInvalidated) {
 		return cmp.Or(err, errUnexpected)
 	}
 	return nil

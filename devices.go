@@ -16,7 +16,8 @@ import (
 func (s *RedisStore) InvalidateOwned(
 	ctx context.Context, owner, ref string, opts ...InvalidateOption,
 ) error {
-	return wrap("invalidate owned", s.invalidateOwned(ctx, owner, ref, revocation(collect(opts))))
+	ctx, op := s.beginRef(ctx, "invalidate owned", ref)
+	return op.end(s.invalidateOwned(ctx, owner, ref, revocation(collect(opts))))
 }
 
 // invalidateOwned looks for ref among the owner's, and for what it has become if it is not there. An
@@ -54,8 +55,9 @@ func (s *RedisStore) invalidateOwned(ctx context.Context, owner, ref string, o I
 
 // Sessions implements [Binder].
 func (s *RedisStore) Sessions(ctx context.Context, owner string) ([]OwnedSession, error) {
+	ctx, op := s.begin(ctx, "sessions", owner)
 	all, err := s.sessions(ctx, owner)
-	return all, wrap("sessions", err)
+	return all, op.end(err)
 }
 
 func (s *RedisStore) sessions(ctx context.Context, owner string) (all []OwnedSession, err error) {

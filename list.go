@@ -1,6 +1,7 @@
 package tombstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,13 +32,27 @@ const (
 // that it has left, and follows it. It names again only what has moved between the two.
 func (s *RedisStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		ctx, op := s.begin(ctx, "list", "")
+		var last error
+		defer func() { op.end(last) }() // whatever the caller does
+		for e, err := range s.list(ctx) {
+			last = cmp.Or(err, last)
+			if !yield(e, wrap("list", err)) {
+				return
+			}
+		}
+	}
+}
+
+func (s *RedisStore) list(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
 		w := walk{RedisStore: s, young: time.Now().Add(-listMargin), yield: yield, named: map[uint64]bool{}}
 		err := w.through(ctx, "string", w.records)
 		if err == nil {
 			err = w.through(ctx, "hash", w.tombstones)
 		}
 		if err != nil && !errors.Is(err, errStop) {
-			yield(Entry{}, wrap("list", explain(err)))
+			yield(Entry{}, explain(err))
 		}
 	}
 }
@@ -53,7 +68,7 @@ type walk struct {
 
 // name hands an entry to the caller, or an ErrCorrupt.
 func (w *walk) name(e Entry, err error) error {
-	if !w.yield(e, wrap("list", err)) {
+	if !w.yield(e, err) {
 		return errStop
 	}
 	return nil

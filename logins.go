@@ -12,8 +12,9 @@ import (
 
 // BeginLogin implements [Binder].
 func (s *RedisStore) BeginLogin(ctx context.Context, owner string) (Login, error) {
+	ctx, op := s.begin(ctx, "begin login", owner)
 	l, err := s.beginLogin(ctx, owner)
-	return l, wrap("begin login", err)
+	return l, op.end(err)
 }
 
 func (s *RedisStore) beginLogin(ctx context.Context, owner string) (Login, error) {
@@ -90,8 +91,9 @@ func generationOf(text string) (int64, error) {
 func (s *RedisStore) Reserve(
 	ctx context.Context, id string, login Login, opts ...ReserveOption,
 ) (Binding, error) {
+	ctx, op := s.begin(ctx, "reserve", id)
 	b, err := s.reserve(ctx, id, login, collect(opts))
-	return b, wrap("reserve", err)
+	return b, op.end(err)
 }
 
 func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o ReserveOptions) (Binding, error) {
@@ -288,7 +290,8 @@ func (s *RedisStore) removal(key string, refs ...string) rueidis.Completed {
 
 // Release implements [Binder].
 func (s *RedisStore) Release(ctx context.Context, b Binding) error {
-	return wrap("release", s.release(ctx, b))
+	ctx, op := s.beginRef(ctx, "release", b.Ref)
+	return op.end(s.release(ctx, b))
 }
 
 func (s *RedisStore) release(ctx context.Context, b Binding) error {

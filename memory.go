@@ -58,8 +58,9 @@ func NewMemory(opts ...Option) (*MemoryStore, error) {
 
 // Read implements [Store].
 func (m *MemoryStore) Read(ctx context.Context, id string, opts ...ReadOption) (Session, error) {
+	ctx, op := m.begin(ctx, "read", id)
 	s, err := m.read(ctx, id, collect(opts))
-	return s, wrap("read", err)
+	return s, op.end(err)
 }
 
 func (m *MemoryStore) read(ctx context.Context, id string, o ReadOptions) (Session, error) {
@@ -95,8 +96,9 @@ func (m *MemoryStore) read(ctx context.Context, id string, o ReadOptions) (Sessi
 func (m *MemoryStore) Write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...WriteOption,
 ) (Session, error) {
+	ctx, op := m.begin(ctx, "write", id)
 	s, err := m.write(ctx, id, data, ttl, collect(opts))
-	return s, wrap("write", err)
+	return s, op.end(err)
 }
 
 func (m *MemoryStore) write(
@@ -160,7 +162,8 @@ func (m *MemoryStore) store(
 
 // Touch implements [Store].
 func (m *MemoryStore) Touch(ctx context.Context, id string, ttl time.Duration) error {
-	return wrap("touch", m.touch(ctx, id, ttl))
+	ctx, op := m.begin(ctx, "touch", id)
+	return op.end(m.touch(ctx, id, ttl))
 }
 
 func (m *MemoryStore) touch(ctx context.Context, id string, ttl time.Duration) error {
@@ -186,8 +189,9 @@ func (m *MemoryStore) touch(ctx context.Context, id string, ttl time.Duration) e
 func (m *MemoryStore) Rotate(
 	ctx context.Context, oldID, newID string, opts ...RotateOption,
 ) (Session, error) {
+	ctx, op := m.begin(ctx, "rotate", oldID)
 	s, err := m.rotate(ctx, oldID, newID, collect(opts))
-	return s, wrap("rotate", err)
+	return s, op.end(err)
 }
 
 func (m *MemoryStore) rotate(
@@ -231,22 +235,24 @@ func (m *MemoryStore) rotate(
 
 // Invalidate implements [Store].
 func (m *MemoryStore) Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error {
+	ctx, op := m.begin(ctx, "invalidate", id)
 	key, err := m.key(id)
 	if err = cmp.Or(err, ctx.Err()); err == nil {
 		err = m.invalidate(key, collect(opts))
 	}
-	return wrap("invalidate", err)
+	return op.end(err)
 }
 
 // InvalidateRef implements [Lister].
 func (m *MemoryStore) InvalidateRef(
 	ctx context.Context, ref string, opts ...InvalidateOption,
 ) error {
+	ctx, op := m.beginRef(ctx, "invalidate", ref)
 	key, err := m.refKey(ref)
 	if err = cmp.Or(err, ctx.Err()); err == nil {
 		err = m.invalidate(key, collect(opts))
 	}
-	return wrap("invalidate", err)
+	return op.end(err)
 }
 
 func (m *MemoryStore) invalidate(key string, o InvalidateOptions) error {
@@ -289,9 +295,15 @@ func (m *MemoryStore) endLive(key string, o InvalidateOptions, now time.Time) (l
 
 // Exists implements [Store].
 func (m *MemoryStore) Exists(ctx context.Context, id string) (bool, error) {
+	ctx, op := m.begin(ctx, "exists", id)
+	exists, err := m.exists(ctx, id)
+	return exists, op.end(err)
+}
+
+func (m *MemoryStore) exists(ctx context.Context, id string) (bool, error) {
 	key, err := m.key(id)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
-		return false, wrap("exists", err)
+		return false, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -301,8 +313,9 @@ func (m *MemoryStore) Exists(ctx context.Context, id string) (bool, error) {
 
 // BeginRenewal implements [Renewer].
 func (m *MemoryStore) BeginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
+	ctx, op := m.begin(ctx, "begin renewal", id)
 	r, err := m.beginRenewal(ctx, id, v)
-	return r, wrap("begin renewal", err)
+	return r, op.end(err)
 }
 
 func (m *MemoryStore) beginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
@@ -335,8 +348,9 @@ func (m *MemoryStore) beginRenewal(ctx context.Context, id string, v Version) (R
 func (m *MemoryStore) FinishRenewal(
 	ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
 ) (Session, error) {
+	ctx, op := m.beginRef(ctx, "finish renewal", r.Ref)
 	s, err := m.finishRenewal(ctx, r, newID, data, ttl)
-	return s, wrap("finish renewal", err)
+	return s, op.end(err)
 }
 
 func (m *MemoryStore) finishRenewal(
@@ -380,9 +394,14 @@ func (m *MemoryStore) finishRenewal(
 
 // CancelRenewal implements [Renewer].
 func (m *MemoryStore) CancelRenewal(ctx context.Context, r Renewal) error {
+	ctx, op := m.beginRef(ctx, "cancel renewal", r.Ref)
+	return op.end(m.cancelRenewal(ctx, r))
+}
+
+func (m *MemoryStore) cancelRenewal(ctx context.Context, r Renewal) error {
 	key, err := m.refKey(r.Ref)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
-		return wrap("cancel renewal", err)
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -409,8 +428,11 @@ func (e *entry) givenUp() bool {
 // List implements [Lister]. It returns what was live when the iteration began.
 func (m *MemoryStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		ctx, op := m.begin(ctx, "list", "")
+		var err error
+		defer func() { op.end(err) }() // whatever the caller does
 		for _, e := range m.snapshot(time.Now()) {
-			if err := ctx.Err(); err != nil {
+			if err = ctx.Err(); err != nil {
 				yield(Entry{}, wrap("list", err))
 				return
 			}

@@ -117,9 +117,15 @@ func (m *MemoryStore) rebind(
 
 // BeginLogin implements [Binder].
 func (m *MemoryStore) BeginLogin(ctx context.Context, owner string) (Login, error) {
+	ctx, op := m.begin(ctx, "begin login", owner)
+	l, err := m.beginLogin(ctx, owner)
+	return l, op.end(err)
+}
+
+func (m *MemoryStore) beginLogin(ctx context.Context, owner string) (Login, error) {
 	digest, err := ownerOf(owner)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
-		return Login{}, wrap("begin login", err)
+		return Login{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -135,8 +141,9 @@ func (m *MemoryStore) BeginLogin(ctx context.Context, owner string) (Login, erro
 func (m *MemoryStore) Reserve(
 	ctx context.Context, id string, login Login, opts ...ReserveOption,
 ) (Binding, error) {
+	ctx, op := m.begin(ctx, "reserve", id)
 	b, err := m.reserve(ctx, id, login, collect(opts))
-	return b, wrap("reserve", err)
+	return b, op.end(err)
 }
 
 func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o ReserveOptions) (Binding, error) {
@@ -260,6 +267,11 @@ func (e *entry) pending() bool {
 
 // Release implements [Binder].
 func (m *MemoryStore) Release(ctx context.Context, b Binding) error {
+	ctx, op := m.beginRef(ctx, "release", b.Ref)
+	return op.end(m.release(ctx, b))
+}
+
+func (m *MemoryStore) release(ctx context.Context, b Binding) error {
 	key, err := m.refKey(b.Ref)
 	if err == nil && !b.owned() {
 		err = ErrInvalidID
@@ -268,7 +280,7 @@ func (m *MemoryStore) Release(ctx context.Context, b Binding) error {
 		err = m.invalidate(key, InvalidateOptions{})
 	}
 	if err != nil {
-		return wrap("release", err)
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -278,9 +290,15 @@ func (m *MemoryStore) Release(ctx context.Context, b Binding) error {
 
 // Sessions implements [Binder].
 func (m *MemoryStore) Sessions(ctx context.Context, owner string) ([]OwnedSession, error) {
+	ctx, op := m.begin(ctx, "sessions", owner)
+	all, err := m.sessions(ctx, owner)
+	return all, op.end(err)
+}
+
+func (m *MemoryStore) sessions(ctx context.Context, owner string) ([]OwnedSession, error) {
 	digest, err := ownerOf(owner)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
-		return nil, wrap("sessions", err)
+		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -306,25 +324,30 @@ func (m *MemoryStore) Sessions(ctx context.Context, owner string) ([]OwnedSessio
 func (m *MemoryStore) InvalidateOwned(
 	ctx context.Context, owner, ref string, opts ...InvalidateOption,
 ) error {
+	ctx, op := m.beginRef(ctx, "invalidate owned", ref)
+	return op.end(m.invalidateOwned(ctx, owner, ref, revocation(collect(opts))))
+}
+
+func (m *MemoryStore) invalidateOwned(ctx context.Context, owner, ref string, o InvalidateOptions) error {
 	digest, err := ownerOf(owner)
 	key, known := m.refKey(ref)
 	if known != nil {
 		known = ErrNotFound
 	}
 	if err := cmp.Or(err, known, ctx.Err()); err != nil {
-		return wrap("invalidate owned", err)
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	key, err = m.member(digest, key, now)
 	if err == nil {
-		_, err = m.endLive(key, revocation(collect(opts)), now)
+		_, err = m.endLive(key, o, now)
 	}
 	if err == nil {
 		m.unlist([]string{digest}, key)
 	}
-	return wrap("invalidate owned", err)
+	return err
 }
 
 // member returns key, or that of the id to which its session has moved, if it is among an owner's
@@ -351,8 +374,9 @@ func (m *MemoryStore) member(digest, key string, now time.Time) (string, error) 
 func (m *MemoryStore) InvalidateOwner(
 	ctx context.Context, owner string, opts ...InvalidateOption,
 ) (int, error) {
+	ctx, op := m.begin(ctx, "invalidate owner", owner)
 	n, err := m.invalidateOwner(ctx, owner, revocation(collect(opts)))
-	return n, wrap("invalidate owner", err)
+	return n, op.end(err)
 }
 
 func (m *MemoryStore) invalidateOwner(ctx context.Context, owner string, o InvalidateOptions) (n int, err error) {

@@ -32,9 +32,11 @@ func TestMove_LostBeforeItIsConfirmed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := newTap(redistest.Dial(t, primary.URL))
-			b := bedOn(t, client, WithReplicaAcks(1, 5*time.Second))
+			logger, logged := newLog()
+			opts := []Option{WithReplicaAcks(1, 5*time.Second), WithLogger(logger)}
+			b := bedOn(t, client, opts...)
 			if c.cluster {
-				b = bedOn(t, inSteps{client}, WithReplicaAcks(1, 5*time.Second))
+				b = bedOn(t, inSteps{client}, opts...)
 			}
 			loadScripts(t, b)
 			id, next := NewID(), NewID()
@@ -58,6 +60,8 @@ func TestMove_LostBeforeItIsConfirmed(t *testing.T) {
 			_, err := c.move(t.Context(), b.RedisStore, id, next)
 			client.before, client.after = nil, nil
 			require.True(t, done)
+			require.Len(t, logged.lines(), 1)
+			require.Contains(t, logged.lines()[0], warnFailover)
 			t.Logf("the move: %v; the new id is live: %v", err, b.live(next))
 			if err == nil {
 				require.True(t, b.live(next), "it was moved, says the move")

@@ -27,6 +27,9 @@ type config struct {
 	whenFull       WhenFull
 	publish        bool
 	watchFloor     time.Duration // how often what is watched is looked at, at least
+	observer       Observer
+	hits           CacheObserver // the observer, if it is one
+	warnings       *warnings     // or nil
 }
 
 func newConfig(opts []Option) (config, error) {

@@ -75,9 +75,11 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 		argThreshold:    strconv.FormatFloat(c.touchThreshold, 'f', -1, 64),
 		native:          proof{final: true},
 	}
+	s.native.warn = func(ctx context.Context, cause error) { s.warn(ctx, warnScripted, cause) }
 	s.watches = newWatches(c.watchFloor, s.sightsOf, s.subscribe)
 	if c.maxAge > 0 {
 		s.cache = newCache(c.maxAge)
+		s.cache.proof.warn = func(ctx context.Context, cause error) { s.warn(ctx, warnUncached, cause) }
 	}
 	return s, nil
 }
@@ -187,32 +189,33 @@ func (s *RedisStore) Close() {
 // WithExpiry add PTTL to the same trip; a script follows if the TTL is to be set, or to tell why
 // there is no session. With WithClientCache Read answers from memory if it can.
 func (s *RedisStore) Read(ctx context.Context, id string, opts ...ReadOption) (Session, error) {
-	session, err := s.read(ctx, id, collect(opts))
-	return session, wrap("read", err)
-}
-
-func (s *RedisStore) read(ctx context.Context, id string, o ReadOptions) (Session, error) {
+	o := collect(opts)
 	var buf [128]byte
 	key, err := s.appendKey(buf[:0], id)
-	if err != nil {
-		return Session{}, err
-	}
 	var slide int64
-	if o.Slide {
-		if slide, err = millis(o.TTL); err != nil {
-			return Session{}, err
-		}
+	if err == nil && o.Slide {
+		slide, err = millis(o.TTL)
 	}
-	var session Session
+	if err != nil {
+		_, op := s.begin(ctx, "read", id)
+		return Session{}, op.end(err)
+	}
 	if key := string(key); s.cache != nil && !o.Fresh && pays(key) {
-		session, err = s.readCached(ctx, key, slide, o)
-	} else {
-		session, err = s.readThrough(ctx, key, slide, o.Expiry)
+		return s.readCached(ctx, key, slide, o)
 	}
+	return s.readServer(ctx, string(key), slide, o.Expiry, time.Time{})
+}
+
+// readServer is a Read that the server answers. begun is when it has begun, if that is not now.
+func (s *RedisStore) readServer(
+	ctx context.Context, key string, slide int64, expiry bool, begun time.Time,
+) (Session, error) {
+	ctx, op := s.beginKey(ctx, "read", key, begun)
+	session, err := s.readThrough(ctx, key, slide, expiry)
 	if left := (*movedError)(nil); err != nil && errors.As(err, &left) {
-		return s.readOn(ctx, left, o.Expiry || o.Slide)
+		session, err = s.readOn(ctx, left, expiry || slide != 0)
 	}
-	return session, err
+	return session, op.end(err)
 }
 
 // readThrough asks the server. A slide of zero leaves the idle timeout alone.
@@ -364,8 +367,9 @@ func valueAndTTL(res rueidis.RedisResult) (value []byte, ttl int64, err error) {
 
 // Exists implements [Store]. It reads the first bytes of the record.
 func (s *RedisStore) Exists(ctx context.Context, id string) (bool, error) {
+	ctx, op := s.begin(ctx, "exists", id)
 	exists, err := s.exists(ctx, id)
-	return exists, wrap("exists", err)
+	return exists, op.end(err)
 }
 
 func (s *RedisStore) exists(ctx context.Context, id string) (bool, error) {
@@ -400,8 +404,9 @@ func (s *RedisStore) exists(ctx context.Context, id string) (bool, error) {
 func (s *RedisStore) Write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, opts ...WriteOption,
 ) (Session, error) {
+	ctx, op := s.begin(ctx, "write", id)
 	session, err := s.write(ctx, id, data, ttl, collect(opts))
-	return session, wrap("write", err)
+	return session, op.end(err)
 }
 
 func (s *RedisStore) write(
@@ -491,7 +496,8 @@ func (c *config) check(data []byte, ttl time.Duration) (int64, error) {
 
 // Touch implements [Store].
 func (s *RedisStore) Touch(ctx context.Context, id string, ttl time.Duration) error {
-	return wrap("touch", s.touch(ctx, id, ttl))
+	ctx, op := s.begin(ctx, "touch", id)
+	return op.end(s.touch(ctx, id, ttl))
 }
 
 func (s *RedisStore) touch(ctx context.Context, id string, ttl time.Duration) error {

@@ -16,8 +16,9 @@ import (
 func (s *RedisStore) InvalidateOwner(
 	ctx context.Context, owner string, opts ...InvalidateOption,
 ) (int, error) {
+	ctx, op := s.begin(ctx, "invalidate owner", owner)
 	n, err := s.invalidateOwner(ctx, owner, collect(opts))
-	return n, wrap("invalidate owner", err)
+	return n, op.end(err)
 }
 
 func (s *RedisStore) invalidateOwner(ctx context.Context, owner string, o InvalidateOptions) (int, error) {
@@ -59,7 +60,7 @@ func (s *RedisStore) endUnlisted(ctx context.Context, owner string, reason Reaso
 		n += live
 		return err
 	}
-	for e, err := range s.List(ctx) {
+	for e, err := range s.list(ctx) {
 		if err != nil {
 			first = worse(first, err)
 			continue // the walk goes on only after an ErrCorrupt
@@ -136,6 +137,7 @@ func (s *RedisStore) revoke(
 		case codeDone:
 			again, late := s.acknowledged(ctx, &revokeScript, key, func() []string { return args })
 			if again != "" && again[0] != codeDone { // a failover has taken the revoke, and the session that is to go on
+				s.warn(ctx, warnFailover, nil)
 				return 0, nil, unknown(nil)
 			}
 			reply = cmp.Or(again, reply)

@@ -192,6 +192,7 @@ func (s *RedisStore) sendTo(
 		if !sleep(ctx, pause) {
 			return rueidis.NewErrorResult(after(err, refusal)), lost
 		}
+		s.sends(ctx, true)
 		if isReply(err) {
 			refusal = err
 		}
@@ -223,6 +224,7 @@ func (s *RedisStore) pipeline(
 		if !sleep(ctx, pause) {
 			return nil, after(failure, refusal)
 		}
+		s.sends(ctx, true)
 		if isReply(failure) {
 			refusal = failure
 		}
@@ -257,6 +259,7 @@ func (s *RedisStore) again(ctx context.Context, err error, begun time.Time) bool
 	case s.conns == nil:
 		return transient(err)
 	}
+	s.warn(ctx, warnReplica, nil)
 	if wait := s.conns.Drop(begun); wait > 0 && sleep(ctx, wait) {
 		s.conns.DropOverdue()
 	}
@@ -298,6 +301,7 @@ func (s *RedisStore) sendable(ctx context.Context) error {
 		return notSent{errClosed}
 	}
 	s.leaveReplica(ctx)
+	s.sends(ctx, false)
 	return nil
 }
 

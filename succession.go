@@ -24,7 +24,8 @@ var errTooManyHops = fmt.Errorf("%w: it has moved more than %d times", ErrNotInv
 // ErrNotInvalidated if the server refused, ErrUnknownOutcome if it did not answer, and
 // ErrUnacknowledged if replicas are late (WithReplicaAcks). It is safe to repeat.
 func (s *RedisStore) Invalidate(ctx context.Context, id string, opts ...InvalidateOption) error {
-	return wrap("invalidate", s.invalidate(ctx, id, collect(opts)))
+	ctx, op := s.begin(ctx, "invalidate", id)
+	return op.end(s.invalidate(ctx, id, collect(opts)))
 }
 
 func (s *RedisStore) invalidate(ctx context.Context, id string, o InvalidateOptions) error {
@@ -37,11 +38,12 @@ func (s *RedisStore) invalidate(ctx context.Context, id string, o InvalidateOpti
 
 // InvalidateRef implements [Lister].
 func (s *RedisStore) InvalidateRef(ctx context.Context, ref string, opts ...InvalidateOption) error {
+	ctx, op := s.beginRef(ctx, "invalidate", ref)
 	key, err := s.refKey(ref)
 	if err == nil {
 		err = s.end(ctx, key, collect(opts))
 	}
-	return wrap("invalidate", err)
+	return op.end(err)
 }
 
 // end ends the session at key as o says, and follows it. It waits for the replicas of each key that
@@ -167,8 +169,9 @@ func (s *RedisStore) clustered() bool { return s.client.Mode() == rueidis.Client
 func (s *RedisStore) Rotate(
 	ctx context.Context, oldID, newID string, opts ...RotateOption,
 ) (Session, error) {
+	ctx, op := s.begin(ctx, "rotate", oldID)
 	session, err := s.rotate(ctx, oldID, newID, collect(opts))
-	return session, wrap("rotate", err)
+	return session, op.end(err)
 }
 
 func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOptions) (Session, error) {
@@ -316,6 +319,7 @@ func (s *RedisStore) moveInSteps(
 func (s *RedisStore) confirmMove(ctx context.Context, oldKey, newKey string) (late, err error) {
 	reply, late := s.confirm(ctx, oldKey, Rotated)
 	if reply != "" && successorIn(reply) != newKey[len(s.prefix):] {
+		s.warn(ctx, warnFailover, nil)
 		return nil, unknown(nil)
 	}
 	return late, nil
@@ -366,8 +370,9 @@ func (s *RedisStore) unused(ctx context.Context, key string) error {
 
 // BeginRenewal implements [Renewer].
 func (s *RedisStore) BeginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
+	ctx, op := s.begin(ctx, "begin renewal", id)
 	r, err := s.beginRenewal(ctx, id, v)
-	return r, wrap("begin renewal", err)
+	return r, op.end(err)
 }
 
 func (s *RedisStore) beginRenewal(ctx context.Context, id string, v Version) (Renewal, error) {
@@ -401,8 +406,9 @@ func (s *RedisStore) beginRenewal(ctx context.Context, id string, v Version) (Re
 func (s *RedisStore) FinishRenewal(
 	ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
 ) (Session, error) {
+	ctx, op := s.beginRef(ctx, "finish renewal", r.Ref)
 	session, err := s.finishRenewal(ctx, r, newID, data, ttl)
-	return session, wrap("finish renewal", err)
+	return session, op.end(err)
 }
 
 func (s *RedisStore) finishRenewal(
@@ -472,7 +478,8 @@ func (s *RedisStore) finishRenewal(
 
 // CancelRenewal implements [Renewer].
 func (s *RedisStore) CancelRenewal(ctx context.Context, r Renewal) error {
-	return wrap("cancel renewal", s.cancelRenewal(ctx, r))
+	ctx, op := s.beginRef(ctx, "cancel renewal", r.Ref)
+	return op.end(s.cancelRenewal(ctx, r))
 }
 
 func (s *RedisStore) cancelRenewal(ctx context.Context, r Renewal) error {

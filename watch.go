@@ -129,10 +129,10 @@ func newWatches(
 	}
 }
 
-// watch watches the session at key. first looks at it, more than once if it has moved. It is entered
-// before the look, so that whatever happens after the look is heard of.
+// watch watches the session at key. first looks at it with the context of the operation, more than once
+// if it has moved. It is entered before the look, so that whatever happens after the look is heard of.
 func (ws *watches) watch(
-	ctx context.Context, key string, first func(ctx context.Context, key string) sight,
+	ctx, operation context.Context, key string, first func(ctx context.Context, key string) sight,
 ) (context.Context, error) {
 	w := &watch{key: key}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
@@ -140,7 +140,7 @@ func (ws *watches) watch(
 	ws.enter(w)
 	ws.mu.Unlock()
 	for {
-		s := first(ctx, w.key)
+		s := first(operation, w.key)
 		ws.mu.Lock()
 		switch {
 		case w.state == watchOver: // the store was closed
@@ -471,12 +471,13 @@ func (h *dueWatches) Pop() any {
 // ten minutes has ended. When the store, or the client of one that New returned, is closed the cause
 // wraps rueidis.ErrClosing.
 func (s *RedisStore) Watch(ctx context.Context, id string) (context.Context, error) {
+	seen, op := s.begin(ctx, "watch", id)
 	key, err := s.key(id)
 	if err == nil {
-		ctx, err = s.watches.watch(ctx, key, s.sightOf)
+		ctx, err = s.watches.watch(ctx, seen, key, s.sightOf)
 	}
-	if err != nil {
-		return nil, wrap("watch", err)
+	if err = op.end(err); err != nil {
+		return nil, err
 	}
 	return ctx, nil
 }
@@ -484,12 +485,13 @@ func (s *RedisStore) Watch(ctx context.Context, id string) (context.Context, err
 // WatchOwner implements [Watcher]. What is said of messages, delays and closing at Watch holds for it, too.
 // If an InvalidateOwner was broken off, it goes on with it first.
 func (s *RedisStore) WatchOwner(ctx context.Context, owner string) (context.Context, error) {
+	seen, op := s.begin(ctx, "watch owner", owner)
 	digest, err := ownerOf(owner)
 	if err == nil {
-		ctx, err = s.watches.watch(ctx, s.ownerKey(digest), s.firstSightOf)
+		ctx, err = s.watches.watch(ctx, seen, s.ownerKey(digest), s.firstSightOf)
 	}
-	if err != nil {
-		return nil, wrap("watch owner", err)
+	if err = op.end(err); err != nil {
+		return nil, err
 	}
 	return ctx, nil
 }
@@ -516,6 +518,7 @@ func (s *RedisStore) subscribe(ctx context.Context) {
 	for pause := firstPause; ; pause = min(2*pause, subscribePace) {
 		err := s.listen(ctx, func() { pause = firstPause })
 		if reply, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(reply.Error(), "NOPERM") {
+			s.warn(ctx, warnSubscribe, explain(err))
 			pause = s.watchFloor
 		}
 		if !sleep(ctx, pause) {
@@ -691,24 +694,26 @@ func ownerSight(scores, ttl rueidis.RedisResult, begun time.Time) (seen sight) {
 
 // Watch implements [Watcher]. It starts goroutines, which end with the last watch.
 func (m *MemoryStore) Watch(ctx context.Context, id string) (context.Context, error) {
+	seen, op := m.begin(ctx, "watch", id)
 	key, err := m.key(id)
 	if err = cmp.Or(err, ctx.Err()); err == nil {
-		ctx, err = m.watches.watch(ctx, key, m.sightOf)
+		ctx, err = m.watches.watch(ctx, seen, key, m.sightOf)
 	}
-	if err != nil {
-		return nil, wrap("watch", err)
+	if err = op.end(err); err != nil {
+		return nil, err
 	}
 	return ctx, nil
 }
 
 // WatchOwner implements [Watcher].
 func (m *MemoryStore) WatchOwner(ctx context.Context, owner string) (context.Context, error) {
+	seen, op := m.begin(ctx, "watch owner", owner)
 	digest, err := ownerOf(owner)
 	if err = cmp.Or(err, ctx.Err()); err == nil {
-		ctx, err = m.watches.watch(ctx, m.ownerKey(digest), m.sightOf)
+		ctx, err = m.watches.watch(ctx, seen, m.ownerKey(digest), m.sightOf)
 	}
-	if err != nil {
-		return nil, wrap("watch owner", err)
+	if err = op.end(err); err != nil {
+		return nil, err
 	}
 	return ctx, nil
 }

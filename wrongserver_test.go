@@ -242,8 +242,9 @@ func TestWrongServer_EveryVerb(t *testing.T) {
 		}},
 	}
 	stores := make([]*RedisStore, len(checks))
+	logger, logged := newLog()
 	for i, c := range checks {
-		stores[i] = n.open(c.opts...).RedisStore
+		stores[i] = n.open(append(c.opts, WithLogger(logger))...).RedisStore
 	}
 	n.awaitRoles()
 	n.failover()
@@ -264,6 +265,8 @@ func TestWrongServer_EveryVerb(t *testing.T) {
 		kind, err := n.do(0, "TYPE", b.keyOf(c.id)).ToString()
 		require.NoError(t, err)
 		require.Equal(t, c.found, kind, c.verb)
+		require.Len(t, logged.lines(), i+1, c.verb)
+		require.Contains(t, logged.lines()[i], warnReplica)
 	}
 }
 
