@@ -32,11 +32,9 @@ import (
 // it had been saved, but without a session cookie.
 var ErrRefused = errors.New("session was ended during the request")
 
-// RefusedError is the ErrRefused of one request. It wraps what the store said.
-type RefusedError struct {
-	Event
-	cause error
-}
+// RefusedError is the ErrRefused of one request. It wraps what the store said, which is the Err of the
+// Event.
+type RefusedError struct{ tombstore.Event }
 
 func (e *RefusedError) Error() string { return "tombstore: " + e.Verb + ": " + ErrRefused.Error() }
 
@@ -44,19 +42,7 @@ func (e *RefusedError) Error() string { return "tombstore: " + e.Verb + ": " + E
 func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
 
 // Unwrap returns what the store said.
-func (e *RefusedError) Unwrap() error { return e.cause }
-
-// Event is what happened to one request, for logs and metrics.
-type Event struct {
-	// Verb is what was refused or done: "write", "touch", "create", "absorb", "login" or "end others", or
-	// "rotate" for a renewal in one step; one in two halves is a "write" if its first half was refused, and
-	// else a "create".
-	Verb string
-	// Reason is why the session was ended. It is zero if the session expired or the server has lost it.
-	Reason tombstore.Reason
-	// Ref stands for the session that the request came with; see tombstore.Ref. It is never the id.
-	Ref string
-}
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 // LostUpdates says what happens when two requests change one session at the same time.
 type LostUpdates struct {
@@ -87,15 +73,25 @@ func WithLostUpdates(l LostUpdates) Option { return func(a *Adapter) { a.updates
 
 // WithOnRefused sets a function that is called on every refusal, in the goroutine of the request. The
 // default is nil, none.
-func WithOnRefused(f func(ctx context.Context, e Event)) Option {
+//
+// The Outcome of the event is OutcomeRefused if the session was ended, and OutcomeNotFound if it has
+// expired or the server has lost it. Its Ref stands for the session that the request came with. Its Verb
+// is what was refused: "write", "touch", "create", "absorb", "login" or "end others", or "rotate" for a
+// renewal in one step; one in two halves is a "write" if its first half was refused, and else a "create".
+// Duration and Attempts are zero.
+//
+// This counts requests, and an Observer of the store (tombstore.WithObserver) counts what the store
+// was asked to do. Do not add them up: most refusals are both, a request that has been refused once is
+// refused again without asking the store, and a renewal may ask it twice.
+func WithOnRefused(f func(ctx context.Context, e tombstore.Event)) Option {
 	return func(a *Adapter) { a.onRefused = f }
 }
 
 // WithOnUnacknowledged sets a function that is called, in the goroutine of the request, when a session
 // was saved under a new id with tombstore.ErrUnacknowledged: it goes on there, but a failover may bring
 // it back under the old id too. Some session libraries cannot both return that error and send the
-// cookie. The default is nil, none.
-func WithOnUnacknowledged(f func(ctx context.Context, e Event)) Option {
+// cookie. The event is as for WithOnRefused, with OutcomeUnacknowledged. The default is nil, none.
+func WithOnUnacknowledged(f func(ctx context.Context, e tombstore.Event)) Option {
 	return func(a *Adapter) { a.onUnacknowledged = f }
 }
 
@@ -129,8 +125,8 @@ func WithTouchThreshold(part float64) Option {
 type Adapter struct {
 	store            tombstore.Renewer
 	updates          LostUpdates
-	onRefused        func(ctx context.Context, e Event)
-	onUnacknowledged func(ctx context.Context, e Event)
+	onRefused        func(ctx context.Context, e tombstore.Event)
+	onUnacknowledged func(ctx context.Context, e tombstore.Event)
 	late             time.Duration
 	threshold        float64
 	equal            func(a, b []byte) bool
@@ -839,14 +835,14 @@ func (a *Adapter) tell(ctx context.Context, r *Request, verb, id string, err err
 	if !refused && !errors.Is(err, tombstore.ErrUnacknowledged) {
 		return err
 	}
-	e := Event{Verb: verb, Ref: tombstore.Ref(id)}
+	e := tombstore.Event{Verb: verb, Outcome: tombstore.OutcomeUnacknowledged, Ref: tombstore.Ref(id), Err: err}
 	hook := a.onUnacknowledged
 	if refused {
-		hook = a.onRefused
+		e.Outcome, hook = tombstore.OutcomeNotFound, a.onRefused
 	}
 	var ended *tombstore.InvalidatedError
 	if errors.As(err, &ended) {
-		e.Reason = ended.Reason
+		e.Outcome, e.Reason = tombstore.OutcomeRefused, ended.Reason
 	}
 	if hook != nil {
 		ctx = context.WithoutCancel(ctx) // it may run when the request is over
@@ -855,7 +851,7 @@ func (a *Adapter) tell(ctx context.Context, r *Request, verb, id string, err err
 	if !refused {
 		return err
 	}
-	return &RefusedError{Event: e, cause: err}
+	return &RefusedError{e}
 }
 
 // known reports whether err says that an id names no live session: ended, expired, or one that nobody

@@ -61,7 +61,7 @@ type bed struct {
 	store  *failing
 	id     string
 	b      *Request
-	events []Event
+	events []tombstore.Event
 }
 
 func newBed(t *testing.T, opts ...Option) *bed {
@@ -71,7 +71,7 @@ func newBed(t *testing.T, opts ...Option) *bed {
 	require.NoError(t, err)
 	store := &failing{MemoryStore: memory}
 	bed := &bed{T: t, store: store, id: tombstore.NewID(), b: &Request{}}
-	hook := WithOnRefused(func(_ context.Context, e Event) { bed.events = append(bed.events, e) })
+	hook := WithOnRefused(func(_ context.Context, e tombstore.Event) { bed.events = append(bed.events, e) })
 	bed.Adapter = New(store, append(opts, hook)...)
 	require.NoError(t, bed.Save(t.Context(), &Request{}, bed.id, []byte("x"), time.Hour))
 	bed.load(bed.b, bed.id, "x")
@@ -95,8 +95,13 @@ func (b *bed) save(id, data string) error {
 func (b *bed) refused(err error, verb string, reason tombstore.Reason, ids ...string) {
 	b.Helper()
 	require.ErrorIs(b, err, ErrRefused)
-	want := Event{Verb: verb, Reason: reason, Ref: tombstore.Ref(b.id)}
-	require.Equal(b, []Event{want}, b.events)
+	want := tombstore.Event{Verb: verb, Outcome: tombstore.OutcomeRefused, Reason: reason, Ref: tombstore.Ref(b.id)}
+	if reason == 0 {
+		want.Outcome = tombstore.OutcomeNotFound
+	}
+	want.Err = errors.Unwrap(err)
+	require.True(b, tombstore.NoSession(want.Err))
+	require.Equal(b, []tombstore.Event{want}, b.events)
 	b.events = nil
 	for _, id := range append(ids, b.id) {
 		b.load(nil, id, "")
@@ -879,13 +884,16 @@ func TestRenew_Unacknowledged(t *testing.T) {
 	t.Parallel()
 	memory, err := tombstore.NewMemory()
 	require.NoError(t, err)
-	var events []Event
-	a := New(late{memory}, WithOnUnacknowledged(func(_ context.Context, e Event) { events = append(events, e) }))
+	var events []tombstore.Event
+	a := New(late{memory}, WithOnUnacknowledged(func(_ context.Context, e tombstore.Event) { events = append(events, e) }))
 	id, next, r := tombstore.NewID(), tombstore.NewID(), &Request{}
 	require.NoError(t, a.Save(t.Context(), r, id, []byte("x"), time.Hour))
 	require.NoError(t, a.Leave(t.Context(), r, id))
-	require.ErrorIs(t, a.Save(t.Context(), r, next, []byte("y"), time.Hour), tombstore.ErrUnacknowledged)
-	require.Equal(t, []Event{{Verb: "create", Ref: tombstore.Ref(id)}}, events)
+	err = a.Save(t.Context(), r, next, []byte("y"), time.Hour)
+	require.ErrorIs(t, err, tombstore.ErrUnacknowledged)
+	require.Equal(t, []tombstore.Event{
+		{Verb: "create", Outcome: tombstore.OutcomeUnacknowledged, Ref: tombstore.Ref(id), Err: err},
+	}, events)
 	require.NoError(t, a.Save(t.Context(), r, next, []byte("z"), time.Hour))
 	s, err := memory.Read(t.Context(), next)
 	require.NoError(t, err)
@@ -925,7 +933,7 @@ func TestAbsorb_Ended(t *testing.T) {
 func TestHooks(t *testing.T) {
 	b := newBed(t)
 	var ran chan string
-	a := New(b.store, WithOnRefused(func(ctx context.Context, _ Event) {
+	a := New(b.store, WithOnRefused(func(ctx context.Context, _ tombstore.Event) {
 		require.NoError(t, ctx.Err())
 		ran <- b.b.ID()
 	}))

@@ -17,7 +17,7 @@ func newBedWith(t *testing.T, opts ...tombstore.Option) *bed {
 	memory, err := tombstore.NewMemory(opts...)
 	require.NoError(t, err)
 	b := &bed{T: t, store: &failing{MemoryStore: memory}, id: tombstore.NewID(), b: &Request{}}
-	b.Adapter = New(b.store, WithOnRefused(func(_ context.Context, e Event) { b.events = append(b.events, e) }))
+	b.Adapter = New(b.store, WithOnRefused(func(_ context.Context, e tombstore.Event) { b.events = append(b.events, e) }))
 	require.NoError(t, b.Save(t.Context(), &Request{}, b.id, []byte("x"), time.Hour))
 	b.load(b.b, b.id, "x")
 	return b
@@ -460,10 +460,15 @@ func (u unsure) Reserve(
 
 func TestLogin_Unacknowledged(t *testing.T) {
 	b := newBedWith(t)
-	var events []Event
-	b.Adapter = New(unsure{b.store.MemoryStore}, WithOnUnacknowledged(func(_ context.Context, e Event) { events = append(events, e) }))
+	var events []tombstore.Event
+	b.Adapter = New(unsure{b.store.MemoryStore}, WithOnUnacknowledged(func(_ context.Context, e tombstore.Event) { events = append(events, e) }))
 	id := b.login("alice")
-	require.Equal(t, []Event{{Verb: "login", Ref: tombstore.Ref(b.id)}}, events)
+	require.Len(t, events, 1)
+	require.ErrorIs(t, events[0].Err, tombstore.ErrUnacknowledged)
+	events[0].Err = nil
+	require.Equal(t, []tombstore.Event{
+		{Verb: "login", Outcome: tombstore.OutcomeUnacknowledged, Ref: tombstore.Ref(b.id)},
+	}, events)
 	require.NoError(t, b.rotate(id, "alice"))
 	b.owned("alice", id)
 }

@@ -78,7 +78,7 @@ type bed struct {
 
 	mu      sync.Mutex
 	pages   map[string]action
-	refused []adapter.Event
+	refused []tombstore.Event
 	refusal func() // what else a refusal does
 }
 
@@ -95,7 +95,8 @@ func newBed(t testing.TB, opts ...tombstore.Option) *bed {
 	defer registry.Unlock()
 	sites++
 	name := "site " + strconv.Itoa(sites)
-	b.provider = Register(name, b.store, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) {
+	b.provider = Register(name, b.store, adapter.WithOnRefused(func(_ context.Context, e tombstore.Event) {
+		e.Err = nil
 		b.refused = append(b.refused, e)
 		if b.refusal != nil {
 			b.refusal()

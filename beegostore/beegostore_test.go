@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
-	"github.com/tombstore/tombstore/adapter"
 	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
@@ -447,7 +446,9 @@ func TestRefused(t *testing.T) {
 	})
 	require.Equal(t, "set", a.body)
 	require.Empty(t, a.cookies)
-	require.Equal(t, []adapter.Event{{Verb: "write", Reason: tombstore.Revoked, Ref: tombstore.Ref(cookie)}}, b.refused)
+	require.Equal(t, []tombstore.Event{
+		{Verb: "write", Outcome: tombstore.OutcomeRefused, Reason: tombstore.Revoked, Ref: tombstore.Ref(cookie)},
+	}, b.refused)
 	require.Equal(t, "bob", read)
 }
 

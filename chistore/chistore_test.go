@@ -37,7 +37,7 @@ type site struct {
 	testing.TB
 	store *faulty
 	http.Handler
-	refusals []adapter.Event
+	refusals []tombstore.Event
 }
 
 // faulty is a store in which everything fails while err is set.
@@ -86,7 +86,8 @@ func newSiteOn(t testing.TB, of []tombstore.Option, opts ...adapter.Option) *sit
 	store, err := tombstore.NewMemory(of...)
 	require.NoError(t, err)
 	s := &site{TB: t, store: &faulty{MemoryStore: store}}
-	opts = append(opts, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) {
+	opts = append(opts, adapter.WithOnRefused(func(_ context.Context, e tombstore.Event) {
+		e.Err = nil
 		s.refusals = append(s.refusals, e)
 	}))
 	withSession, err := chistore.Sessioner(s.store, session.Options{CookieName: cookieName}, opts...)
@@ -307,7 +308,9 @@ func TestRefused(t *testing.T) {
 	require.Equal(t, http.StatusOK, answer.StatusCode)
 	require.Nil(t, cookie)
 	require.Empty(t, s.live())
-	require.Equal(t, []adapter.Event{{Verb: "write", Reason: tombstore.Logout, Ref: tombstore.Ref(old)}}, s.refusals)
+	require.Equal(t, []tombstore.Event{
+		{Verb: "write", Outcome: tombstore.OutcomeRefused, Reason: tombstore.Logout, Ref: tombstore.Ref(old)},
+	}, s.refusals)
 
 	old = s.login()
 	_, cookie = s.ask(old, func(w http.ResponseWriter, q *http.Request, store session.Store) {

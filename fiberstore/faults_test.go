@@ -374,7 +374,7 @@ func TestAbsoluteTimeout_Renewed(t *testing.T) {
 func TestOnRefused_ReadsTheSession(t *testing.T) {
 	t.Parallel()
 	store, users := newSpy(t), make(chan any, 1)
-	hook := adapter.WithOnRefused(func(ctx context.Context, _ adapter.Event) {
+	hook := adapter.WithOnRefused(func(ctx context.Context, _ tombstore.Event) {
 		users <- session.FromContext(ctx).Get("user")
 	})
 	app := fiber.New(fiber.Config{PassLocalsToContext: true})

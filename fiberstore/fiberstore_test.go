@@ -475,15 +475,20 @@ func TestConflict(t *testing.T) {
 
 func TestOnRefused(t *testing.T) {
 	each(t, func(t *testing.T, m mode) {
-		events := make(chan adapter.Event, 1)
-		b := newBed(t, m, session.Config{}, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) { events <- e }))
+		events := make(chan tombstore.Event, 1)
+		b := newBed(t, m, session.Config{}, adapter.WithOnRefused(func(_ context.Context, e tombstore.Event) {
+			e.Err = nil
+			events <- e
+		}))
 		for step, verb := range map[string]string{"modify": "write", "who": "touch", "renew": "write"} {
 			x := b.login()
 			require.NoError(t, b.store.backend.Touch(t.Context(), x, time.Minute)) // else "who" asks nobody
 			resume := b.start(step, x, "loaded")
 			require.Equal(t, "expired", expired(b.get("logout", x)))
 			require.Nil(t, resume().cookie)
-			require.Equal(t, adapter.Event{Verb: verb, Reason: tombstore.Logout, Ref: tombstore.Ref(x)}, <-events)
+			require.Equal(t, tombstore.Event{
+				Verb: verb, Outcome: tombstore.OutcomeRefused, Reason: tombstore.Logout, Ref: tombstore.Ref(x),
+			}, <-events)
 		}
 		require.Zero(t, b.live())
 

@@ -26,7 +26,7 @@ type bed struct {
 	*testing.T
 	*Store
 	memory *tombstore.MemoryStore
-	events []adapter.Event
+	events []tombstore.Event
 }
 
 func newBed(t *testing.T, opts ...adapter.Option) *bed {
@@ -35,7 +35,10 @@ func newBed(t *testing.T, opts ...adapter.Option) *bed {
 	memory, err := tombstore.NewMemory()
 	require.NoError(t, err)
 	b := &bed{T: t, memory: memory}
-	hook := adapter.WithOnRefused(func(_ context.Context, e adapter.Event) { b.events = append(b.events, e) })
+	hook := adapter.WithOnRefused(func(_ context.Context, e tombstore.Event) {
+		e.Err = nil
+		b.events = append(b.events, e)
+	})
 	b.Store = New(memory, key).With(append(opts, hook)...)
 	return b
 }
@@ -214,7 +217,9 @@ func TestSave_AnotherRequest(t *testing.T) {
 	require.Empty(t, q.save())
 	require.Empty(t, b.live())
 	require.True(t, b.Refused(q.session))
-	require.Equal(t, []adapter.Event{{Verb: "rotate", Reason: tombstore.Logout, Ref: tombstore.Ref(id)}}, b.events)
+	require.Equal(t, []tombstore.Event{
+		{Verb: "rotate", Outcome: tombstore.OutcomeRefused, Reason: tombstore.Logout, Ref: tombstore.Ref(id)},
+	}, b.events)
 	text, err := json.Marshal(b.events)
 	require.NoError(t, err)
 	require.NotContains(t, string(text), id)

@@ -249,7 +249,7 @@ func ExampleInstall() {
 		log.Print(err)
 		http.Error(w, "sorry", http.StatusServiceUnavailable)
 	}
-	loadAndSave := scsstore.Install(sm, store, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) {
+	loadAndSave := scsstore.Install(sm, store, adapter.WithOnRefused(func(_ context.Context, e tombstore.Event) {
 		log.Printf("%s of session %s refused: %v", e.Verb, e.Ref, e.Reason)
 	}))
 	_ = http.Server{Handler: loadAndSave(http.NotFoundHandler())}

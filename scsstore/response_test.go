@@ -128,7 +128,7 @@ func TestResponse_Hijack(t *testing.T) {
 			require.NoError(t, err)
 			sm := scs.New()
 			refused := make(chan string, 10)
-			hook := adapter.WithOnRefused(func(ctx context.Context, _ adapter.Event) {
+			hook := adapter.WithOnRefused(func(ctx context.Context, _ tombstore.Event) {
 				refused <- sm.GetString(ctx, "user")
 			})
 			s := newSite(t, sm, scsstore.Install(sm, memory, hook))
@@ -303,7 +303,7 @@ func TestHooks_ReadTheSession(t *testing.T) {
 	t.Parallel()
 	sm := scs.New()
 	refused := make(chan string, 10)
-	s, store := installed(t, sm, adapter.WithOnRefused(func(ctx context.Context, e adapter.Event) {
+	s, store := installed(t, sm, adapter.WithOnRefused(func(ctx context.Context, e tombstore.Event) {
 		refused <- e.Verb + " " + sm.GetString(ctx, "user")
 	}))
 	commit := func(r *http.Request) error {

@@ -170,9 +170,10 @@ func TestReasons(t *testing.T) {
 
 func TestOnRefused(t *testing.T) {
 	t.Parallel()
-	var events []adapter.Event
+	var events []tombstore.Event
 	sm := scs.New()
-	s, store := installed(t, sm, adapter.WithOnRefused(func(_ context.Context, e adapter.Event) {
+	s, store := installed(t, sm, adapter.WithOnRefused(func(_ context.Context, e tombstore.Event) {
+		e.Err = nil
 		events = append(events, e)
 	}))
 	token := s.get("/login", "").token()
@@ -182,8 +183,10 @@ func TestOnRefused(t *testing.T) {
 	require.NoError(t, store.Invalidate(t.Context(), token, tombstore.WithReason(tombstore.Revoked)))
 	close(b.open)
 	<-done
-	want := adapter.Event{Verb: "write", Reason: tombstore.Revoked, Ref: tombstore.Ref(token)}
-	require.Equal(t, []adapter.Event{want}, events)
+	want := tombstore.Event{
+		Verb: "write", Outcome: tombstore.OutcomeRefused, Reason: tombstore.Revoked, Ref: tombstore.Ref(token),
+	}
+	require.Equal(t, []tombstore.Event{want}, events)
 }
 
 type item struct{ Name string }

@@ -27,17 +27,20 @@ func TestUnacknowledged(t *testing.T) {
 	store := storeAt(t, redistest.URL(t), tombstore.WithReplicaAcks(1, 10*time.Millisecond))
 	sm := scs.New()
 	sm.ErrorFunc = func(_ http.ResponseWriter, _ *http.Request, err error) { t.Error(err) }
-	events := make(chan adapter.Event, 10)
+	events := make(chan tombstore.Event, 10)
 	s := newSite(t, sm, scsstore.Install(sm, store, adapter.WithOnUnacknowledged(
-		func(ctx context.Context, e adapter.Event) {
+		func(ctx context.Context, e tombstore.Event) {
 			require.Equal(t, "alice", sm.GetString(ctx, "user"))
+			e.Err = nil
 			events <- e
 		})))
 	x := s.get("/put", "").token()
 	got := s.get("/login", x)
 	require.Equal(t, http.StatusAccepted, got.status)
 	require.Equal(t, "alice/1.", s.get("/read", got.token()).body)
-	require.Equal(t, adapter.Event{Verb: "create", Ref: tombstore.Ref(x)}, <-events)
+	require.Equal(t, tombstore.Event{
+		Verb: "create", Outcome: tombstore.OutcomeUnacknowledged, Ref: tombstore.Ref(x),
+	}, <-events)
 
 	// A logout says it itself, each time.
 	for range 2 {
