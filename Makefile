@@ -3,7 +3,7 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 # The adapters import their frameworks, so each is a module of its own.
-MODULES     := . cmd/tombstore scsstore gorillastore gorillastore/gin gorillastore/hertz fiberstore fiber2store chistore beegostore goredis integration examples/twotabs internal/release
+MODULES     := . cmd/tombstore scsstore gorillastore gorillastore/gin gorillastore/hertz fiberstore fiber2store chistore beegostore goredis otelstore integration examples/twotabs internal/release
 each         = failed=; for module in $(MODULES); do (cd $$module && $(1)) || failed="$$failed $$module"; done; \
                [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 # The race detector needs cgo, and that a C compiler.
