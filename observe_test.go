@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -680,4 +681,11 @@ func TestWithLogger(t *testing.T) {
 	c, err := newConfig([]Option{WithLogger(nil)})
 	require.NoError(t, err)
 	c.warn(t.Context(), warnReplica, nil)
+
+	operations, err := os.ReadFile("docs/operations.md")
+	require.NoError(t, err)
+	for _, message := range []string{warnFailover, warnReplica, warnSubscribe, warnScripted, warnUncached} {
+		message = strings.TrimPrefix(regexp.MustCompile(`[;,].*`).ReplaceAllString(message, ""), "tombstore: ")
+		require.Contains(t, string(operations), "| "+message+" |")
+	}
 }

@@ -457,7 +457,8 @@ func (brokenMeter) Float64Histogram(string, ...metric.Float64HistogramOption) (m
 	return nil, errors.New("broken")
 }
 
-// The dashboard asks for every metric, and for nothing that is not emitted; and so for its labels.
+// The dashboard asks for every metric, and for nothing that is not emitted; nor do the alerts of
+// docs/operations.md.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
@@ -488,39 +489,50 @@ func TestDashboard(t *testing.T) {
 	require.NoError(t, json.Unmarshal(text, &dashboard))
 	require.NotEmpty(t, dashboard.Title)
 	require.Contains(t, dashboard.Panels[0].Title, "Refused", "the count of refused writes comes first")
-	var outcomes []string
-	for o := tombstore.OutcomeOK; o <= tombstore.OutcomeFailed; o++ {
-		outcomes = append(outcomes, o.String())
-	}
 	asked, ids := map[string]bool{}, map[int]bool{}
+	look := func(where, text string) {
+		names := regexp.MustCompile(`\b(?:tombstore|db)_\w+`).FindAllString(text, -1)
+		require.NotEmpty(t, names, where)
+		for _, name := range names {
+			if labels[name] {
+				continue
+			}
+			require.True(t, emitted[name], "%s has %s, which is not emitted", where, name)
+			asked[strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")] = true
+		}
+		for _, matcher := range regexp.MustCompile(`tombstore_outcome=~?"([^"]*)"`).FindAllStringSubmatch(text, -1) {
+			for _, outcome := range strings.Split(strings.ReplaceAll(matcher[1], `\`, ""), "|") {
+				require.Contains(t, outcomes(), outcome, where)
+			}
+		}
+	}
 	for _, panel := range dashboard.Panels {
 		require.False(t, ids[panel.ID], panel.ID)
 		ids[panel.ID] = true
 		require.NotEmpty(t, panel.Targets, panel.Title)
 		for _, target := range panel.Targets {
-			names := regexp.MustCompile(`\b(?:tombstore|db)_\w+`).FindAllString(target.Expr, -1)
-			require.NotEmpty(t, names, panel.Title)
-			for _, name := range names {
-				if strings.HasPrefix(name, "tombstore_") && labels[name] {
-					continue
-				}
-				require.True(t, emitted[name], "%s asks for %s, which is not emitted", panel.Title, name)
-				asked[strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")] = true
-			}
-			for _, matcher := range regexp.MustCompile(`tombstore_outcome=~?"([^"]*)"`).FindAllStringSubmatch(target.Expr, -1) {
-				for _, outcome := range strings.Split(matcher[1], "|") {
-					require.Contains(t, outcomes, outcome, panel.Title)
-				}
-			}
+			look(panel.Title, target.Expr)
 		}
 	}
 	for name := range emitted {
 		name = regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, "")
 		require.True(t, asked[name], "no panel shows %s", name)
 	}
+	operations, err := os.ReadFile("../docs/operations.md")
+	require.NoError(t, err)
+	_, alerts, found := strings.Cut(string(operations), "\n## Alerts\n")
+	require.True(t, found)
+	look("operations.md", alerts)
 }
 
-// The program in the README compiles, and every metric is in its table.
+func outcomes() (all []string) {
+	for o := tombstore.OutcomeOK; o <= tombstore.OutcomeFailed; o++ {
+		all = append(all, o.String())
+	}
+	return all
+}
+
+// The program in the README compiles, and it has every metric and every outcome.
 func TestREADME(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("README.md")
@@ -543,5 +555,8 @@ func TestREADME(t *testing.T) {
 	for _, m := range all.ScopeMetrics[0].Metrics {
 		require.Contains(t, string(text), "| `"+m.Name+"` |")
 		require.NotEmpty(t, m.Description)
+	}
+	for _, outcome := range outcomes() {
+		require.Contains(t, string(text), "`"+outcome+"`")
 	}
 }
