@@ -8,60 +8,51 @@ import (
 	"time"
 )
 
-// What WithLogger logs.
-const (
-	warnFailover  = "tombstore: a failover has taken what was written a moment before"
-	warnReplica   = "tombstore: the server has become a replica; connecting anew"
-	warnSubscribe = "tombstore: not permitted to subscribe; ends are noticed within a minute"
-	warnScripted  = "tombstore: saves run a script, since the server was not seen to refuse a SET"
-	warnUncached  = "tombstore: reads are not answered from memory"
-
-	warnPause = time.Hour // between two of one kind
-)
-
-// Observer sees the operations of a store, for metrics and traces: each call of a method of [Store],
+// Observer sees what a store does, for metrics and traces: every call of a method of [Store],
 // [Renewer], [Lister], [Binder] and [Watcher]. Module otelstore has one for OpenTelemetry.
 //
-// Its methods are called by many goroutines at once, each in the goroutine of the caller, who waits
-// for them: they must not block. A panic of theirs is the caller's. They may use the store, which is
-// then observed as well.
+// Its methods run in the goroutine of the caller, who waits for them, so they must not block, and
+// many run at the same time. Nothing recovers from a panic of theirs. If they call the store they
+// are called again.
 type Observer interface {
-	// Start is called before an operation. The context that it returns, which must be derived from
-	// ctx, is that of the operation: its commands are sent with it, so that the spans of an
-	// instrumented client are children of one that Start puts into it. It is not what Watch returns.
-	// begun is when the operation has begun. That is now, except for a Read that was to be answered
-	// from memory (WithClientCache): Start is called when it was not, with the time before.
+	// Start is called when an operation begins, and returns the context of the operation, which
+	// must be derived from ctx. Commands are sent with it, so spans of an instrumented client are
+	// children of a span that Start puts there. What Watch and WatchOwner return is not derived
+	// from it.
 	//
-	// verb is the one in the text of errors: "read", "write", "begin renewal", "invalidate owner".
+	// verb names the operation as the text of its errors does: "read", "begin renewal", "invalidate
+	// owner". begun is when it began. That is in the past for a Read that memory might have
+	// answered (WithClientCache) and has not: Start is called when that is known.
 	Start(ctx context.Context, verb string, begun time.Time) context.Context
-	// End is called after it, with the context that Start has returned. A List ends with its iteration,
-	// and takes in what the caller does in between.
+	// End is called when the operation has ended, with the context that Start has returned. A List
+	// ends when its iteration does, and its duration includes what the caller does in between.
 	End(ctx context.Context, e Event)
 }
 
-// CacheObserver is an Observer that counts what it does not time: a Read that memory has answered
-// (WithClientCache) is over in less than a microsecond.
+// CacheObserver is an Observer that counts what it does not time: reads that memory has answered
+// (WithClientCache), each in less than a microsecond.
 type CacheObserver interface {
 	Observer
 
-	// CacheHit is called for each, in the place of Start and End.
+	// CacheHit is called for each of them, whatever the answer was, and in the place of Start and
+	// End.
 	CacheHit(ctx context.Context)
 }
 
-// Event is what has become of an operation of a store, or of a request (package adapter). It has no id
-// and no data.
+// Event is what has become of an operation of a store, or of a request (package adapter). No field,
+// and no text of its error, has an id, an owner or data.
 type Event struct {
 	Verb    string // as Start has it
 	Outcome Outcome
 	// Reason is why the session was ended, if the outcome is OutcomeEnded or OutcomeRefused.
 	Reason Reason
-	// Ref stands for the session: it is [Ref] of its id, of the old one if it moves, also with
-	// WithPlainIDs. It stands for the owner if that is what the method was given. It is "" for a List,
-	// and if the method was given no id, or a ref that is none.
+	// Ref is [Ref] of the session's id, also with WithPlainIDs; of the old id if the session moves;
+	// and of the owner if the method was given only that. It is "" for a List, and if the method
+	// was given an empty id or a ref that is none.
 	Ref      string
 	Duration time.Duration
-	// Attempts is 1, and one more for each time that something was sent again because there was no
-	// answer. It is 0 if nothing was sent, as by a MemoryStore.
+	// Attempts is 1, and one more for each time that something was sent again for want of an
+	// answer. It is 0 if nothing was sent; a MemoryStore sends nothing.
 	Attempts int
 	Err      error // as the method returns it; nil if Outcome is OutcomeOK
 }
@@ -69,15 +60,15 @@ type Event struct {
 // Outcome is what an operation has come to.
 type Outcome byte
 
-// The outcomes. Each but the first and the last two stands for errors of the same name.
+// The outcomes, and the errors that they stand for.
 const (
 	OutcomeOK       Outcome = iota
 	OutcomeNotFound         // ErrNotFound
-	// OutcomeEnded is the ErrInvalidated of what would have changed nothing, such as a Read with the
-	// cookie of a session that was ended.
+	// OutcomeEnded is the ErrInvalidated of what would have changed nothing, such as a Read with
+	// the cookie of a session that was ended.
 	OutcomeEnded
-	// OutcomeRefused is the ErrInvalidated of what would have let an ended session live on: a Write,
-	// Touch, Rotate, BeginRenewal, FinishRenewal or Adopt that a tombstone has refused.
+	// OutcomeRefused is the ErrInvalidated of what would have let an ended session live on: a
+	// Write, Touch, Rotate, BeginRenewal, FinishRenewal or Adopt that a tombstone has refused.
 	OutcomeRefused
 	OutcomeConflict        // ErrConflict
 	OutcomeStaleLogin      // ErrStaleLogin
@@ -86,7 +77,7 @@ const (
 	OutcomeUnacknowledged  // ErrUnacknowledged: it was done
 	OutcomeNotInvalidated  // ErrNotInvalidated
 	OutcomeUnknown         // ErrUnknownOutcome
-	// OutcomeInvalid is a mistake of the caller's: ErrInvalidID, ErrInvalidTTL, ErrTooLarge or
+	// OutcomeInvalid is a mistake of the caller: ErrInvalidID, ErrInvalidTTL, ErrTooLarge or
 	// ErrNoDeadline.
 	OutcomeInvalid
 	OutcomeFailed // any other error: the server cannot be reached, or refuses
@@ -133,8 +124,7 @@ func (o Outcome) String() string {
 	return "outcome?"
 }
 
-// WithObserver has every operation of the store seen by o. The default is nil, none, which costs
-// nothing.
+// WithObserver shows every operation of the store to o. The default is nil, none.
 func WithObserver(o Observer) Option {
 	return func(c *config) {
 		c.observer = o
@@ -142,11 +132,22 @@ func WithObserver(o Observer) Option {
 	}
 }
 
-// WithLogger logs, as warnings, what no method returns, each at most once an hour: that messages are not
-// permitted (Watch), that reads are not answered from memory although they were to be, that saves run a
-// script although they could be a SET (see [Report] for both), that a failover has taken what was written
-// a moment before, and that the store has left a server that has become a replica. No record has an id.
-// The default is nil: nothing is logged.
+// What WithLogger logs.
+const (
+	warnFailover  = "tombstore: a failover has taken what was written a moment before"
+	warnReplica   = "tombstore: the server has become a replica; connecting anew"
+	warnSubscribe = "tombstore: not permitted to subscribe; ends are noticed within a minute"
+	warnScripted  = "tombstore: saves run a script, since the server was not seen to refuse a SET"
+	warnUncached  = "tombstore: reads are not answered from memory"
+
+	warnPause = time.Hour // between two of one kind
+)
+
+// WithLogger logs, as warnings, what no method returns, each at most once an hour: that messages
+// are not permitted (Watch), that reads are not answered from memory although they were to be, that
+// saves run a script although they could be a SET (see [Report] for both), that a failover has
+// taken what was written a moment before, and that the store has left a server that has become a
+// replica. No record has an id. The default is nil: nothing is logged.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) {
 		if c.warnings = nil; l != nil {

@@ -24,10 +24,10 @@ func (c *counting) End(_ context.Context, e Event) {
 
 func (c *counting) CacheHit(context.Context) { c.hits.Add(1) }
 
-// BenchmarkObserver compares reads without an Observer, with one (x-observed), and as they are without
-// a look whether there is one (x-bare). They take turns in short rounds, each round in another order, and
-// what is reported is the median of the rounds' ratios, so that a busy machine does not matter much.
-// nothing/ is what that look costs an operation, in nanoseconds.
+// BenchmarkObserver compares reads without an Observer, with one (x-observed), and as they are
+// without a look whether there is one (x-bare). They take turns in short rounds, each round in
+// another order, and what is reported is the median of the rounds' ratios, so that a busy machine
+// does not matter much. nothing/ is what that look costs an operation, in nanoseconds.
 func BenchmarkObserver(b *testing.B) {
 	b.Run("nothing", func(b *testing.B) {
 		b.ReportAllocs()
@@ -92,8 +92,8 @@ func BenchmarkObserver(b *testing.B) {
 	}
 }
 
-// compareRounds runs variants in turns, n times a round, and reports how much longer than that without
-// a name the others take.
+// compareRounds runs variants in turns, n times a round, and reports how much longer than that
+// without a name the others take.
 func compareRounds(
 	b *testing.B, ctx context.Context, goroutines, n int, variants map[string]func(ctx context.Context, i int) error,
 ) {

@@ -17,9 +17,9 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// BenchmarkRead compares a Read that the server answers, and one that memory does, with this Observer and
-// without: with metrics alone, and with spans that are all recorded, too. They take turns in short rounds;
-// what is reported is the median of the rounds' ratios.
+// BenchmarkRead compares a Read that the server answers, and one that memory does, with this
+// Observer and without: with metrics alone, and with spans that are all recorded, too. They take
+// turns in short rounds; what is reported is the median of the rounds' ratios.
 func BenchmarkRead(b *testing.B) {
 	ctx, cancel := context.WithTimeout(b.Context(), 20*time.Minute) // as a request's with a time limit
 	defer cancel()

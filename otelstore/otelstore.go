@@ -1,5 +1,5 @@
-// Package otelstore shows in OpenTelemetry what a tombstore does: metrics, the first of which counts the
-// writes that a tombstone has refused, and a span for each operation.
+// Package otelstore shows in OpenTelemetry what a tombstore does: metrics, the first of which
+// counts the writes that a tombstone has refused, and a span for each operation.
 //
 //	observer, err := otelstore.New()
 //	…
@@ -19,10 +19,10 @@
 // # Spans
 //
 // The span of an operation is named tombstore and the verb, such as "tombstore read". It has the
-// attributes above, tombstore.ref and tombstore.attempts. The spans of an instrumented client, as by
-// rueidisotel, are its children; a Read that memory was to answer, and has not, has none. The status is
-// an error where the operation has failed. That a session was ended, has expired or was changed is an
-// answer, and so is a limit.
+// attributes above, tombstore.ref and tombstore.attempts. The spans of an instrumented client, as
+// by rueidisotel, are its children; a Read that memory was to answer, and has not, has none. The
+// status is an error where the operation has failed. That a session was ended, has expired or was
+// changed is an answer, and so is a limit.
 //
 // No id, no data and no owner's name is in any of it, as [tombstore.Observer] has none.
 package otelstore
@@ -54,8 +54,8 @@ const (
 	attemptsKey = attribute.Key("tombstore.attempts")
 )
 
-// Boundaries in seconds. An operation is a round trip or a few; those of a database would put nearly all
-// into the first bucket.
+// Boundaries in seconds. An operation is a round trip or a few; those of a database would put
+// nearly all into the first bucket.
 var (
 	boundaries   = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 	dbBoundaries = []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10} // of the conventions
@@ -79,9 +79,10 @@ func WithTracerProvider(p trace.TracerProvider) Option { return func(c *config) 
 func WithMeterProvider(p metric.MeterProvider) Option { return func(c *config) { c.meters = p } }
 
 // WithDBClient adds what the semantic conventions for database clients ask for: the metric
-// db.client.operation.duration, and on spans the kind CLIENT, db.system.name, db.operation.name, which
-// is the verb, and error.type. It is for a client without an instrumentation of its own. With one, such
-// as rueidisotel, each operation would be counted twice. The default is to leave them out.
+// db.client.operation.duration, and on spans the kind CLIENT, db.system.name, db.operation.name,
+// which is the verb, and error.type. It is for a client without an instrumentation of its own. With
+// one, such as rueidisotel, each operation would be counted twice. The default is to leave them
+// out.
 func WithDBClient() Option { return func(c *config) { c.db = true } }
 
 // Observer is a [tombstore.Observer]. One is enough for all stores of a program. It is safe for
@@ -198,8 +199,8 @@ func (o *Observer) End(ctx context.Context, e tombstore.Event) {
 func (o *Observer) CacheHit(context.Context) { o.hits.Add(1) }
 
 // Request counts what has become of a request, and notes it in the span of ctx, as an event: for
-// adapter.WithOnRefused and adapter.WithOnUnacknowledged, which says what they count and why it is not
-// to be added to tombstore.refused.
+// adapter.WithOnRefused and adapter.WithOnUnacknowledged, which says what they count and why it is
+// not to be added to tombstore.refused.
 //
 //	withSession := scsstore.Install(sm, store, adapter.WithOnRefused(observer.Request))
 func (o *Observer) Request(ctx context.Context, e tombstore.Event) {
