@@ -34,7 +34,7 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 	defer cancel()
 	var added []string // owners among whom the id was entered, and whose the session was not
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		session, err := s.readThrough(ctx, key, 0, false)
+		session, err := s.readAt(ctx, id, key)
 		if err != nil {
 			if NoSession(err) { // the entries of its own owners go along with it, if it moves
 				s.unlist(ctx, added, s.ref(key))
@@ -55,7 +55,11 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 		before := session.Owners()
 		added = withOwners(before, logins)[len(before):]
 		session.header = header
-		record := string(recordOf(header, session.Version, session.Data))
+		data := session.Data
+		if s.sealed { // anew, since the owners are authenticated
+			data = s.seal(id, key, string(header[headerSize:]), data)
+		}
+		record := string(recordOf(header, session.Version, data))
 		reply, lost, err := s.ask(ctx, &restoreScript, []string{key}, session.Version.bytes(), record)
 		switch {
 		case errors.Is(err, ErrCorrupt): // it has been ended since: Read says why

@@ -127,7 +127,9 @@ func (s *RedisStore) Staleness() time.Duration {
 
 // readCached answers from memory if it may. Whatever goes wrong, the caller is sent the plain way:
 // the error may belong to another caller whose flight this one has joined.
-func (s *RedisStore) readCached(ctx context.Context, key string, slide int64, o ReadOptions) (Session, error) {
+func (s *RedisStore) readCached(
+	ctx context.Context, id, key string, slide int64, o ReadOptions,
+) (Session, error) {
 	if _, ok := ctx.Deadline(); !ok { // one deadline for all that follows
 		late := &lateDeadline{Context: ctx, at: time.Now().Add(s.timeout)}
 		defer late.stop()
@@ -137,12 +139,14 @@ func (s *RedisStore) readCached(ctx context.Context, key string, slide int64, o 
 	begun := time.Now()
 	proven, now := s.cache.proof.holds(ctx, begun, s.tryMessage)
 	if !proven {
-		return s.readServer(ctx, key, slide, o.Expiry, begun)
+		return s.readServer(ctx, id, key, slide, o.Expiry, begun)
 	}
 	session, hit, err := s.remembered(ctx, key, now, slide, o)
+	if errors.Is(err, errNotRemembered) {
+		return s.readServer(ctx, id, key, slide, o.Expiry, begun)
+	}
+	session, err = s.opened(id, key, session, err)
 	switch {
-	case errors.Is(err, errNotRemembered):
-		return s.readServer(ctx, key, slide, o.Expiry, begun)
 	case !hit:
 		ctx, op := s.beginKey(ctx, "read", key, begun)
 		s.sends(ctx, false)
@@ -193,7 +197,7 @@ func (s *RedisStore) remembered(
 		}
 		session.expireIn(left, now)
 	}
-	if !o.Shared { // value belongs to rueidis' cache
+	if !o.Shared && !s.sealed { // value belongs to rueidis' cache; sealed data is opened elsewhere
 		session.Data = append(make([]byte, 0, len(session.Data)), session.Data...)
 	}
 	return session, hit, nil

@@ -45,6 +45,7 @@ func TestRedisStore(t *testing.T) {
 	day := tombstore.WithAbsoluteTimeout(24 * time.Hour)
 	caching, strict := tombstore.WithClientCache(time.Minute), tombstore.WithStrictReads()
 	briefly := tombstore.WithClientCache(time.Millisecond)
+	sealed, keys := tombstore.WithSealedData(), tombstore.WithKeys(make([]byte, 32))
 	for i, c := range []struct {
 		name    string
 		url     string
@@ -57,6 +58,7 @@ func TestRedisStore(t *testing.T) {
 		{"cached, sliding, absolute timeout", "", redistest.WithCache, true, []tombstore.Option{caching, day}},
 		{"RESP2, strict", "", resp2, true, []tombstore.Option{strict}},
 		{"cluster, cached", cluster, redistest.WithCache, false, []tombstore.Option{caching}},
+		{"sealed", "", nil, false, []tombstore.Option{sealed}},
 		// The others are combinations.
 		{"strict, sliding", "", nil, true, []tombstore.Option{strict}},
 		{"RESP2, cached", "", resp2, false, []tombstore.Option{caching}},
@@ -72,9 +74,11 @@ func TestRedisStore(t *testing.T) {
 		{"cluster, sliding, absolute timeout", cluster, nil, true, []tombstore.Option{day}},
 		{"cluster, cached, sliding", cluster, redistest.WithCache, true, []tombstore.Option{caching}},
 		{"cluster, RESP2", cluster, resp2, false, nil},
+		{"sealed, keys, cached, sliding", "", redistest.WithCache, true, []tombstore.Option{sealed, keys, caching, day}},
+		{"cluster, sealed, keys", cluster, nil, false, []tombstore.Option{sealed, keys}},
 		{"cluster, RESP2, sliding", cluster, resp2, true, nil},
 	} {
-		if testing.Short() && i == 4 {
+		if testing.Short() && i == 5 {
 			break
 		}
 		t.Run(c.name, func(t *testing.T) {
@@ -102,9 +106,14 @@ func TestRedisStore(t *testing.T) {
 
 func TestMemoryStore(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) tombstore.Store {
-		s, err := tombstore.NewMemory()
-		require.NoError(t, err)
-		return s
-	})
+	for name, opts := range map[string][]tombstore.Option{"plain": nil, "sealed": {tombstore.WithSealedData()}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			storetest.Run(t, func(t *testing.T) tombstore.Store {
+				s, err := tombstore.NewMemory(opts...)
+				require.NoError(t, err)
+				return s
+			})
+		})
+	}
 }

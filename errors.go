@@ -28,15 +28,17 @@ var (
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrInvalidID says that an id, or an owner, is empty or longer than 1024 bytes, that a session
 	// would move to the id that it has, that a ref is none, that a Binding is for another id, or,
-	// with WithPlainIDs, that an id begins like the key of an owner. Nothing was sent.
+	// with WithPlainIDs, that an id begins like the key of an owner; with WithSealedData that one under
+	// which a session would begin has fewer than 128 bits. Nothing was sent.
 	ErrInvalidID = errors.New("invalid session id, ref or owner")
 	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")
 	// ErrTooLarge says that the data is larger than WithMaxDataSize allows, or a label than 1024
 	// bytes, or that a session would have more than four owners. Nothing was changed.
 	ErrTooLarge = errors.New("session data too large")
-	// ErrCorrupt says that the key holds something that this package did not write. It is left as
-	// it is, or put back if a Write with Replacing has met it.
+	// ErrCorrupt says that the key holds something that this package did not write, or, with
+	// WithSealedData, data that was changed or is not sealed. It is left as it is, or put back if a Write
+	// with Replacing has met it.
 	ErrCorrupt = errors.New("key holds a foreign or damaged value")
 	// ErrNotInvalidated says that the server refused to end a session (for example MISCONF,
 	// NOREPLICAS, READONLY or NOPERM): the session may still be live.

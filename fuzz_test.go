@@ -14,7 +14,7 @@ func FuzzDecode(f *testing.F) {
 	record := headOf(newVersion()) + strings.Repeat("\x00", 12) + "data"
 	items := "\xc1\x41" + record[2:headerSize] + "\x00\x04" + "\x7f\x00\x01x" + "data"
 	for _, seed := range []string{
-		"", "x", record, record[:21], record[:22], items, items[:27], items[:23], "\xc1\x80" + record[2:],
+		"", "x", record, record[:21], record[:22], items, items[:27], items[:23], "\xc1\x80" + record[2:], "\xc1\x90" + record[2:],
 	} {
 		f.Add([]byte(seed))
 	}
@@ -23,7 +23,7 @@ func FuzzDecode(f *testing.F) {
 		switch {
 		case err == nil:
 			require.EqualValues(t, kindLive, value[0])
-			require.Zero(t, value[1]&flagStrict)
+			require.True(t, value[1]&flagStrict == 0 || value[1]>>4 == 9)
 			require.Equal(t, value, append(slices.Clone(s.header), s.Data...))
 			require.Equal(t, s.Version.bytes(), string(value[offsetVersion:offsetCreated]))
 			require.Equal(t, value, recordOf(s.header, s.Version, s.Data))

@@ -3,6 +3,7 @@ package tombstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -18,14 +19,18 @@ const maxGrace = time.Minute
 //
 // What it gives up: whoever has stolen the old id reads for d longer. So Rotate refuses it together with
 // WithBinding or WithLifetime, which are for a login; a login by any other Rotate must not have it either, or
-// who has planted the old id (session fixation) reads what the user does. 0 is none, which is the default.
-// Rotate returns ErrInvalidTTL if d is negative or more than a minute.
+// who has planted the old id (session fixation) reads what the user does. 0 is none, which is the default. Rotate
+// returns ErrInvalidTTL if d is negative or more than a minute, and wraps [errors.ErrUnsupported] if the store
+// seals its data (WithSealedData), which the old id does not open.
 func Grace(d time.Duration) RotateOption { return func(o *RotateOptions) { o.Grace = d } }
 
-var errGraceAtLogin = errors.New("no grace at a login: whoever knows the old id would read the new life")
+var (
+	errGraceAtLogin = errors.New("no grace at a login: whoever knows the old id would read the new life")
+	errGraceSealed  = fmt.Errorf("%w: no grace for sealed data, which the old id does not open", errors.ErrUnsupported)
+)
 
 // grace returns for how long the old id may read, in ms, or why the options exclude each other.
-func (o *RotateOptions) grace() (int64, error) {
+func (o *RotateOptions) grace(sealed bool) (int64, error) {
 	switch {
 	case o.Grace == 0:
 		return 0, nil
@@ -33,6 +38,8 @@ func (o *RotateOptions) grace() (int64, error) {
 		return 0, ErrInvalidTTL
 	case o.Binding != nil || o.Lifetime != nil:
 		return 0, errGraceAtLogin
+	case sealed:
+		return 0, errGraceSealed
 	}
 	return millis(o.Grace)
 }

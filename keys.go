@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -55,6 +56,14 @@ func Ref(id string) string {
 	return base64.RawURLEncoding.EncodeToString(digest[:refEntropy])
 }
 
+// keyToStore is key for an id under which data is about to be stored.
+func (c *config) keyToStore(id string) (string, error) {
+	if c.sealed && weak(id) {
+		return "", fmt.Errorf("%w: fewer than 128 bits", ErrInvalidID)
+	}
+	return c.key(id)
+}
+
 // digestOf returns the bytes of a digest in text, or nil.
 func digestOf(text string) []byte {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
@@ -82,7 +91,7 @@ func (c *config) ref(key string) string { return strings.TrimPrefix(key, c.prefi
 // keyPair returns the keys of the two ids of a Rotate.
 func (c *config) keyPair(oldID, newID string) (oldKey, newKey string, err error) {
 	oldKey, err = c.key(oldID)
-	newKey, err2 := c.key(newID)
+	newKey, err2 := c.keyToStore(newID)
 	if err = cmp.Or(err, err2); err == nil && oldKey == newKey {
 		err = ErrInvalidID
 	}

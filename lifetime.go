@@ -67,6 +67,11 @@ func appendIdle(items []byte, idle time.Duration) []byte {
 	return appendItem(items, itemIdle, value[:])
 }
 
+// items returns what follows the deadline in the header of a session that begins with l.
+func (l *Lifetime) items() string {
+	return string(withItems(make([]byte, headerSize), appendIdle(nil, l.Idle))[headerSize:])
+}
+
 // idleIn returns the idle time that a header has of its own, in ms, or 0.
 func idleIn(header []byte) int64 {
 	const at = headerSize + 2

@@ -147,6 +147,9 @@ func (w *walk) live(ctx context.Context, refs []string) (absent, other []int, er
 			return nil, nil, err
 		}
 		session, err := decode(value, time.Now())
+		if err == nil && (w.sealed || isSealed(session.header)) {
+			session.Data = nil
+		}
 		hash := maphash.String(epochSeed, refs[i])
 		if NoSession(err) || w.named[hash] {
 			continue

@@ -97,7 +97,7 @@ func (s *RedisStore) Reserve(
 }
 
 func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o ReserveOptions) (Binding, error) {
-	key, err := s.key(id)
+	key, err := s.keyToStore(id)
 	if err != nil {
 		return Binding{}, err
 	}
@@ -230,7 +230,7 @@ func (s *RedisStore) enter(
 func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *Binding) (late, err error) {
 	header := w.begins
 	if b != nil {
-		w.begins = string(b.header())
+		w.beginsAs(s.begun(b.header()))
 	}
 	for _, owner := range ownersIn([]byte(header)) {
 		var unsure error

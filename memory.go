@@ -104,7 +104,7 @@ func (m *MemoryStore) Write(
 func (m *MemoryStore) write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, o WriteOptions,
 ) (Session, error) {
-	key, err := m.key(id)
+	key, err := m.keyToStore(id)
 	if err == nil {
 		_, err = m.check(data, ttl)
 	}
@@ -204,7 +204,7 @@ func (m *MemoryStore) rotate(
 	if err == nil && o.Binding != nil {
 		err = o.Binding.usable(m.ref(oldKey), m.ref(newKey))
 	}
-	grace, refusal := o.grace()
+	grace, refusal := o.grace(m.sealed)
 	if err := cmp.Or(err, o.Lifetime.valid(), refusal, ctx.Err()); err != nil {
 		return Session{}, err
 	}
@@ -357,7 +357,7 @@ func (m *MemoryStore) finishRenewal(
 	ctx context.Context, r Renewal, newID string, data []byte, ttl time.Duration,
 ) (Session, error) {
 	oldKey, err := m.refKey(r.Ref)
-	newKey, err2 := m.key(newID)
+	newKey, err2 := m.keyToStore(newID)
 	if err = cmp.Or(err, err2); err == nil && oldKey == newKey {
 		err = ErrInvalidID
 	}
@@ -451,7 +451,9 @@ func (m *MemoryStore) snapshot(now time.Time) (all []Entry) {
 		case !now.Before(e.expires):
 		case e.ended == nil:
 			s := e.session()
-			s.Data = bytes.Clone(s.Data)
+			if s.Data = bytes.Clone(s.Data); m.sealed {
+				s.Data = nil
+			}
 			all = append(all, Entry{Ref: m.ref(key), Session: s})
 		case (e.claim != 0 || e.givenUp()) && now.Sub(e.ended.At) < listMargin:
 			all = append(all, Entry{Ref: m.ref(key), Pending: true})

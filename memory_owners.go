@@ -147,7 +147,7 @@ func (m *MemoryStore) Reserve(
 }
 
 func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o ReserveOptions) (Binding, error) {
-	key, err := m.key(id)
+	key, err := m.keyToStore(id)
 	if err != nil {
 		return Binding{}, err
 	}

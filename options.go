@@ -26,6 +26,9 @@ type config struct {
 	maxSessions    int
 	whenFull       WhenFull
 	publish        bool
+	sealed         bool
+	keys           [][]byte      // of WithKeys
+	sealings       []*sealing    // of them, or the one without; nil unless sealed
 	watchFloor     time.Duration // how often what is watched is looked at, at least
 	observer       Observer
 	hits           CacheObserver // the observer, if it is one
@@ -54,7 +57,7 @@ func newConfig(opts []Option) (config, error) {
 	must(c.timeout > 0, "timeout %v is not positive", c.timeout)
 	must(c.tombstoneTTL >= time.Second, "tombstone TTL %v is below one second", c.tombstoneTTL)
 	must(c.absolute == 0 || c.absolute >= time.Millisecond, "absolute timeout %v is below one millisecond", c.absolute)
-	must(c.maxData > 0 && c.maxData <= 512<<20-headerSize, "maximum data size %d is not within 1 byte and 512 MiB", c.maxData)
+	must(c.maxData > 0 && c.maxData <= 512<<20-headerSize-sealOverhead, "maximum data size %d is not within 1 byte and 512 MiB", c.maxData)
 	must(c.touchThreshold >= 0 && c.touchThreshold < 1, "touch threshold %v is not within [0, 1)", c.touchThreshold)
 	must(c.acks >= 0, "number of replica acknowledgements %d is negative", c.acks)
 	must(c.acks == 0 || c.acksTimeout >= time.Millisecond, "timeout of replica acknowledgements %v is below one millisecond",
@@ -63,9 +66,15 @@ func newConfig(opts []Option) (config, error) {
 	must(c.maxSessions >= 0, "maximum number of sessions %d is negative", c.maxSessions)
 	must(c.maxSessions == 0 || c.whenFull == Refuse || c.whenFull == EvictOldest, "WithMaxSessions needs Refuse or EvictOldest")
 	must(c.maxAge == 0 || !c.strict, "a cache and strict reads exclude each other")
+	must(!c.sealed || !c.plainIDs, "sealed data and plain ids exclude each other")
+	must(c.sealed || c.keys == nil, "WithKeys needs WithSealedData")
+	for _, key := range c.keys {
+		must(len(key) >= minKey, "a key of the application has %d bytes, fewer than %d", len(key), minKey)
+	}
 	if len(faults) > 0 {
 		return config{}, errors.New("tombstore: new: " + strings.Join(faults, "; "))
 	}
+	c.sealings = c.newSealings()
 	return c, nil
 }
 

@@ -233,8 +233,9 @@ const (
 	reservedFor = 10 * time.Minute
 )
 
-// errOwned says that a session has an owner, so it moves in steps.
-var errOwned = errors.New("session has an owner")
+// errInSteps says that a session has an owner, so it moves in steps, or cannot move at once for another
+// reason.
+var errInSteps = errors.New("session moves in steps")
 
 // ownerOf returns the digest of an owner.
 func ownerOf(owner string) (string, error) {

@@ -28,7 +28,8 @@ import (
 //
 // All but version and data is the session's header, which never changes under one id. Items, flags
 // and fields that are not known are carried over; bit 7 of the flags says that whoever does not
-// know the rest must leave the session alone (ErrCorrupt). 0xC0 and 0xC1 occur in no UTF-8 text and
+// know what bits 4 to 6 mean then must leave the session alone (ErrCorrupt): bit 4 alone that its data
+// is sealed. 0xC0 and 0xC1 occur in no UTF-8 text and
 // begin no gob stream, so values of other programs are told apart, and never overwritten.
 const (
 	kindLive      = 0xC1
@@ -36,7 +37,9 @@ const (
 
 	flagItems  = 1 << 0
 	flagGrace  = 1 << 0 // of an end
+	flagSealed = 1 << 4 // with flagStrict
 	flagStrict = 1 << 7 // must be understood
+	mustKnow   = 0xF0   // what must be known if flagStrict is set
 
 	offsetVersion  = 2
 	offsetCreated  = 10
@@ -107,7 +110,7 @@ func (v Version) bytes() string {
 // headerOf returns the header of a live record, with the version: all that comes before the data.
 // It is nil if value is no record that this package may read. It is a part of value.
 func headerOf(value []byte) []byte {
-	if len(value) < headerSize || value[0] != kindLive || value[1]&flagStrict != 0 {
+	if !readable(value) {
 		return nil
 	}
 	size := headerSize
@@ -122,6 +125,14 @@ func headerOf(value []byte) []byte {
 	}
 	return value[:size:size]
 }
+
+// readable reports whether the first bytes of a record are those of one that this package may read.
+func readable(head []byte) bool {
+	return len(head) >= headerSize && head[0] == kindLive && (head[1]&flagStrict == 0 || isSealed(head))
+}
+
+// isSealed reports whether the data that follows a header is sealed.
+func isSealed(header []byte) bool { return header[1]&mustKnow == flagStrict|flagSealed }
 
 // newHeader returns the header of a session without items. A deadline of 0 is none.
 func newHeader(v Version, created, deadline int64) []byte {
@@ -180,7 +191,7 @@ func decode(value []byte, now time.Time) (Session, error) {
 
 // alive is decode for the first bytes of a record.
 func alive(head []byte, now time.Time) error {
-	if len(head) < headerSize || head[0] != kindLive || head[1]&flagStrict != 0 {
+	if !readable(head) {
 		return ErrCorrupt
 	}
 	if deadline := milli48(head[offsetDeadline:]); deadline != 0 && deadline <= now.UnixMilli() {

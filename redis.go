@@ -3,7 +3,6 @@ package tombstore
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -201,24 +200,43 @@ func (s *RedisStore) Read(ctx context.Context, id string, opts ...ReadOption) (S
 		return Session{}, op.end(err)
 	}
 	if key := string(key); s.cache != nil && !o.Fresh && pays(key) {
-		return s.readCached(ctx, key, slide, o)
+		return s.readCached(ctx, id, key, slide, o)
 	}
-	return s.readServer(ctx, string(key), slide, o.Expiry, time.Time{})
+	return s.readServer(ctx, id, string(key), slide, o.Expiry, time.Time{})
 }
 
 // readServer is a Read that the server answers. begun is when it has begun, if that is not now.
 func (s *RedisStore) readServer(
-	ctx context.Context, key string, slide int64, expiry bool, begun time.Time,
+	ctx context.Context, id, key string, slide int64, expiry bool, begun time.Time,
 ) (Session, error) {
 	ctx, op := s.beginKey(ctx, "read", key, begun)
 	session, err := s.readThrough(ctx, key, slide, expiry)
 	if left := (*movedError)(nil); err != nil && errors.As(err, &left) {
 		session, err = s.readOn(ctx, left, expiry || slide != 0)
 	}
+	session, err = s.opened(id, key, session, err)
 	return session, op.end(err)
 }
 
-// readThrough asks the server. A slide of zero leaves the idle timeout alone.
+// readAt asks the server for the session of id, whose key is known.
+func (s *RedisStore) readAt(ctx context.Context, id, key string) (Session, error) {
+	session, err := s.readThrough(ctx, key, 0, false)
+	return s.opened(id, key, session, err)
+}
+
+// opened opens the data of what was read, if there was no error.
+func (s *RedisStore) opened(id, key string, session Session, err error) (Session, error) {
+	if err == nil {
+		err = s.open(id, key, &session)
+	}
+	if err != nil {
+		return Session{}, err
+	}
+	return session, nil
+}
+
+// readThrough asks the server. A slide of zero leaves the idle timeout alone. The data is as it is
+// stored.
 func (s *RedisStore) readThrough(ctx context.Context, key string, slide int64, expiry bool) (Session, error) {
 	if slide == 0 && !expiry {
 		value, err := s.query(ctx, s.readCommand(), key)
@@ -377,10 +395,12 @@ func (s *RedisStore) exists(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	var head []byte
 	if s.strict {
-		_, err = s.readThrough(ctx, key, 0, false)
+		var session Session
+		session, err = s.readThrough(ctx, key, 0, false)
+		head = session.header
 	} else {
-		var head []byte
 		head, err = s.query(ctx, "GETRANGE", key, "0", strconv.Itoa(headerSize-1))
 		switch {
 		case isWrongType(err):
@@ -392,6 +412,9 @@ func (s *RedisStore) exists(ctx context.Context, id string) (bool, error) {
 		default:
 			err = alive(head, time.Now())
 		}
+	}
+	if err == nil && head != nil {
+		err = s.understands(head)
 	}
 	if NoSession(err) {
 		return false, nil
@@ -412,7 +435,7 @@ func (s *RedisStore) Write(
 func (s *RedisStore) write(
 	ctx context.Context, id string, data []byte, ttl time.Duration, o WriteOptions,
 ) (Session, error) {
-	key, err := s.key(id)
+	key, err := s.keyToStore(id)
 	if err != nil {
 		return Session{}, err
 	}
@@ -422,18 +445,19 @@ func (s *RedisStore) write(
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	w := writing{key: key, version: newVersion(), data: data, ttl: ms, begins: s.argAbsolute}
+	w := writing{id: id, key: key, version: newVersion(), data: data, ttl: ms, begins: s.argAbsolute}
 	if l := o.Lifetime; l != nil {
-		w.begins, w.items = decimal(s.absoluteOf(l)), appendIdle(nil, l.Idle)
+		w.begins, w.items = decimal(s.absoluteOf(l)), l.items()
 	}
 	switch {
 	case o.Binding != nil:
 		if err := o.Binding.usable("", s.ref(key)); err != nil {
 			return Session{}, err
 		}
-		w.condition, w.begins, w.items = "absent", string(o.Binding.header()), nil
+		w.condition = "absent"
+		w.beginsAs(s.begun(o.Binding.header()))
 		w.ttl = cmp.Or(idleIn([]byte(w.begins)), ms)
-	case o.Present && o.Replaced.header != nil:
+	case o.Present && o.Replaced.header != nil && s.understands(o.Replaced.header) == nil:
 		return s.replace(ctx, w, &o.Replaced)
 	case o.Absent:
 		w.condition = "absent"
@@ -448,13 +472,19 @@ func (s *RedisStore) write(
 
 // writing is what write.lua is told.
 type writing struct {
-	key       string
+	id, key   string
 	version   Version
 	data      []byte
 	ttl       int64 // ms
 	condition string
 	begins    string // the absolute timeout in ms, or the header, of a session that begins
-	items     []byte // of a session that begins without a header
+	items     string // what follows the deadline in the header, where it is known
+}
+
+// beginsAs sets the header of a session that begins.
+func (w *writing) beginsAs(header []byte) {
+	w.begins = string(header)
+	w.items = w.begins[headerSize:]
 }
 
 // writeScript runs write.lua. It reports lost as send does.
@@ -466,15 +496,19 @@ func (s *RedisStore) writeScript(ctx context.Context, w writing) (session Sessio
 		w.condition,
 		w.begins,
 	}
-	if len(w.items) > 0 {
-		args = append(args, string(binary.BigEndian.AppendUint16(nil, uint16(len(w.items))))+string(w.items))
-	} else if w.begins == "0" { // each argument costs the server a third of a microsecond
-		args = args[:4]
-		if w.condition == "" {
-			args = args[:3]
-		}
+	var detail string
+	switch {
+	case s.sealed:
+		detail, lost, err = s.writeSealed(ctx, w, append(args, w.items, "sealed"))
+	case w.items != "":
+		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, append(args, w.items)...)
+	case w.begins != "0": // each argument costs the server a third of a microsecond
+		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, args...)
+	case w.condition != "":
+		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, args[:4]...)
+	default:
+		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, args[:3]...)
 	}
-	detail, lost, err := s.change(ctx, &writeScript, []string{w.key}, args...)
 	if err != nil {
 		return Session{}, lost, err
 	}
@@ -484,6 +518,31 @@ func (s *RedisStore) writeScript(ctx context.Context, w writing) (session Sessio
 	}
 	session.Version, session.Data = w.version, w.data
 	return session, lost, nil
+}
+
+// maxItems bounds how often the items of one session are found to be others while it is written: Adopt
+// adds at most four owners, and the session may expire.
+const maxItems = 8
+
+// writeSealed runs write.lua with data that is sealed together with the items of the session. Where the
+// caller does not know them, it is taken to have none, and if it has the server says so.
+func (s *RedisStore) writeSealed(
+	ctx context.Context, w writing, args []string,
+) (detail string, lost bool, err error) {
+	args = append(args, w.items)
+	for range maxItems {
+		args[1] = rueidis.BinaryString(s.seal(w.id, w.key, args[5], w.data))
+		reply, again, err := s.ask(ctx, &writeScript, []string{w.key}, args...)
+		lost = lost || again
+		if err != nil {
+			return "", lost, err
+		}
+		if reply[0] != codeItems {
+			return reply[1:], lost, outcome(reply, lost)
+		}
+		args[5] = reply[1:]
+	}
+	return "", lost, unknown(nil)
 }
 
 // check returns the TTL in milliseconds if both arguments are acceptable.

@@ -20,12 +20,19 @@ const nearDeadline = 5 * time.Minute
 func (s *RedisStore) replace(ctx context.Context, w writing, old *Session) (Session, error) {
 	w.condition = "present"
 	w.ttl = cmp.Or(idleIn(old.header), w.ttl)
+	if s.sealed {
+		w.items = string(old.header[headerSize:])
+	}
 	now, deadline := time.Now().UnixMilli(), old.deadline()
 	if deadline != 0 && deadline-now < nearDeadline.Milliseconds() || !s.refusesByType(ctx) {
 		session, _, err := s.writeScript(ctx, w)
 		return session, err
 	}
-	record := recordOf(old.header, w.version, w.data)
+	data := w.data
+	if s.sealed {
+		data = s.seal(w.id, w.key, w.items, data)
+	}
+	record := recordOf(old.header, w.version, data)
 	res, lost := s.send(ctx, func() rueidis.Completed {
 		set := s.client.B().Set().Key(w.key).Value(rueidis.BinaryString(record)).Xx().Get()
 		if deadline != 0 && w.ttl > deadline-now {

@@ -31,12 +31,12 @@ var (
 	//go:embed scripts/revoke.lua
 	revokeSource string
 
-	readScript       = script{readSource, "ebc491f962b31c85daff456c25f1bdeff5f31bb5"}
-	writeScript      = script{writeSource, "fda8edece30f0149de592a236b28bffe7498d17b"}
+	readScript       = script{readSource, "b9478933042820d59558a05cc0803da6556a56e1"}
+	writeScript      = script{writeSource, "384e83afc36f3909ba387913423d8b12ad6f2c37"}
 	restoreScript    = script{restoreSource, "06a9898d825c5991a00c0499b9e99c3e1db81360"}
-	touchScript      = script{touchSource, "00a0eb20ee977b5957d4a34c2a57856f246912a2"}
-	invalidateScript = script{invalidateSource, "f31e2b04b9493e745292b68bd524a7cad9ac99ae"}
-	rotateScript     = script{rotateSource, "f4325ea9ea8b774773d71d6a91649d6b4e38cd56"}
+	touchScript      = script{touchSource, "f55c7dfb7e3570cd9db6faf35cf96fa01ace8746"}
+	invalidateScript = script{invalidateSource, "3d90ae581e73cd1d1ccc589b364d4882a47dc0db"}
+	rotateScript     = script{rotateSource, "75b569eaf57cc12fb5da0fdf341b3b3e169120b2"}
 	linkScript       = script{linkSource, "9187d9cfb99fb619a2d8ade883ef359f45f34f19"}
 	bindScript       = script{bindSource, "adfa23a5736223349e74122ce7012f816529b527"}
 	revokeScript     = script{revokeSource, "53f96b85dd86c25939b2b8a619648f2fe109c8a1"}
@@ -51,6 +51,7 @@ const (
 	codeEnded    = 'E'
 	codeConflict = 'C'
 	codeForeign  = 'F'
+	codeItems    = 'I'
 
 	codeOwned      = 'O'
 	codeStale      = 'S'

@@ -40,7 +40,7 @@ func TestScripts_Headers(t *testing.T) {
 		require.Empty(t, headerFaults(name, s.source), name)
 	}
 	for what, broken := range map[string]string{
-		"undocumented argument":    writeSource + "\nreturn ARGV[7]",
+		"undocumented argument":    writeSource + "\nreturn ARGV[9]",
 		"undocumented code":        writeSource + "\nreturn 'Z'",
 		"undocumented choice":      writeSource + "\nreturn live and 'Z' .. record or 'C'",
 		"undocumented last choice": writeSource + "\nreturn live and 'C' or 'Z'",

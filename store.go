@@ -138,7 +138,8 @@ type Lister interface {
 	// between two ids is returned as Pending. After an error it goes on only if that is an
 	// [ErrCorrupt]. On a server it walks through all keys (SCAN), so it takes time in proportion
 	// to all that the server holds. In a cluster it fails while a node is down, and may miss
-	// sessions whose slots move meanwhile.
+	// sessions whose slots move meanwhile. An implementation that shows no data leaves Data nil, as those
+	// of this package do with WithSealedData.
 	List(ctx context.Context) iter.Seq2[Entry, error]
 
 	// InvalidateRef is Invalidate for the session that List returned with ref. It must return an

@@ -193,90 +193,168 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 			return Session{}, err
 		}
 	}
-	grace, err := o.grace()
+	grace, err := o.grace(s.sealed)
 	if err != nil {
 		return Session{}, err
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	version := newVersion()
+	m := moving{oldID, newID, oldKey, newKey, ms, grace, newVersion(), o}
+	if s.clustered() || o.Binding != nil || o.Lifetime != nil {
+		return s.moveInSteps(ctx, m)
+	}
+	move := s.moveAtOnce
+	if s.sealed {
+		move = s.moveSealed
+	}
+	session, err := move(ctx, m)
+	if errors.Is(err, errInSteps) {
+		return s.moveInSteps(ctx, m)
+	}
+	return session, err
+}
+
+// moving is what a Rotate is about.
+type moving struct {
+	oldID, newID   string
+	oldKey, newKey string
+	idle           int64   // ms, if Replace is set
+	grace          int64   // ms
+	version        Version // of the new record
+	RotateOptions
+}
+
+// moveArgs returns the arguments of rotate.lua. data is as it is to be stored, and kept if it is "" and
+// Replace is not set.
+func (s *RedisStore) moveArgs(ctx context.Context, m moving, data string) []string {
 	args := []string{
-		version.bytes(),
+		m.version.bytes(),
 		s.argTombstoneTTL,
-		newKey[len(s.prefix):],
+		m.newKey[len(s.prefix):],
 		"",
 		s.tombstone(ctx, Rotated),
+		"",
+		data,
+		"",
+		"",
+		"sealed",
 	}
-	if o.Version != 0 {
-		args[3] = o.Version.bytes()
+	if m.Version != 0 {
+		args[3] = m.Version.bytes()
 	}
-	switch {
-	case o.Replace:
-		args = append(args, decimal(ms), string(o.Data))
-	case s.publish || grace > 0:
-		args = append(args, "", "")
+	if m.Replace {
+		args[5] = decimal(m.idle)
 	}
-	switch {
+	if s.publish {
+		args[7] = s.channel()
+	}
+	if m.grace > 0 {
+		args[8] = decimal(m.grace)
+	}
+	switch { // what is not needed is left out
+	case s.sealed:
+		return args
+	case m.grace > 0:
+		return args[:9]
 	case s.publish:
-		args = append(args, s.channel())
-	case grace > 0:
-		args = append(args, "")
+		return args[:8]
+	case m.Replace:
+		return args[:7]
 	}
-	if grace > 0 {
-		args = append(args, decimal(grace))
-	}
-	if !s.clustered() && o.Binding == nil && o.Lifetime == nil {
-		session, err := s.moveAtOnce(ctx, oldKey, newKey, args, o)
-		if !errors.Is(err, errOwned) {
-			return session, err
-		}
-	}
-	return s.moveInSteps(ctx, oldKey, newKey, args, version, o)
+	return args[:5]
 }
 
 // moveAtOnce runs rotate.lua with both keys. The data does not pass through the script, so it is
 // read afterwards.
-func (s *RedisStore) moveAtOnce(
-	ctx context.Context, oldKey, newKey string, args []string, o RotateOptions,
-) (Session, error) {
-	record, err := s.leave(ctx, []string{oldKey, newKey}, args)
+func (s *RedisStore) moveAtOnce(ctx context.Context, m moving) (Session, error) {
+	session, late, err := s.moveRecord(ctx, m, string(m.Data))
 	if err != nil {
 		return Session{}, err
 	}
-	late, err := s.confirmMove(ctx, oldKey, newKey)
-	if err != nil {
-		return Session{}, err
+	if m.Replace {
+		session.Data = m.Data
+		return session, late
 	}
-	if !o.Replace {
-		session, err := s.readThrough(ctx, newKey, 0, false)
-		if err != nil && !NoSession(err) {
-			err = unknown(err)
+	session, err = s.readAt(ctx, m.newID, m.newKey)
+	if err != nil && !NoSession(err) {
+		err = unknown(err)
+	}
+	return session, cmp.Or(err, late)
+}
+
+// sealedTries is how often a move of sealed data meets somebody who saves the session before it goes in
+// steps, which nobody can overtake.
+const sealedTries = 3
+
+// moveSealed reads the session, seals its data for the new id, and moves it under the version that was
+// read. If that has changed, it does so again.
+func (s *RedisStore) moveSealed(ctx context.Context, m moving) (Session, error) {
+	for range sealedTries {
+		before, err := s.readAt(ctx, m.oldID, m.oldKey)
+		switch {
+		case err != nil:
+			return Session{}, err
+		case m.Version != 0 && m.Version != before.Version:
+			return Session{}, ErrConflict
 		}
-		return session, cmp.Or(err, late)
+		data, try := before.Data, m
+		if m.Replace {
+			data = m.Data
+		}
+		try.Version, try.version = before.Version, newVersion()
+		sealed := s.seal(m.newID, m.newKey, string(before.header[headerSize:]), data)
+		session, late, err := s.moveRecord(ctx, try, rueidis.BinaryString(sealed))
+		if err == nil {
+			session.Data = data
+			return session, late
+		}
+		if !errors.Is(err, ErrConflict) || m.Version != 0 {
+			return Session{}, err
+		}
+		if err := s.unused(ctx, m.newKey); err != nil {
+			return Session{}, err
+		}
+	}
+	return Session{}, errInSteps
+}
+
+// moveRecord runs rotate.lua with both keys, and returns the session without its data.
+func (s *RedisStore) moveRecord(
+	ctx context.Context, m moving, data string,
+) (session Session, late, err error) {
+	record, err := s.leave(ctx, []string{m.oldKey, m.newKey}, s.moveArgs(ctx, m, data))
+	if err != nil {
+		return Session{}, nil, err
+	}
+	late, err = s.confirmMove(ctx, m.oldKey, m.newKey)
+	if err != nil {
+		return Session{}, nil, err
 	}
 	header := headerOf([]byte(record))
 	if header == nil {
-		return Session{}, errUnexpected
+		return Session{}, nil, errUnexpected
 	}
-	session, err := parse(header)
-	session.Data = o.Data
-	return session, cmp.Or(err, late)
+	session, err = parse(header)
+	return session, late, err
 }
 
 // moveInSteps ends the old id by rotate.lua, enters the new one in the key of the session's owner if
 // it has one, and then creates it. An end that comes in between follows the old id's tombstone, and
 // leaves one under the new id, which refuses the last step. The replicas must have the tombstone
 // before that step: if they lost it while the new id is live, an end by the old id would not find that.
-func (s *RedisStore) moveInSteps(
-	ctx context.Context, oldKey, newKey string, args []string, version Version, o RotateOptions,
-) (Session, error) {
-	if err := s.unused(ctx, newKey); err != nil {
-		if _, gone := s.readThrough(ctx, oldKey, 0, false); gone != nil {
+func (s *RedisStore) moveInSteps(ctx context.Context, m moving) (Session, error) {
+	if err := s.unused(ctx, m.newKey); err != nil {
+		if _, gone := s.readThrough(ctx, m.oldKey, 0, false); gone != nil {
 			err = gone
 		}
 		return Session{}, err
 	}
-	reply, err := s.leave(ctx, []string{oldKey}, args)
+	if s.sealed && !m.Replace { // what cannot be opened must not be left
+		if _, err := s.readAt(ctx, m.oldID, m.oldKey); err != nil {
+			return Session{}, err
+		}
+	}
+	reply, err := s.leave(ctx, []string{m.oldKey}, s.moveArgs(ctx, m, ""))
 	if err != nil {
 		return Session{}, err
 	}
@@ -287,22 +365,22 @@ func (s *RedisStore) moveInSteps(
 	if err != nil {
 		return Session{}, err
 	}
-	if o.Replace {
-		moved.Data = o.Data
+	if m.Replace {
+		moved.Data = m.Data
+	} else if err := s.open(m.oldID, m.oldKey, &moved); err != nil {
+		return Session{}, unknown(err)
 	}
-	late, err := s.confirmMove(ctx, oldKey, newKey)
+	late, err := s.confirmMove(ctx, m.oldKey, m.newKey)
 	if err != nil {
 		return Session{}, err
 	}
-	w := writing{
-		key: newKey, version: version, data: moved.Data, ttl: milli48(reply),
-		begins: string(s.relived(moved.header, o.Lifetime)),
+	w := writing{id: m.newID, key: m.newKey, version: m.version, data: moved.Data, ttl: milli48(reply)}
+	w.beginsAs(s.relived(moved.header, m.Lifetime))
+	anew := m.Binding != nil || m.Lifetime != nil
+	if anew && m.Replace { // what was left of the old life does not bound the new one
+		w.ttl = m.idle
 	}
-	anew := o.Binding != nil || o.Lifetime != nil
-	if anew && o.Replace { // what was left of the old life does not bound the new one
-		w.ttl, _ = millis(o.TTL)
-	}
-	late2, err := s.rebind(ctx, oldKey, &w, o.Binding)
+	late2, err := s.rebind(ctx, m.oldKey, &w, m.Binding)
 	if err != nil {
 		return Session{}, err
 	}
@@ -343,7 +421,7 @@ func (s *RedisStore) leave(ctx context.Context, keys, args []string) (string, er
 		return "", err
 	}
 	if reply[0] == codeOwned {
-		return "", errOwned
+		return "", errInSteps
 	}
 	err = outcome(reply, lost)
 	if lost && errors.Is(err, ErrInvalidated) { // the attempt whose reply was lost may have ended it
@@ -418,7 +496,7 @@ func (s *RedisStore) finishRenewal(
 	if err != nil {
 		return Session{}, err
 	}
-	newKey, err := s.key(newID)
+	newKey, err := s.keyToStore(newID)
 	if err != nil {
 		return Session{}, err
 	}
@@ -458,15 +536,19 @@ func (s *RedisStore) finishRenewal(
 	if err != nil {
 		return Session{}, err
 	}
+	if len(header) < headerSize {
+		return Session{}, errUnexpected
+	}
+	if err := s.understands([]byte(header)); err != nil { // it began in a store with other options
+		return Session{}, err
+	}
 	if r.Lifetime != nil { // a longer one must not bring back what has expired
 		if err := alive([]byte(header), time.Now()); err != nil {
 			return Session{}, err
 		}
 	}
-	w := writing{
-		key: newKey, version: newVersion(), data: data, ttl: ms,
-		begins: string(s.relived([]byte(header), r.Lifetime)),
-	}
+	w := writing{id: newID, key: newKey, version: newVersion(), data: data, ttl: ms}
+	w.beginsAs(s.relived([]byte(header), r.Lifetime))
 	late2, err := s.rebind(ctx, oldKey, &w, r.Binding)
 	if err != nil {
 		return Session{}, err

@@ -65,7 +65,8 @@ import (
 )
 
 // Sessioner is session.Sessioner with sessions that are kept in store. Provider and ProviderConfig of
-// options have no meaning. A session lives for Maxlifetime seconds after its last use.
+// options have no meaning. A session lives for Maxlifetime seconds after its last use. The library's
+// ids have 64 bits unless IDLength is larger than its default; tombstore.WithSealedData needs 32 or more.
 func Sessioner(
 	store tombstore.Renewer, options session.Options, opts ...adapter.Option,
 ) (func(http.Handler) http.Handler, error) {

@@ -16,7 +16,8 @@ import (
 	"github.com/tombstore/tombstore/chistore"
 )
 
-var chiOptions = session.Options{CookieName: cookieName}
+// Its ids are of 128 bits, which sealed data needs, in the place of 64.
+var chiOptions = session.Options{CookieName: cookieName, IDLength: 32}
 
 // chiUsual is go-chi/session with the library's own provider for Redis.
 func chiUsual(t testing.TB, url, prefix string) string {

@@ -20,6 +20,7 @@ func TestUnchanged(t *testing.T) {
 			"uncached":         nil,
 			"cached":           {tombstore.WithClientCache(time.Minute)},
 			"absolute timeout": {tombstore.WithAbsoluteTimeout(10 * time.Minute)},
+			"sealed":           {tombstore.WithSealedData()},
 		} {
 			t.Run(s.name+"/"+name, func(t *testing.T) {
 				t.Parallel()

@@ -36,7 +36,7 @@ local function refusal(reply) -- what to say of a key whose string cannot be rea
 end
 local function header(head) -- all before the data of the record that begins with head; nil: foreign
   local kind, flags, high, low = string.byte(head, 1), string.byte(head, 2), string.byte(head, 23, 24)
-  if #head < 22 or kind ~= 193 or flags > 127 then return nil end
+  if #head < 22 or kind ~= 193 or flags > 127 and floor(flags / 16) ~= 9 then return nil end
   if flags % 2 == 0 then return string.sub(head, 1, 22) end
   local all = low and redis.call('GETRANGE', KEYS[1], '0', 23 + high * 256 + low)
   return all and #all == 24 + high * 256 + low and all or nil

@@ -44,7 +44,8 @@ end
 if not value then return 'A' end
 local left = redis.call('PTTL', KEYS[1])
 local kind, flags = string.byte(value, 1, 2)
-if not ARGV[1] or #value < 22 or kind ~= 193 or flags > 127 then return { value, left } end
+local foreign = #value < 22 or kind ~= 193 or flags > 127 and floor(flags / 16) ~= 9
+if not ARGV[1] or foreign then return { value, left } end
 
 local ttl, deadline = idle(value) or tonumber(ARGV[1]), number(value, 17)
 if deadline > 0 then ttl = math.min(ttl, deadline - clock()) end

@@ -8,11 +8,11 @@
 -- ARGV[4]  version that must be stored under the old id; "" for any
 -- ARGV[5]  field t of the tombstone; or, where RESTORE may be used, the tombstone as DUMP would give it
 --          without the successor, with field t from byte 6 on
--- ARGV[6]  idle timeout, ms, unless the session has one of its own; "" or left out to keep data and
---          remaining TTL
--- ARGV[7]  new data, if ARGV[6] is given
+-- ARGV[6]  idle timeout, ms, unless the session has one of its own; "" or left out to keep the remaining TTL
+-- ARGV[7]  new data, also "" if ARGV[6] is given; "" or left out to keep the data
 -- ARGV[8]  channel to which the key of the old id is published if it is ended now; "" or left out for none
--- ARGV[9]  for how long the old id may still read, ms; left out for not at all
+-- ARGV[9]  for how long the old id may still read, ms; "" or left out for not at all
+-- ARGV[10] says that the data is sealed, the old and the new; left out if it is not
 --
 -- Returns  D header      moved now, or by an earlier run whose reply was lost
 --          D ttl record  the same without KEYS[2]; without the data if that is new
@@ -21,7 +21,7 @@
 --          C             the new id is in use, or was, or the version is another one
 --          O             with KEYS[2]: the session has an owner, whose key must know of the move; nothing was
 --                        changed
---          F             a key holds something else
+--          F             a key holds something else, or one of data and record is sealed and the other is not
 local floor = math.floor
 local function clock() -- ms since 1970
   local time = redis.call('TIME')
@@ -50,7 +50,7 @@ local function refusal(reply) -- what to say of a key whose string cannot be rea
 end
 local function header(head) -- all before the data of the record that begins with head; nil: foreign
   local kind, flags, high, low = string.byte(head, 1), string.byte(head, 2), string.byte(head, 23, 24)
-  if #head < 22 or kind ~= 193 or flags > 127 then return nil end
+  if #head < 22 or kind ~= 193 or flags > 127 and floor(flags / 16) ~= 9 then return nil end
   if flags % 2 == 0 then return string.sub(head, 1, 22) end
   local all = low and redis.call('GETRANGE', KEYS[1], '0', 23 + high * 256 + low)
   return all and #all == 24 + high * 256 + low and all or nil
@@ -64,7 +64,8 @@ local function owned(record) -- whether the items of a header name an owner
   end
 end
 
-local new, replace, head = KEYS[2], ARGV[6] ~= '' and ARGV[6], redis.pcall('GETRANGE', KEYS[1], '0', '23')
+local new, given, head = KEYS[2], ARGV[6] ~= '' and ARGV[6], redis.pcall('GETRANGE', KEYS[1], '0', '23')
+local replace = given or (ARGV[7] or '') ~= ''
 if type(head) == 'table' then
   local met = refusal(head)
   if not new or type(met) == 'table' or string.byte(met) ~= 69 then return met end
@@ -73,13 +74,13 @@ if type(head) == 'table' then
 end
 if head == '' then return 'A' end
 local record = header(head)
-if not record then return 'F' end
+if not record or (string.byte(head, 2) > 127) ~= (ARGV[10] ~= nil) then return 'F' end
 if new and owned(record) then return 'O' end
 if new and redis.call('EXISTS', new) == 1 then return 'C' end
 if ARGV[4] ~= '' and ARGV[4] ~= string.sub(head, 3, 10) then return 'C' end
 
 local left, now, deadline = redis.call('PTTL', KEYS[1]), clock(), number(head, 17)
-local ttl = tonumber(replace and idle(record) or replace or left)
+local ttl = tonumber(given and idle(record) or given or left)
 if ttl < 0 then ttl = tonumber(ARGV[2]) end -- somebody has taken the TTL away
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 if ttl <= 0 then return 'A' end
@@ -88,7 +89,7 @@ if ttl <= 0 then return 'A' end
 -- server is not at maxmemory. The value moves without entering Lua.
 local dump = #ARGV[5] > 9
 local t = dump and string.sub(ARGV[5], 6, 14) or ARGV[5]
-if ARGV[9] then t = string.sub(t, 1, 1) .. '\1' .. string.sub(t, 3) .. bytes(now + ARGV[9]) end
+if (ARGV[9] or '') ~= '' then t = string.sub(t, 1, 1) .. '\1' .. string.sub(t, 3) .. bytes(now + ARGV[9]) end
 local tombstone = { 't', t, 's', ARGV[3] }
 local set = redis.pcall('HSET', KEYS[1], unpack(tombstone))
 if type(set) ~= 'table' or not wrongtype(set) then return set end
@@ -111,5 +112,5 @@ if new and replace then
 elseif new and ttl ~= left then
   redis.call('PEXPIRE', new, ttl)
 end
-if ARGV[8] and ARGV[8] ~= '' then redis.pcall('PUBLISH', ARGV[8], KEYS[1]) end -- last, whether it is permitted or not
+if (ARGV[8] or '') ~= '' then redis.pcall('PUBLISH', ARGV[8], KEYS[1]) end -- last, whether it is permitted or not
 return 'D' .. (new and '' or bytes(ttl)) .. record

@@ -36,7 +36,7 @@ local head = redis.pcall('GETRANGE', KEYS[1], '0', '32')
 if type(head) == 'table' then return refusal(head) end
 if head == '' then return 'A' end
 local kind, flags = string.byte(head, 1, 2)
-if #head < 22 or kind ~= 193 or flags > 127 then return 'F' end
+if #head < 22 or kind ~= 193 or flags > 127 and floor(flags / 16) ~= 9 then return 'F' end
 
 local ttl, deadline = idle(head) or tonumber(ARGV[1]), number(head, 17)
 if deadline > 0 then ttl = math.min(ttl, deadline - clock()) end

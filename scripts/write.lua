@@ -7,13 +7,16 @@
 -- ARGV[4]  condition: "" or left out none, "absent", "present", or the version that must be stored
 -- ARGV[5]  of a session that begins: its absolute timeout, ms, or its header, with which ARGV[3] counts;
 --          "0" or left out for no timeout
--- ARGV[6]  of a session that begins without a header: its items, with their length; left out for none
+-- ARGV[6]  what follows the deadline in the header of a session that begins without one; left out for
+--          nothing. Of sealed data: with what it was sealed
+-- ARGV[7]  says that the data is sealed; left out if it is not
 --
 -- Returns  D header  stored now, or by an earlier run whose reply was lost
 --          A         absent, and the condition wants it present; or past the deadline of ARGV[5]
 --          E end     the session was ended
 --          C         the condition is not met
---          F         the key holds something else
+--          I items   what follows the deadline in the header, which is not ARGV[6]; nothing was changed
+--          F         the key holds something else, or one of data and record is sealed and the other is not
 local floor = math.floor
 local function clock() -- ms since 1970
   local time = redis.call('TIME')
@@ -42,7 +45,7 @@ local function refusal(reply) -- what to say of a key whose string cannot be rea
 end
 local function header(head) -- all before the data of the record that begins with head; nil: foreign
   local kind, flags, high, low = string.byte(head, 1), string.byte(head, 2), string.byte(head, 23, 24)
-  if #head < 22 or kind ~= 193 or flags > 127 then return nil end
+  if #head < 22 or kind ~= 193 or flags > 127 and floor(flags / 16) ~= 9 then return nil end
   if flags % 2 == 0 then return string.sub(head, 1, 22) end
   local all = low and redis.call('GETRANGE', KEYS[1], '0', 23 + high * 256 + low)
   return all and #all == 24 + high * 256 + low and all or nil
@@ -52,7 +55,7 @@ local head = redis.pcall('GETRANGE', KEYS[1], '0', '23')
 if type(head) == 'table' then return refusal(head) end
 local live = head ~= ''
 local record = live and header(head)
-if live and not record then return 'F' end
+if live and (not record or (string.byte(head, 2) > 127) ~= (ARGV[7] ~= nil)) then return 'F' end
 
 local version, ttl, condition, now = string.sub(head, 3, 10), ARGV[3], ARGV[4] or '', nil
 local deadline = live and number(head, 17) or 0
@@ -67,9 +70,10 @@ if not live then
     record, deadline = ARGV[5], number(ARGV[5], 17)
     if deadline > 0 and deadline <= now then return 'A' end
   else
-    local absolute, items = tonumber(ARGV[5] or 0), ARGV[6]
+    local absolute, items = tonumber(ARGV[5] or 0), ARGV[6] or ''
     deadline = absolute > 0 and now + absolute or 0
-    record = '\193' .. (items and '\1' or '\0') .. ARGV[1] .. bytes(now) .. bytes(deadline) .. (items or '')
+    local flags = (ARGV[7] and 144 or 0) + (items ~= '' and 1 or 0)
+    record = string.char(193, flags) .. ARGV[1] .. bytes(now) .. bytes(deadline) .. items
     ttl = idle(record) or ttl
   end
 elseif condition == 'absent' or (#condition == 8 and condition ~= version) then
@@ -77,6 +81,7 @@ elseif condition == 'absent' or (#condition == 8 and condition ~= version) then
 else
   ttl = idle(record) or ttl
 end
+if ARGV[7] and ARGV[6] ~= string.sub(record, 23) then return 'I' .. string.sub(record, 23) end
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 
 record = string.sub(record, 1, 2) .. ARGV[1] .. string.sub(record, 11)

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,25 @@ func (c *check) reads(old, id string) {
 	require.NoError(c, err)
 	require.Equal(c, want, got)
 }
+
+// grantsGrace reports whether a store lets an old id read at all, which one that seals data does not.
+func grantsGrace(s tombstore.Store) bool {
+	ctx, id := context.Background(), tombstore.NewID()
+	if _, err := s.Write(ctx, id, nil, time.Minute); err != nil {
+		return true // which the rules will tell
+	}
+	_, err := s.Rotate(ctx, id, tombstore.NewID(), tombstore.Grace(time.Second))
+	return !errors.Is(err, errors.ErrUnsupported)
+}
+
+var noGrace = rule{"Grace/is refused, and changes nothing", func(c *check) {
+	old, id := tombstore.NewID(), tombstore.NewID()
+	c.write(old, "x", hour)
+	_, err := c.store.Rotate(c, old, id, tombstore.Grace(time.Minute))
+	require.ErrorIs(c, err, errors.ErrUnsupported)
+	c.holds(old, "x")
+	c.absent(id)
+}}
 
 var graces = []rule{
 	{"Grace/the old id reads what the new one has", func(c *check) {

@@ -40,13 +40,13 @@ type rule struct {
 
 // rulesFor returns the rules that s has to keep.
 func rulesFor(s tombstore.Store) []rule {
-	all := slices.Concat(rules, refusals(), races, lifetimes, graces)
+	all := slices.Concat(rules, refusals(), races, lifetimes)
 	_, renews := s.(tombstore.Renewer)
 	_, lists := s.(tombstore.Lister)
 	_, binds := s.(tombstore.Binder)
 	_, watches := s.(tombstore.Watcher)
 	if renews {
-		all = slices.Concat(all, renewals, renewalEnds(false), lateSaves(), lifetimesAndRenewals, gracesAndRenewals)
+		all = slices.Concat(all, renewals, renewalEnds(false), lateSaves(), lifetimesAndRenewals)
 	}
 	if lists {
 		all = slices.Concat(all, listings)
@@ -55,10 +55,22 @@ func rulesFor(s tombstore.Store) []rule {
 		all = slices.Concat(all, renewalsInLists, renewalEnds(true))
 	}
 	if binds {
-		all = slices.Concat(all, owners, lifetimesOfOwners, gracesOfOwners)
+		all = slices.Concat(all, owners, lifetimesOfOwners)
 	}
 	if binds && renews {
 		all = slices.Concat(all, ownersAndRenewals)
+	}
+	switch grants := grantsGrace(s); {
+	case !grants:
+		all = append(all, noGrace)
+	case binds:
+		all = slices.Concat(all, gracesOfOwners)
+		fallthrough
+	default:
+		all = slices.Concat(all, graces)
+		if renews {
+			all = slices.Concat(all, gracesAndRenewals)
+		}
 	}
 	if watches {
 		all = slices.Concat(all, watchings)

@@ -175,7 +175,7 @@ func (r *report) foreign() { *r = report{Ref: r.Ref, State: foreign, text: "fore
 
 // live describes the first bytes of a record.
 func (r *report) live(head []byte, expiry string) {
-	if len(head) < 22 || head[0] != 0xC1 || head[1] > 0x7F {
+	if len(head) < 22 || head[0] != 0xC1 || head[1] > 0x7F && head[1]>>4 != 9 { // 9: its data is sealed
 		r.foreign()
 		return
 	}

@@ -107,6 +107,12 @@ func TestInspect_Deadline(t *testing.T) {
 	require.Regexp(t, `expires in (1m0|59)s, deadline `+timePattern+`$`, b.state(ref))
 }
 
+func TestInspect_Sealed(t *testing.T) {
+	b := newBench(t, tombstore.WithSealedData())
+	_, ref := b.begin()
+	require.Regexp(t, `^live, created at `+timePattern+`, expires in (1m0|59)s$`, b.state(ref))
+}
+
 // Owner and label are shown, and nothing of the data behind them.
 func TestInspect_Owner(t *testing.T) {
 	b := newBench(t)

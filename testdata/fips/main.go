@@ -1,4 +1,4 @@
-// Command fips writes and reads a session on the server named by its argument. Its test runs it
+// Command fips writes and reads a session, sealed too, on the server named by its argument. Its test runs it
 // under GODEBUG=fips140=only.
 package main
 
@@ -16,7 +16,17 @@ func main() {
 	if !fips140.Enabled() {
 		log.Fatal("not in FIPS 140 mode")
 	}
-	store, err := tombstore.Open(os.Args[1], tombstore.WithKeyPrefix(os.Args[2]))
+	for _, opts := range [][]tombstore.Option{
+		nil,
+		{tombstore.WithSealedData()},
+		{tombstore.WithSealedData(), tombstore.WithKeys(make([]byte, 32))},
+	} {
+		play(append(opts, tombstore.WithKeyPrefix(os.Args[2])))
+	}
+}
+
+func play(opts []tombstore.Option) {
+	store, err := tombstore.Open(os.Args[1], opts...)
 	if err != nil {
 		log.Fatal(err)
 	}
