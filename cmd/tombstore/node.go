@@ -19,17 +19,19 @@ type node struct {
 	info    map[string]string // fields of INFO
 }
 
-// primaries returns the nodes that keys are on, with what each says of itself. A server that is no
-// cluster is one, even as a replica.
+// primaries returns the nodes that keys are on. A server that is no cluster is one, even as a replica.
 func primaries(ctx context.Context, conn rueidis.Client) (nodes []node, err error) {
+	var silent error
 	for address, client := range conn.Nodes() {
 		n := node{address: address, Client: client}
-		if n.info, err = infoOf(ctx, client); err != nil {
-			return nil, err
-		}
-		if conn.Mode() != rueidis.ClientModeCluster || n.info["role"] == "master" {
+		if n.info, err = fieldsOf(client.Do(ctx, client.B().Info().Section(sections...).Build())); err != nil {
+			silent = err
+		} else if conn.Mode() != rueidis.ClientModeCluster || n.info["role"] == "master" {
 			nodes = append(nodes, n)
 		}
+	}
+	if silent != nil && !serveAll(ctx, nodes) {
+		return nil, silent
 	}
 	if len(nodes) == 0 {
 		return nil, errors.New("no primary is known")
@@ -37,19 +39,32 @@ func primaries(ctx context.Context, conn rueidis.Client) (nodes []node, err erro
 	return nodes, nil
 }
 
-func infoOf(ctx context.Context, client rueidis.Client) (map[string]string, error) {
-	sections := []string{"server", "clients", "memory", "stats", "replication", "commandstats", "keyspace"}
-	text, err := client.Do(ctx, client.B().Info().Section(sections...).Build()).ToString()
+// sections are those of INFO.
+var sections = []string{"server", "clients", "memory", "stats", "replication", "commandstats", "keyspace"}
+
+// serveAll reports whether nodes are all primaries of a cluster, so that one that does not answer is a
+// replica.
+func serveAll(ctx context.Context, nodes []node) bool {
+	if len(nodes) == 0 {
+		return false
+	}
+	info, err := fieldsOf(nodes[0].Do(ctx, nodes[0].B().Arbitrary("CLUSTER", "INFO").Build()))
+	return err == nil && info["cluster_size"] == strconv.Itoa(len(nodes))
+}
+
+// fieldsOf returns the fields of a reply in the form of INFO.
+func fieldsOf(reply rueidis.RedisResult) (map[string]string, error) {
+	text, err := reply.ToString()
 	if err != nil {
 		return nil, err
 	}
-	info := map[string]string{}
+	fields := map[string]string{}
 	for line := range strings.Lines(text) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
-			info[name] = value
+			fields[name] = value
 		}
 	}
-	return info, nil
+	return fields, nil
 }
 
 // number returns a field of INFO.

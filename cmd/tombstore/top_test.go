@@ -309,6 +309,52 @@ func TestTop_Cluster(t *testing.T) {
 	requireNear(t, 10, found[0], found[0].Sessions)
 }
 
+// Each primary's keys count once, whether its replica answers or not. Without a primary there is no page.
+func TestTop_Nodes(t *testing.T) {
+	if testing.Short() || redistest.InContainer() {
+		t.Skip("takes a cluster of six servers on one machine")
+	}
+	t.Parallel()
+	nodes := redistest.StartNodes(t, time.Hour)
+	url := nodes.Primaries[0].URL
+	client := redistest.Dial(t, url)
+	s, err := tombstore.New(client)
+	require.NoError(t, err)
+	for range 200 {
+		id := tombstore.NewID()
+		_, err := s.Write(t.Context(), id, nil, time.Hour)
+		require.NoError(t, err)
+		require.NoError(t, s.Invalidate(t.Context(), id))
+		_, err = s.Write(t.Context(), tombstore.NewID(), nil, time.Hour)
+		require.NoError(t, err)
+	}
+	look := func() page {
+		_, found, stderr := pages(t, "-n=1", "-interval=100ms", "-samples=3000", url)
+		require.Empty(t, stderr)
+		require.Len(t, found, 1)
+		require.Equal(t, 3, found[0].Nodes)
+		require.EqualValues(t, 400, found[0].Keys)
+		requireNear(t, 200, found[0], found[0].Sessions)
+		requireNear(t, 200, found[0], found[0].Tombstones)
+		return found[0]
+	}
+	require.EqualValues(t, 3, look().Replicas)
+	status, _, stderr := call(t, "bench", "-redis", url, "-for=15s", "-rounds=3", "-yes")
+	require.Equal(t, exitOK, status, stderr)
+	require.EqualValues(t, 3, look().Replicas, "and no other keys")
+
+	top := watchTop(t, url)
+	require.Empty(t, top.next().Error)
+	nodes.Replicas[0].Kill(t)
+	redistest.Until(t, "the replica is missed", func() bool { return look().Replicas == 2 })
+	require.Empty(t, top.next().Error)
+	nodes.Primaries[2].Kill(t)
+	for top.next().Error == "" {
+	}
+	top.cancel()
+	require.Equal(t, exitOK, <-top.status)
+}
+
 // Messages that the server does not let top have are not taken for none.
 func TestTop_NoMessages(t *testing.T) {
 	t.Parallel()
