@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
@@ -119,13 +120,27 @@ func TestBench_TimeIsUp(t *testing.T) {
 	require.Empty(t, keysOf(t, redistest.Dial(t, server.URL)))
 }
 
-func TestBench_Cluster(t *testing.T) {
+// One test, since the keys of bench would change under the eyes of top.
+func TestBench_TopCluster(t *testing.T) {
 	t.Parallel()
 	url := redistest.ClusterURL(t)
 	status, out, stderr := call(t, "bench", "-redis", url, "-for=15s", "-rounds=3", "-clients=2", "-yes")
 	require.Equal(t, exitOK, status, stderr)
 	require.Contains(t, out, "renewal / DEL, SET")
-	require.Empty(t, redistest.Keys(t.Context(), redistest.Dial(t, url), "tombstore-bench:"))
+	client := redistest.Dial(t, url)
+	require.Empty(t, redistest.Keys(t.Context(), client, "tombstore-bench:"))
+
+	prefix := redistest.Prefix(t, client)
+	s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix))
+	require.NoError(t, err)
+	for range 10 {
+		_, err := s.Write(t.Context(), tombstore.NewID(), nil, time.Minute)
+		require.NoError(t, err)
+	}
+	status, found, stderr := pages(t, "-n=1", "-interval=100ms", "-samples=2000", "-prefix", prefix, url)
+	require.Equal(t, exitOK, status, stderr)
+	require.Equal(t, 1, found[0].Nodes)
+	requireNear(t, 10, found[0], found[0].Sessions)
 }
 
 // Keys of others must not be evicted to make room.

@@ -292,23 +292,6 @@ func TestTop_Replicas(t *testing.T) {
 	require.Contains(t, found[0].Warnings[0], "is a replica, whose link to its primary is up")
 }
 
-func TestTop_Cluster(t *testing.T) {
-	t.Parallel()
-	url := redistest.ClusterURL(t)
-	client := redistest.Dial(t, url)
-	prefix := redistest.Prefix(t, client)
-	s, err := tombstore.New(client, tombstore.WithKeyPrefix(prefix))
-	require.NoError(t, err)
-	for range 10 {
-		_, err := s.Write(t.Context(), tombstore.NewID(), nil, time.Minute)
-		require.NoError(t, err)
-	}
-	status, found, stderr := pages(t, "-n=1", "-interval=100ms", "-samples=2000", "-prefix", prefix, url)
-	require.Equal(t, exitOK, status, stderr)
-	require.Equal(t, 1, found[0].Nodes)
-	requireNear(t, 10, found[0], found[0].Sessions)
-}
-
 // Each primary's keys count once, whether its replica answers or not. Without a primary there is no page.
 func TestTop_Nodes(t *testing.T) {
 	if testing.Short() || redistest.InContainer() {
