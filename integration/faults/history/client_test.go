@@ -15,7 +15,6 @@ import (
 
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/tombstore/tombstore"
 	"github.com/tombstore/tombstore/integration/faults"
@@ -187,15 +186,6 @@ func play(c config, stores []kept, names []string) (ops []operation) {
 	}
 	group.Wait()
 	return ops
-}
-
-// now returns the time on a clock that all processes of a machine share, and that nobody sets.
-func now() int64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
-		panic(err)
-	}
-	return t.Nano()
 }
 
 // player is what a goroutine has, and what it knows of the sessions.
