@@ -12,8 +12,8 @@ import (
 
 const ours = "github.com/tombstore/tombstore"
 
-// needs are what a program that imports a module builds beyond the standard library, beside this
-// repository's own: these packages and what they need themselves, nothing else.
+// needs holds, for each module, what a program that imports it builds beyond this repository and the
+// standard library: these packages and what they need themselves, nothing else.
 var needs = map[string][]string{
 	".":                  {"github.com/redis/rueidis"},
 	"scsstore":           {"github.com/redis/rueidis", "github.com/alexedwards/scs/v2"},

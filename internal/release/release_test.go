@@ -101,7 +101,7 @@ func TestRelease_Catches(t *testing.T) {
 			"go.mod", "module example.com/root\n\ngo 1.26.0\n\nrequire example.com/root/b v0.0.0\n", "require each other",
 		},
 		"what does not compile": {"b/b.go", "package b\n\nconst Name = 1 + \"\"\n", "mismatched types"},
-		"no licence":            {"LICENSE", "All rights reserved.\n", "not a licence that is known"},
+		"no licence":            {"LICENSE", "All rights reserved.\n", "not a known licence"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

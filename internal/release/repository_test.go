@@ -65,7 +65,7 @@ func TestDependabot_HasAllModules(t *testing.T) {
 	require.ElementsMatch(t, directories(t), got)
 }
 
-// workflow is what the tests look at.
+// workflow holds the parts of a workflow that the test looks at.
 type workflow struct {
 	Permissions map[string]string
 	Jobs        map[string]struct {
@@ -84,9 +84,9 @@ var (
 	pinned = regexp.MustCompile(`^[\w-]+/[\w-]+@[0-9a-f]{40}$`)
 )
 
-// The workflows call targets that there are, on every server that is promised, and no action but
-// those of a commit that is named. Nothing is run that a developer could not run: each step is a make
-// target, or makes a machine ready for one.
+// The workflows call only targets that exist, cover every server and system that is promised, and pin
+// each action to a commit. A step runs nothing that a developer could not run: it is a make target, or
+// makes the machine ready for one.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(root, ".github/workflows/*.yml"))
@@ -123,7 +123,7 @@ func TestWorkflows(t *testing.T) {
 	require.ElementsMatch(t, []string{"macos-latest", "windows-latest"}, systems)
 }
 
-// CONTRIBUTING.md explains the targets by their names.
+// Every target that CONTRIBUTING.md names exists.
 func TestContributing_NamesTargets(t *testing.T) {
 	t.Parallel()
 	makefile := text(t, "Makefile")

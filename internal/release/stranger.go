@@ -111,7 +111,7 @@ func checkLicence(dir string) error {
 		}
 		matches := licensecheck.Scan(text).Match
 		if len(matches) == 0 {
-			return fmt.Errorf("%s is not a licence that is known", e.Name())
+			return fmt.Errorf("%s is not a known licence", e.Name())
 		}
 		for _, match := range matches {
 			if !slices.Contains(allowed, match.ID) {
@@ -121,7 +121,7 @@ func checkLicence(dir string) error {
 		found = true
 	}
 	if !found {
-		return errors.New("there is no licence that is known")
+		return errors.New("there is no known licence")
 	}
 	return nil
 }
