@@ -308,6 +308,94 @@ func Example_aal2() {
 
 // A token that may be used once, such as that of a link by which a password is reset, is a session of
 // its own: whoever ends it has used it, and of several who try only one does.
+// A login with "remember me": whoever touches the session for half an hour leaves it its thirty days.
+func ExampleLoginLifetime() {
+	ctx := context.Background()
+	store, err := tombstore.NewMemory(tombstore.WithAbsoluteTimeout(12 * time.Hour))
+	if err != nil {
+		log.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	id := tombstore.NewID()
+	login, err := store.BeginLogin(ctx, "alice")
+	if err != nil {
+		log.Fatal(err)
+	}
+	b, err := store.Reserve(ctx, id, login,
+		tombstore.LoginLifetime(tombstore.Lifetime{Idle: 30 * day, Absolute: 180 * day}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err = store.Write(ctx, id, []byte("alice"), 30*time.Minute, tombstore.Bound(b)); err != nil {
+		log.Fatal(err)
+	}
+
+	s, err := store.Read(ctx, id, tombstore.Slide(30*time.Minute))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(s.Idle(), time.Until(s.ExpiresAt).Round(time.Hour), time.Until(s.Deadline()).Round(time.Hour))
+	// Output: 720h0m0s 720h0m0s 4320h0m0s
+}
+
+// A session without owners that gets its lifetime with its first write, and another one as an administrator's.
+func ExampleLasting() {
+	ctx := context.Background()
+	store, err := tombstore.NewMemory()
+	if err != nil {
+		log.Fatal(err)
+	}
+	id, next := tombstore.NewID(), tombstore.NewID()
+	s, err := store.Write(ctx, id, []byte("alice"), time.Hour,
+		tombstore.IfAbsent(), tombstore.Lasting(tombstore.Lifetime{Idle: 30 * 24 * time.Hour}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(s.Idle())
+
+	s, err = store.Rotate(ctx, id, next, tombstore.WithData([]byte("alice, administrator"), time.Hour),
+		tombstore.WithLifetime(tombstore.Lifetime{Idle: 15 * time.Minute, Absolute: 8 * time.Hour}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(s.Idle(), s.Deadline().Sub(s.CreatedAt))
+	// Output:
+	// 720h0m0s
+	// 15m0s 8h0m0s
+}
+
+// A renewal every quarter of an hour, whose other requests are still under way.
+func ExampleGrace() {
+	ctx := context.Background()
+	store, err := tombstore.NewMemory()
+	if err != nil {
+		log.Fatal(err)
+	}
+	id, next := tombstore.NewID(), tombstore.NewID()
+	s, err := store.Write(ctx, id, []byte("alice"), time.Hour)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err = store.Rotate(ctx, id, next, tombstore.Grace(10*time.Second)); err != nil {
+		log.Fatal(err)
+	}
+
+	late, err := store.Read(ctx, id)
+	fmt.Println(string(late.Data), err)
+	_, err = store.Write(ctx, id, []byte("bob"), time.Hour, tombstore.Replacing(s))
+	fmt.Println(err)
+
+	if err = store.Invalidate(ctx, next); err != nil { // a logout
+		log.Fatal(err)
+	}
+	_, err = store.Read(ctx, id)
+	fmt.Println(errors.Is(err, tombstore.ErrInvalidated))
+	// Output:
+	// alice <nil>
+	// tombstore: write: session was ended: rotated
+	// true
+}
+
 func ExampleIfLive() {
 	ctx, store := context.Background(), newMemory()
 	token := tombstore.NewID() // goes into the link

@@ -45,8 +45,9 @@ type Store interface {
 	// Rotate moves a live session to newID, which must be unused, and ends oldID with the reason
 	// [Rotated]: for a login or another change of privilege (OWASP Session Management Cheat Sheet,
 	// "Renew the Session ID After Any Privilege Level Change"). Data, creation time, deadline and
-	// remaining TTL go along unless [WithData] is given; a login begins a new life instead
-	// ([WithBinding]). Once it returns, oldID is ended, and an Invalidate of oldID ends newID.
+	// remaining TTL go along unless [WithData] or [WithLifetime] is given; a login begins a new life
+	// instead ([WithBinding]). Once it returns, oldID is ended, and an Invalidate of oldID ends
+	// newID. With [Grace] a Read of oldID returns the session for a moment all the same.
 	//
 	// It must return an error wrapping [ErrNotFound] if oldID has no session, an
 	// [*InvalidatedError] if it was ended, [ErrConflict] if newID is in use or was ended or if
