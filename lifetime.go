@@ -15,9 +15,9 @@ type Lifetime struct {
 	// Idle takes the place of the ttl that a Write, a Touch, a Slide or a move of the session is given. 0
 	// leaves that as it is.
 	Idle time.Duration
-	// Absolute is how long after its creation the session expires at the latest, in the place of
-	// WithAbsoluteTimeout: also if that is shorter, since this one was chosen for the session. 0 leaves
-	// that as it is.
+	// Absolute is how long after the Lifetime was given the session expires at the latest, in the place
+	// of WithAbsoluteTimeout: also if that is shorter, since this one was chosen for the session. 0
+	// leaves that as it is.
 	Absolute time.Duration
 }
 
@@ -25,10 +25,10 @@ type Lifetime struct {
 // one that is written with Bound has that of its Binding.
 func Lasting(l Lifetime) WriteOption { return func(o *WriteOptions) { o.Lifetime = &l } }
 
-// WithLifetime gives a session that moves another lifetime, counted from its creation; it has the zero Lifetime
-// back with that. Without WithData the remaining TTL goes along if Idle is 0. The deadline of a session that has
-// owners comes no later: a later one takes a login, whose Binding has a lifetime of its own. On one server
-// Rotate goes in steps then, as it does in a cluster.
+// WithLifetime gives a session that moves another lifetime, which begins with the move: for a login without a
+// Binding. The zero Lifetime is as long as the others, from then on. Without WithData the remaining TTL goes
+// along if Idle is 0. The deadline of a session that has owners comes no later: that takes a login, whose Binding
+// has a lifetime of its own. On one server Rotate goes in steps then, as it does in a cluster.
 func WithLifetime(l Lifetime) RotateOption { return func(o *RotateOptions) { o.Lifetime = &l } }
 
 // LoginLifetime gives the session of a login a lifetime of its own. Of its deadline and that of [Until] the
@@ -101,9 +101,10 @@ func withItems(header, items []byte) []byte {
 	return append(header, items...)
 }
 
-// relived returns the header of a session that moves with another lifetime. The owners' keys know of the
-// deadline, and forget the session some time after it, so that is brought forward only.
-func (c *config) relived(header []byte, l *Lifetime) []byte {
+// relived returns the header of a session that moves with another lifetime, without a deadline. That of a
+// session that has owners stays, since it can only be brought forward: their keys know of it, and forget the
+// session some time after it.
+func relived(header []byte, l *Lifetime) []byte {
 	if l == nil || len(header) < headerSize {
 		return header
 	}
@@ -115,16 +116,20 @@ func (c *config) relived(header []byte, l *Lifetime) []byte {
 		}
 		items = append(items, others...)
 	}
-	deadline, before := int64(0), milli48(header[offsetDeadline:])
-	if absolute := c.absoluteOf(l); absolute > 0 {
-		deadline = milli48(header[offsetCreated:]) + absolute
-	}
-	if len(ownersIn(header)) > 0 && (deadline == 0 || before < deadline) {
-		deadline = before
-	}
+	owned := len(ownersIn(header)) > 0
 	header = withItems(header, items)
-	putMilli48(header[offsetDeadline:], deadline)
+	if !owned {
+		putMilli48(header[offsetDeadline:], 0)
+	}
 	return header
+}
+
+// relive gives a session that moves another lifetime.
+func (s *RedisStore) relive(w *writing, l *Lifetime) {
+	if l != nil {
+		w.beginsAs(relived([]byte(w.begins), l))
+		w.absolute = s.absoluteOf(l)
+	}
 }
 
 // bound returns a deadline that is no later than what l allows from now on; 0 is none.

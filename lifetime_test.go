@@ -89,6 +89,50 @@ func TestLifetime_Kept(t *testing.T) {
 	})
 }
 
+// The deadline of another lifetime begins with the move, by the server's clock, and that of a session that has
+// owners comes no later than it did.
+func TestLifetime_Moved(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx := w.t.Context()
+		deadline := func(id string) time.Time {
+			stored, _ := w.other.raw(id)
+			return time.UnixMilli(milli48(stored[offsetDeadline:]))
+		}
+		id, next := NewID(), NewID()
+		began := time.Now().Add(-10 * time.Hour)
+		w.plant(id, string(newHeader(7, began.UnixMilli(), began.Add(12*time.Hour).UnixMilli()))+"x", time.Hour)
+		_, err := w.Rotate(ctx, id, next, WithLifetime(Lifetime{Absolute: 3 * time.Hour}))
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now().Add(3*time.Hour), deadline(next), time.Minute)
+		r, err := w.BeginRenewal(ctx, next, 0)
+		require.NoError(t, err)
+		r.Lifetime = &Lifetime{}
+		_, err = w.FinishRenewal(ctx, r, id+"1", nil, time.Hour)
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now().Add(12*time.Hour), deadline(id+"1"), time.Minute)
+
+		id, next = w.other.bound(NewID()), NewID()
+		before := deadline(id)
+		_, err = w.Rotate(ctx, id, next, WithLifetime(remembered))
+		require.NoError(t, err)
+		require.Equal(t, before, deadline(next))
+		_, err = w.Rotate(ctx, next, next+"1", WithLifetime(Lifetime{Absolute: time.Minute}))
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now().Add(time.Minute), deadline(next+"1"), 30*time.Second)
+	}
+	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
+		plain := func(t *testing.T) world { return newWorld(t, WithAbsoluteTimeout(12*time.Hour)) }
+		check(t, plain(t))
+		catches(t, plain, check, map[string]mutant{
+			"a move gives no deadline":   {"write", "if ARGV[6] and (deadline", "if false and (deadline"},
+			"a move puts deadlines off":  {"write", "(deadline == 0 or now + ARGV[6] < deadline)", "true"},
+			"a move brings none forward": {"write", "(deadline == 0 or now + ARGV[6] < deadline)", "deadline == 0"},
+			"a move tells only the TTL":  {"write", "      record = string.sub(record, 1, 16) .. bytes(deadline) .. string.sub(record, 23)\n", ""},
+		})
+	})
+}
+
 // A tombstone outlives what its session could have been, and so does what is known of its owner.
 func TestLifetime_OutlivedByItsEnd(t *testing.T) {
 	t.Parallel()

@@ -231,6 +231,7 @@ func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *B
 	header := w.begins
 	if b != nil {
 		w.beginsAs(s.begun(b.header()))
+		w.absolute = 0
 	}
 	for _, owner := range ownersIn([]byte(header)) {
 		var unsure error

@@ -108,7 +108,10 @@ func (m *MemoryStore) rebind(
 	if b != nil {
 		return b.header()
 	}
-	header = m.relived(header, l)
+	if l != nil {
+		header = relived(header, l)
+		putMilli48(header[offsetDeadline:], m.bound(l, milli48(header[offsetDeadline:]), now.UnixMilli()))
+	}
 	for _, digest := range owners {
 		m.owner(digest, now).enter(newKey, time.UnixMilli(milli48(header[offsetDeadline:])), now)
 	}

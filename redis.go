@@ -479,6 +479,7 @@ type writing struct {
 	condition string
 	begins    string // the absolute timeout in ms, or the header, of a session that begins
 	items     string // what follows the deadline in the header, where it is known
+	absolute  int64  // of one that moves with another lifetime: its absolute timeout from now on, ms; 0: none
 }
 
 // beginsAs sets the header of a session that begins.
@@ -495,19 +496,32 @@ func (s *RedisStore) writeScript(ctx context.Context, w writing) (session Sessio
 		decimal(w.ttl),
 		w.condition,
 		w.begins,
+		w.items,
+		"",
+		"",
+	}
+	if s.sealed {
+		args[6] = "sealed"
+	}
+	switch { // each argument costs the server a third of a microsecond
+	case w.absolute > 0:
+		args[7] = decimal(w.absolute)
+	case s.sealed:
+		args = args[:7]
+	case w.items != "" && len(w.begins) < headerSize:
+		args = args[:6]
+	case w.begins != "0":
+		args = args[:5]
+	case w.condition != "":
+		args = args[:4]
+	default:
+		args = args[:3]
 	}
 	var detail string
-	switch {
-	case s.sealed:
-		detail, lost, err = s.writeSealed(ctx, w, append(args, w.items, "sealed"))
-	case w.items != "":
-		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, append(args, w.items)...)
-	case w.begins != "0": // each argument costs the server a third of a microsecond
+	if s.sealed {
+		detail, lost, err = s.writeSealed(ctx, w, args)
+	} else {
 		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, args...)
-	case w.condition != "":
-		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, args[:4]...)
-	default:
-		detail, lost, err = s.change(ctx, &writeScript, []string{w.key}, args[:3]...)
 	}
 	if err != nil {
 		return Session{}, lost, err
@@ -529,7 +543,6 @@ const maxItems = 8
 func (s *RedisStore) writeSealed(
 	ctx context.Context, w writing, args []string,
 ) (detail string, lost bool, err error) {
-	args = append(args, w.items)
 	for range maxItems {
 		args[1] = rueidis.BinaryString(s.seal(w.id, w.key, args[5], w.data))
 		reply, again, err := s.ask(ctx, &writeScript, []string{w.key}, args...)

@@ -32,7 +32,7 @@ var (
 	revokeSource string
 
 	readScript       = script{readSource, "b9478933042820d59558a05cc0803da6556a56e1"}
-	writeScript      = script{writeSource, "384e83afc36f3909ba387913423d8b12ad6f2c37"}
+	writeScript      = script{writeSource, "883521d7ea3da0ae30aea7014131ee84a5c20ef0"}
 	restoreScript    = script{restoreSource, "06a9898d825c5991a00c0499b9e99c3e1db81360"}
 	touchScript      = script{touchSource, "f55c7dfb7e3570cd9db6faf35cf96fa01ace8746"}
 	invalidateScript = script{invalidateSource, "3d90ae581e73cd1d1ccc589b364d4882a47dc0db"}

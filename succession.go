@@ -375,7 +375,8 @@ func (s *RedisStore) moveInSteps(ctx context.Context, m moving) (Session, error)
 		return Session{}, err
 	}
 	w := writing{id: m.newID, key: m.newKey, version: m.version, data: moved.Data, ttl: milli48(reply)}
-	w.beginsAs(s.relived(moved.header, m.Lifetime))
+	w.beginsAs(moved.header)
+	s.relive(&w, m.Lifetime)
 	anew := m.Binding != nil || m.Lifetime != nil
 	if anew && m.Replace { // what was left of the old life does not bound the new one
 		w.ttl = m.idle
@@ -548,7 +549,8 @@ func (s *RedisStore) finishRenewal(
 		}
 	}
 	w := writing{id: newID, key: newKey, version: newVersion(), data: data, ttl: ms}
-	w.beginsAs(s.relived([]byte(header), r.Lifetime))
+	w.beginsAs([]byte(header))
+	s.relive(&w, r.Lifetime)
 	late2, err := s.rebind(ctx, oldKey, &w, r.Binding)
 	if err != nil {
 		return Session{}, err

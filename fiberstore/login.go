@@ -80,8 +80,8 @@ func (s *Storage) Login(
 // tombstore.LoginLifetime instead.
 //
 // The idle timeout takes the place of fiber's IdleTimeout, in whatever request the session is used, and the
-// cookie lives as long. The absolute time takes the place of fiber's AbsoluteTimeout and counts from the first
-// save of the session; without one an AbsoluteTimeout ends the session, however long its idle timeout is.
+// cookie lives as long. The absolute time takes the place of fiber's AbsoluteTimeout; without one that ends the
+// session, however long its idle timeout is.
 func (s *Storage) SetLifetime(c fiber.Ctx, sess Session, l tombstore.Lifetime) error {
 	h, err := s.renew(c, sess)
 	if err != nil {

@@ -9,7 +9,9 @@
 --          "0" or left out for no timeout
 -- ARGV[6]  what follows the deadline in the header of a session that begins without one; left out for
 --          nothing. Of sealed data: with what it was sealed
--- ARGV[7]  says that the data is sealed; left out if it is not
+-- ARGV[7]  says that the data is sealed; "" or left out if it is not
+-- ARGV[8]  of a session that begins with a header: its absolute timeout from now on, ms, if that is sooner
+--          than the deadline there; left out for none
 --
 -- Returns  D header  stored now, or by an earlier run whose reply was lost
 --          A         absent, and the condition wants it present; or past the deadline of ARGV[5]
@@ -54,8 +56,8 @@ end
 local head = redis.pcall('GETRANGE', KEYS[1], '0', '23')
 if type(head) == 'table' then return refusal(head) end
 local live = head ~= ''
-local record = live and header(head)
-if live and (not record or (string.byte(head, 2) > 127) ~= (ARGV[7] ~= nil)) then return 'F' end
+local record, sealed = live and header(head), (ARGV[7] or '') ~= ''
+if live and (not record or (string.byte(head, 2) > 127) ~= sealed) then return 'F' end
 
 local version, ttl, condition, now = string.sub(head, 3, 10), ARGV[3], ARGV[4] or '', nil
 local deadline = live and number(head, 17) or 0
@@ -68,11 +70,15 @@ if not live then
   if condition ~= '' and condition ~= 'absent' then return 'A' end
   if ARGV[5] and string.byte(ARGV[5]) == 193 then
     record, deadline = ARGV[5], number(ARGV[5], 17)
+    if ARGV[8] and (deadline == 0 or now + ARGV[8] < deadline) then
+      deadline = now + ARGV[8]
+      record = string.sub(record, 1, 16) .. bytes(deadline) .. string.sub(record, 23)
+    end
     if deadline > 0 and deadline <= now then return 'A' end
   else
     local absolute, items = tonumber(ARGV[5] or 0), ARGV[6] or ''
     deadline = absolute > 0 and now + absolute or 0
-    local flags = (ARGV[7] and 144 or 0) + (items ~= '' and 1 or 0)
+    local flags = (sealed and 144 or 0) + (items ~= '' and 1 or 0)
     record = string.char(193, flags) .. ARGV[1] .. bytes(now) .. bytes(deadline) .. items
     ttl = idle(record) or ttl
   end
@@ -81,7 +87,7 @@ elseif condition == 'absent' or (#condition == 8 and condition ~= version) then
 else
   ttl = idle(record) or ttl
 end
-if ARGV[7] and ARGV[6] ~= string.sub(record, 23) then return 'I' .. string.sub(record, 23) end
+if sealed and ARGV[6] ~= string.sub(record, 23) then return 'I' .. string.sub(record, 23) end
 if deadline > 0 then ttl = math.min(ttl, deadline - now) end
 
 record = string.sub(record, 1, 2) .. ARGV[1] .. string.sub(record, 11)

@@ -93,9 +93,8 @@ func LogoutEverywhere(ctx context.Context, sm *scs.SessionManager, owner string)
 //
 // The idle timeout takes the place of sm.IdleTimeout, in whatever request the session is used, and the cookie
 // lives as long, if it is one that outlives the browser (Cookie.Persist, or sm.RememberMe). sm.IdleTimeout must
-// be set, since scs touches no session without it. The absolute time takes the place of sm.Lifetime and counts
-// from the first save of the session; without one the session ends after sm.Lifetime, however long its idle
-// timeout is.
+// be set, since scs touches no session without it. The absolute time takes the place of sm.Lifetime; without
+// one the session ends after sm.Lifetime, however long its idle timeout is.
 //
 // It works only within the middleware of Install or Protect, and fails once the response has begun.
 func SetLifetime(ctx context.Context, sm *scs.SessionManager, l tombstore.Lifetime) error {
