@@ -10,18 +10,20 @@ import (
 // maxGrace is more than a browser needs for requests that are under way when it gets a new cookie.
 const maxGrace = time.Minute
 
-// Grace lets requests that came with the old id go on reading for d, at most a minute, after a renewal that
-// nobody has asked for, such as one every quarter of an hour: otherwise those that were under way, and those
-// that a page sends at the same time, are a visitor's. For d a Read of the old id returns the session under its
-// new one, as it is then. Nothing but Read does: a Write, a Touch or another move by the old id is refused, a
-// Slide does not restart the idle timeout, and Exists says that there is no session. An end of the session, by
-// any of its ids, ends that too; a later move without Grace, such as a login, does so for the ids before it.
+// Grace lets requests that came with the old id go on reading for d, at most a minute, after a
+// renewal that nobody has asked for, such as one every quarter of an hour: otherwise those that
+// were under way, and those that a page sends at the same time, are a visitor's. For d a Read of
+// the old id returns the session under its new one, as it is then. Nothing but Read does: a Write,
+// a Touch or another move by the old id is refused, a Slide does not restart the idle timeout, and
+// Exists says that there is no session. An end of the session, by any of its ids, ends that too; a
+// later move without Grace, such as a login, does so for the ids before it.
 //
-// What it gives up: whoever has stolen the old id reads for d longer. So Rotate refuses it together with
-// WithBinding or WithLifetime, which are for a login; a login by any other Rotate must not have it either, or
-// who has planted the old id (session fixation) reads what the user does. 0 is none, which is the default. Rotate
-// returns ErrInvalidTTL if d is negative or more than a minute, and wraps [errors.ErrUnsupported] if the store
-// seals its data (WithSealedData), which the old id does not open.
+// What it gives up: whoever has stolen the old id reads for d longer. So Rotate refuses it together
+// with WithBinding or WithLifetime, which are for a login; a login by any other Rotate must not
+// have it either, or whoever has planted the old id (session fixation) reads what the user does. 0
+// is none, which is the default. Rotate returns ErrInvalidTTL if d is negative or more than a
+// minute, and wraps [errors.ErrUnsupported] if the store seals its data (WithSealedData), which the
+// old id does not open.
 func Grace(d time.Duration) RotateOption { return func(o *RotateOptions) { o.Grace = d } }
 
 var (
@@ -64,8 +66,8 @@ func movedIn(reply string) error {
 	return &movedError{end, reply[1+endSize:]}
 }
 
-// readOn reads the session of an id that was left, under the one that it has now. What is absent there may be
-// about to be written, and is not there to be read; so the id was just left.
+// readOn reads the session of an id that was left, under the one that it has now. What is absent
+// there may be about to be written, and is not there to be read; so the id was just left.
 func (s *RedisStore) readOn(ctx context.Context, left *movedError, expiry bool) (Session, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -87,8 +89,8 @@ func (s *RedisStore) readOn(ctx context.Context, left *movedError, expiry bool) 
 	return Session{}, left.InvalidatedError
 }
 
-// readOn returns the entry of the session of an id that was left and may still read, or err, which says why it
-// may not.
+// readOn returns the entry of the session of an id that was left and may still read, or err, which
+// says why it may not.
 func (m *MemoryStore) readOn(key string, err error, now time.Time) (*entry, error) {
 	for range maxHops {
 		left := m.entries[key]

@@ -6,33 +6,34 @@ import (
 	"time"
 )
 
-// Lifetime is how long one session lives, where that is not as long as the others: thirty days for "remember
-// me", fifteen minutes for an administrator. It is given when an id begins ([Lasting], [WithLifetime],
-// [LoginLifetime], Renewal.Lifetime), stays with the session whoever touches or saves it, and goes along when
-// it moves. A session gets another one only together with another id. The zero Lifetime is as long as the
-// others.
+// Lifetime is how long one session lives, where that is not as long as the others: thirty days for
+// "remember me", fifteen minutes for an administrator. It is given when an id begins ([Lasting],
+// [WithLifetime], [LoginLifetime], Renewal.Lifetime), stays with the session whoever touches or
+// saves it, and goes along when it moves. A session gets another one only together with another id.
+// The zero Lifetime is as long as the others.
 type Lifetime struct {
-	// Idle takes the place of the ttl that a Write, a Touch, a Slide or a move of the session is given. 0
-	// leaves that as it is.
+	// Idle takes the place of the ttl that a Write, a Touch, a Slide or a move of the session is
+	// given. 0 leaves that as it is.
 	Idle time.Duration
-	// Absolute is how long after the Lifetime was given the session expires at the latest, in the place
-	// of WithAbsoluteTimeout: also if that is shorter, since this one was chosen for the session. 0
-	// leaves that as it is.
+	// Absolute is how long after the Lifetime was given the session expires at the latest, in the
+	// place of WithAbsoluteTimeout: also if that is shorter, since this one was chosen for the
+	// session. 0 leaves that as it is.
 	Absolute time.Duration
 }
 
-// Lasting gives the session that a Write begins a lifetime of its own. One that is live keeps what it has, and
-// one that is written with Bound has that of its Binding.
+// Lasting gives the session that a Write begins a lifetime of its own. One that is live keeps what
+// it has, and one that is written with Bound has that of its Binding.
 func Lasting(l Lifetime) WriteOption { return func(o *WriteOptions) { o.Lifetime = &l } }
 
-// WithLifetime gives a session that moves another lifetime, which begins with the move: for a login without a
-// Binding. The zero Lifetime is as long as the others, from then on. Without WithData the remaining TTL goes
-// along if Idle is 0. The deadline of a session that has owners comes no later: that takes a login, whose Binding
-// has a lifetime of its own. On one server Rotate goes in steps then, as it does in a cluster.
+// WithLifetime gives a session that moves another lifetime, which begins with the move: for a login
+// without a Binding. The zero Lifetime is as long as the others, from then on. Without WithData the
+// remaining TTL goes along if Idle is 0. The deadline of a session that has owners comes no later:
+// that takes a login, whose Binding has a lifetime of its own. On one server Rotate goes in steps
+// then, as it does in a cluster.
 func WithLifetime(l Lifetime) RotateOption { return func(o *RotateOptions) { o.Lifetime = &l } }
 
-// LoginLifetime gives the session of a login a lifetime of its own. Of its deadline and that of [Until] the
-// sooner one counts. Adopt, which is no login, ignores it.
+// LoginLifetime gives the session of a login a lifetime of its own. Of its deadline and that of
+// [Until] the sooner one counts. Adopt, which is no login, ignores it.
 func LoginLifetime(l Lifetime) ReserveOption { return func(o *ReserveOptions) { o.Lifetime = l } }
 
 // Idle returns the idle timeout that the session has of its own, or 0: see Lifetime.
@@ -55,8 +56,8 @@ func (c *config) absoluteOf(l *Lifetime) int64 {
 	return c.absolute.Milliseconds()
 }
 
-// appendIdle appends the item of an idle time of the session's own, if there is one. It must be the first
-// item: the scripts look for it nowhere else.
+// appendIdle appends the item of an idle time of the session's own, if there is one. It must be the
+// first item: the scripts look for it nowhere else.
 func appendIdle(items []byte, idle time.Duration) []byte {
 	ms, err := millis(idle)
 	if err != nil {
@@ -101,9 +102,9 @@ func withItems(header, items []byte) []byte {
 	return append(header, items...)
 }
 
-// relived returns the header of a session that moves with another lifetime, without a deadline. That of a
-// session that has owners stays, since it can only be brought forward: their keys know of it, and forget the
-// session some time after it.
+// relived returns the header of a session that moves with another lifetime, without a deadline.
+// That of a session that has owners stays, since it can only be brought forward: their keys know of
+// it, and forget the session some time after it.
 func relived(header []byte, l *Lifetime) []byte {
 	if l == nil || len(header) < headerSize {
 		return header

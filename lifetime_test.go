@@ -21,8 +21,8 @@ func (w world) requireTTL(t require.TestingT, id string, want time.Duration) {
 	require.Greater(t, left, want-30*time.Second)
 }
 
-// Whoever touches or saves a session by the usual timeout leaves it its own, whatever script or command
-// that takes.
+// Whoever touches or saves a session by the usual timeout leaves it its own, whatever script or
+// command that takes.
 func TestLifetime_Kept(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -89,8 +89,8 @@ func TestLifetime_Kept(t *testing.T) {
 	})
 }
 
-// The deadline of another lifetime begins with the move, by the server's clock, and that of a session that has
-// owners comes no later than it did.
+// The deadline of another lifetime begins with the move, by the server's clock, and that of a
+// session that has owners comes no later than it did.
 func TestLifetime_Moved(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -160,8 +160,8 @@ func TestLifetime_OutlivedByItsEnd(t *testing.T) {
 	})
 }
 
-// A session that is put back lives no longer than by its own idle timeout, although the save by mistake was
-// that of a longer one.
+// A session that is put back lives no longer than by its own idle timeout, although the save by
+// mistake was that of a longer one.
 func TestLifetime_PutBack(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {

@@ -46,7 +46,8 @@ func TestSetLifetime(t *testing.T) {
 			require.NoError(t, save(b, id))
 			b.lasts(id, remembered)
 
-			// Later requests touch and save it for an hour, and one that changes nothing has nothing to do.
+			// Later requests touch and save it for an hour, and one that changes nothing has
+			// nothing to do.
 			b.id = id
 			b.b = &Request{}
 			b.load(b.b, id, "y")

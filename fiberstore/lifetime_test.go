@@ -11,8 +11,8 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-// A session with a lifetime of its own keeps it in requests that know nothing of it, and its cookie lives as
-// long.
+// A session with a lifetime of its own keeps it in requests that know nothing of it, and its cookie
+// lives as long.
 func TestSetLifetime(t *testing.T) {
 	const day = 24 * time.Hour
 	config := session.Config{IdleTimeout: time.Hour, AbsoluteTimeout: 12 * time.Hour}

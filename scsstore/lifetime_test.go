@@ -13,8 +13,8 @@ import (
 
 const day = 24 * time.Hour
 
-// A session with a lifetime of its own keeps it in requests that know nothing of it, and its cookie lives as
-// long.
+// A session with a lifetime of its own keeps it in requests that know nothing of it, and its cookie
+// lives as long.
 func TestSetLifetime(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]tombstore.Lifetime{

@@ -19,7 +19,8 @@ func (c *check) lives(id string, idle, until time.Duration) tombstore.Session {
 	return s
 }
 
-// remembered and short are lifetimes that are longer, and shorter, than those of all other sessions here.
+// remembered and short are lifetimes that are longer, and shorter, than those of all other sessions
+// here.
 var (
 	remembered = tombstore.Lifetime{Idle: 30 * day, Absolute: 90 * day}
 	short      = tombstore.Lifetime{Idle: 15 * time.Minute, Absolute: 45 * time.Minute}

@@ -11,8 +11,8 @@ import (
 // Seconds returns age as a cookie has it, never too short.
 func Seconds(age time.Duration) int { return int((age + time.Second - 1) / time.Second) }
 
-// Set returns the line of a Set-Cookie header with another age. A cookie that ends with the browser, and one
-// that is deleted, stay as they are.
+// Set returns the line of a Set-Cookie header with another age. A cookie that ends with the
+// browser, and one that is deleted, stay as they are.
 func Set(line string, age time.Duration) string {
 	cookie, err := http.ParseSetCookie(line)
 	if err != nil || cookie.MaxAge < 0 || cookie.MaxAge == 0 && !cookie.Expires.After(time.Now()) {
