@@ -80,7 +80,8 @@ const (
 	// OutcomeInvalid is a mistake of the caller: ErrInvalidID, ErrInvalidTTL, ErrTooLarge or
 	// ErrNoDeadline.
 	OutcomeInvalid
-	OutcomeFailed // any other error: the server cannot be reached, or refuses
+	OutcomeCanceled // context.Canceled of what has changed nothing: the caller has gone away
+	OutcomeFailed   // any other error: the server cannot be reached, or refuses
 )
 
 var outcomes = [...]string{
@@ -96,6 +97,7 @@ var outcomes = [...]string{
 	OutcomeNotInvalidated:  "not invalidated",
 	OutcomeUnknown:         "unknown",
 	OutcomeInvalid:         "invalid",
+	OutcomeCanceled:        "canceled",
 	OutcomeFailed:          "failed",
 }
 
@@ -115,6 +117,7 @@ var outcomesOfErrors = [...]struct {
 	{ErrInvalidTTL, OutcomeInvalid},
 	{ErrTooLarge, OutcomeInvalid},
 	{ErrNoDeadline, OutcomeInvalid},
+	{context.Canceled, OutcomeCanceled},
 }
 
 func (o Outcome) String() string {

@@ -234,7 +234,7 @@ func observedRun(t *testing.T, s wholeStore, r *recorder) (names []string) {
 	over, cancel := context.WithCancel(ctx)
 	cancel()
 	_, _ = s.Read(over, id, Fresh())
-	saw("read", OutcomeFailed, 0, Ref(id))
+	saw("read", OutcomeCanceled, 0, Ref(id))
 	return names
 }
 

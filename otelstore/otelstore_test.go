@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,6 +94,15 @@ func (b *bed) store(opts ...tombstore.Option) *tombstore.RedisStore {
 	return s
 }
 
+// closed returns a store that is closed.
+func (b *bed) closed() *tombstore.RedisStore {
+	b.t.Helper()
+	s, err := tombstore.Open(redistest.URL(b.t), tombstore.WithObserver(b.Observer))
+	require.NoError(b.t, err)
+	s.Close()
+	return s
+}
+
 // scrape returns what a Prometheus would be told.
 func (b *bed) scrape() string {
 	b.t.Helper()
@@ -155,33 +165,16 @@ func (b *bed) span(name string, outcome tombstore.Outcome) (sdktrace.ReadOnlySpa
 	return found, attributes
 }
 
-// shaky is a client that fails when it is told to.
+// shaky is a client that loses a reply when it is told to.
 type shaky struct {
 	rueidis.Client
-	mu     sync.Mutex
-	fails  int   // so many times
-	err    error // how
-	silent bool  // the reply is lost
-}
-
-func (c *shaky) fail(n int, err error, silent bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.fails, c.err, c.silent = n, err, silent
+	loses atomic.Bool // the next reply
 }
 
 func (c *shaky) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	c.mu.Lock()
-	fails := c.fails > 0
-	c.fails--
-	err, silent := c.err, c.silent
-	c.mu.Unlock()
-	if fails && !silent {
-		return rueidis.NewErrorResult(err)
-	}
 	res := c.Client.Do(ctx, cmd)
-	if fails {
-		return rueidis.NewErrorResult(err)
+	if c.loses.Swap(false) {
+		return rueidis.NewErrorResult(io.EOF)
 	}
 	return res
 }
@@ -278,20 +271,20 @@ func (b *bed) everything(t *testing.T) (secrets []string) {
 	lost := secret()
 	_, err = s.Write(ctx, lost, data, hour)
 	require.NoError(t, err)
-	b.client.fail(1, io.EOF, true)
+	b.client.loses.Store(true)
 	require.ErrorIs(t, s.Invalidate(ctx, lost, tombstore.IfLive()), tombstore.ErrUnknownOutcome)
-	b.client.fail(1, context.Canceled, false)
 	over, cancel := context.WithCancel(ctx)
 	cancel()
 	_, err = s.Read(over, lost)
 	require.ErrorIs(t, err, context.Canceled)
+	_, err = b.closed().Read(ctx, lost)
+	require.ErrorIs(t, err, rueidis.ErrClosing)
 	refusing, err := tombstore.New(
 		redistest.Dial(t, redistest.Start(t, "--min-replicas-to-write", "1").URL), tombstore.WithObserver(b.Observer))
 	require.NoError(t, err)
 	require.ErrorIs(t, refusing.Invalidate(ctx, secret()), tombstore.ErrNotInvalidated)
 
 	// Warnings.
-	b.client.fail(0, nil, false)
 	uncached := b.store(tombstore.WithClientCache(hour))
 	broken := &deaf{Client: b.client}
 	deafStore, err := tombstore.New(broken, tombstore.WithKeyPrefix(b.prefix), tombstore.WithClientCache(hour),
@@ -372,7 +365,7 @@ func TestRefused(t *testing.T) {
 	require.Equal(t, 3, b.points("tombstore.operation.duration")["refused, write"]+
 		b.points("tombstore.operation.duration")["refused, touch"])
 	for _, outcome := range []string{
-		"ok, read", "ended, read", "corrupt, read", "failed, read", "not found, write", "conflict, write", "invalid, write",
+		"ok, read", "ended, read", "corrupt, read", "failed, read", "canceled, read", "not found, write", "conflict, write", "invalid, write",
 		"too many sessions, reserve", "stale login, reserve", "unacknowledged, invalidate", "unknown, invalidate",
 		"not invalidated, invalidate",
 	} {
@@ -392,10 +385,8 @@ func TestSpans(t *testing.T) {
 	require.NoError(t, s.Invalidate(ctx, id, tombstore.WithReason(tombstore.Revoked)))
 	_, err = s.Write(ctx, id, nil, time.Hour)
 	require.ErrorIs(t, err, tombstore.ErrInvalidated)
-	over, cancel := context.WithCancel(ctx)
-	cancel()
-	_, err = s.Read(over, id)
-	require.ErrorIs(t, err, context.Canceled)
+	_, err = b.closed().Read(ctx, id)
+	require.ErrorIs(t, err, rueidis.ErrClosing)
 	b.Request(ctx, tombstore.Event{Verb: "create", Outcome: tombstore.OutcomeRefused, Reason: tombstore.Logout, Ref: "ref"})
 	parent.End()
 
@@ -411,7 +402,7 @@ func TestSpans(t *testing.T) {
 	span, attributes = b.span("tombstore read", tombstore.OutcomeFailed)
 	require.Equal(t, map[attribute.Key]string{verbKey: "read", outcomeKey: "failed", refKey: tombstore.Ref(id)}, attributes)
 	require.Equal(t, codes.Error, span.Status().Code)
-	require.Equal(t, "tombstore: read: context canceled", span.Status().Description)
+	require.Equal(t, err.Error(), span.Status().Description)
 
 	for _, s := range b.spans.Ended() {
 		if s.Name() == "request" {
@@ -429,10 +420,8 @@ func TestWithDBClient(t *testing.T) {
 	id := tombstore.NewID()
 	_, err := s.Write(t.Context(), id, nil, time.Hour)
 	require.NoError(t, err)
-	over, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = s.Read(over, id)
-	require.ErrorIs(t, err, context.Canceled)
+	_, err = b.closed().Read(t.Context(), id)
+	require.ErrorIs(t, err, rueidis.ErrClosing)
 	require.Equal(t, map[string]int{"write, redis": 1, "read, redis, failed": 1}, b.points("db.client.operation.duration"))
 	span, attributes := b.span("tombstore read", tombstore.OutcomeFailed)
 	require.Equal(t, trace.SpanKindClient, span.SpanKind())
