@@ -72,12 +72,8 @@ func BenchmarkObserver(b *testing.B) {
 			variants := map[string]func(ctx context.Context, i int) error{"": read(s), "x-observed": read(observed)}
 			if s.cache == nil {
 				variants["x-bare"] = func(ctx context.Context, i int) error {
-					var buf [128]byte
-					key, err := s.appendKey(buf[:0], ids[i%len(ids)])
-					if err == nil {
-						_, err = s.readThrough(ctx, string(key), 0, false)
-					}
-					return wrap("read", err)
+					_, err := bareRead(s, ctx, ids[i%len(ids)])
+					return err
 				}
 			}
 			for i := range 2 * len(ids) { // memory answers from then on
@@ -90,6 +86,29 @@ func BenchmarkObserver(b *testing.B) {
 			require.Equal(b, s.cache != nil, seen.hits.Load() > before)
 		})
 	}
+}
+
+// bareRead is Read without a look whether there is an Observer.
+func bareRead(
+	s *RedisStore, ctx context.Context, id string, opts ...ReadOption,
+) (Session, error) {
+	session, err := bare(s, ctx, id, collect(opts))
+	return session, wrap("read", err)
+}
+
+func bare(s *RedisStore, ctx context.Context, id string, o ReadOptions) (Session, error) {
+	var buf [128]byte
+	key, err := s.appendKey(buf[:0], id)
+	if err != nil {
+		return Session{}, err
+	}
+	var slide int64
+	if o.Slide {
+		if slide, err = millis(o.TTL); err != nil {
+			return Session{}, err
+		}
+	}
+	return s.readThrough(ctx, string(key), slide, o.Expiry)
 }
 
 // compareRounds runs variants in turns, n times a round, and reports how much longer than that

@@ -141,7 +141,7 @@ func (b *bed) points(name string) map[string]int {
 func values(set attribute.Set) string {
 	var texts []string
 	for _, kv := range set.ToSlice() {
-		texts = append(texts, kv.Value.Emit())
+		texts = append(texts, kv.Value.String())
 	}
 	return strings.Join(texts, ", ")
 }
@@ -158,7 +158,7 @@ func (b *bed) span(name string, outcome tombstore.Outcome) (sdktrace.ReadOnlySpa
 		require.Nil(b.t, found, "two of "+name)
 		found = s
 		for _, kv := range s.Attributes() {
-			attributes[kv.Key] = kv.Value.Emit()
+			attributes[kv.Key] = kv.Value.String()
 		}
 	}
 	require.NotNil(b.t, found, "none of "+name)
