@@ -15,7 +15,8 @@ import (
 // make an encoder and a decoder for each session, so sessions of strings, numbers and the like are
 // read and written by package gobmap, which has the format of values, with their keys in order, so
 // that the same session is the same bytes. All others are left to scs.GobCodec, and so is what is not
-// exactly as expected.
+// exactly as expected. It buys a session of 300 bytes encoded and decoded in 1.5 µs and 10 allocations
+// instead of 35 µs and 261 (BenchmarkCodec).
 //
 // A stream is messages: a length, and a body that begins with the type's number. The first messages
 // define the types of the session, the last one is its value: the fields of a struct, each after

@@ -67,8 +67,9 @@ func Login(
 // The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no other
 // one was ended. After any other error call it again. With tombstore.ErrUnacknowledged all were ended.
 //
-// Once the response has begun it fails, and has ended nothing, since no cookie can be set. It works only within the middleware of Install or Protect, and the store must be a tombstore.Binder.
-// An administrator ends the sessions of somebody else by store.InvalidateOwner.
+// Once the response has begun it fails, and has ended nothing, since no cookie can be set. It works only
+// within the middleware of Install or Protect, and the store must be a tombstore.Binder. An administrator
+// ends the sessions of somebody else by store.InvalidateOwner.
 func LogoutEverywhere(ctx context.Context, sm *scs.SessionManager, owner string) (n int, err error) {
 	outer, err := within(ctx, sm)
 	if err != nil {
