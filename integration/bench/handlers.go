@@ -380,7 +380,7 @@ func (b *bench) measure(s *site, path string, keep bool) error {
 // handlers compares whole requests.
 func handlers(ctx context.Context, b *bench) ([]table, error) {
 	t := table{
-		title: "A whole request",
+		title: wholeRequest,
 		note: fmt.Sprintf("%d visitors ask at once, each with a session of its own: 300 bytes of strings, and a number. "+
 			"Change loads the session, increments the number and saves; read looks at one of the strings. Handlers are "+
 			"called without a network between browser and server. Processor time is that of the server and that of the "+

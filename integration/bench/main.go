@@ -3,6 +3,7 @@
 // -write it puts them, a plot, and the machine into the documents. From integration/:
 //
 //	go run ./bench [-only sections] [-quick] [-write ../docs]
+//	go run ./bench -plot ../docs
 package main
 
 import (
@@ -26,7 +27,6 @@ type bench struct {
 	server  server
 	version string // of the server
 	part    int    // of the work is done: 1 is all of it, 10 a tenth
-	bars    []bar  // of the plot
 	figures []figure
 }
 
@@ -61,7 +61,12 @@ func main() {
 		"`sections` to run, separated by commas, of "+strings.Join(names, ", ")+"; all if empty")
 	quick := flag.Bool("quick", false, "run a tenth of it")
 	write := flag.String("write", "", "`folder` of the documents: write performance.md and performance.svg there")
+	plotted := flag.String("plot", "",
+		"`folder` of the documents: draw performance.svg there from the tables of performance.md, and run nothing")
 	flag.Parse()
+	if *plotted != "" {
+		exit(draw(*plotted))
+	}
 	part := 1
 	if *quick {
 		part = 10
@@ -101,10 +106,10 @@ func run(ctx context.Context, only string, part int, write string) error {
 	if write == "" {
 		return nil
 	}
-	if err := publish(filepath.Join(write, "performance.md"), b.version, tables); err != nil || len(b.bars) == 0 {
+	if err := publish(filepath.Join(write, "performance.md"), b.version, tables); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(write, "performance.svg"), []byte(plot(b.bars)), 0o644)
+	return draw(write)
 }
 
 // section gives each section a server of its own.

@@ -6,6 +6,9 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -42,6 +45,9 @@ func TestRun(t *testing.T) {
 	require.Contains(t, string(text), "\n| fiber | change | tombstore, cached | ")
 	require.Contains(t, string(text), "\n| processor time, scs, read, goredisstore / tombstore | ")
 	require.NotContains(t, string(text), "old")
+	svg, err := os.ReadFile(filepath.Join(folder, "performance.svg"))
+	require.NoError(t, err)
+	require.Contains(t, string(svg), "gorilla, read: tombstore, cached")
 }
 
 func TestFigures(t *testing.T) {
@@ -115,7 +121,46 @@ func TestWrapped(t *testing.T) {
 
 func TestPlot(t *testing.T) {
 	t.Parallel()
-	svg := plot([]bar{{"<peer>", 1, "reading"}, {"Read", 4, "reading"}, {"Write", 0.5, "writing"}})
+	svg := plot([]bar{{"<peer>", 1, "reading"}, {"Read", 4, "reading"}, {"Write", 0.4, "writing"}})
 	require.Contains(t, svg, "&lt;peer&gt;")
-	require.Equal(t, 3, strings.Count(svg, `height="14"`))
+	require.Contains(t, svg, "logarithmic")
+	for _, tick := range []string{">0.25<", ">0.5<", ">1<", ">2<", ">4<", ">8<"} {
+		require.Contains(t, svg, tick)
+	}
+	bars := regexp.MustCompile(`<rect x="([\d.]+)" y="\d+" width="([\d.]+)" height="14" fill="[^"]+"/>\n<text[^>]*>([\d.]+)<`).
+		FindAllStringSubmatch(svg, -1)
+	require.Len(t, bars, 3)
+	for i, want := range []string{"1.00", "4.00", "0.40"} {
+		require.Equal(t, want, bars[i][3])
+	}
+	number := func(text string) float64 {
+		x, err := strconv.ParseFloat(text, 64)
+		require.NoError(t, err)
+		return x
+	}
+	one := number(bars[0][1]) // where the usual way is
+	require.InDelta(t, one, number(bars[1][1]), 0.1)
+	require.InDelta(t, one, number(bars[2][1])+number(bars[2][2]), 0.2)
+	require.Greater(t, number(bars[2][2]), 50.0) // what is slower has a bar, too
+}
+
+// The plot of the document shows its tables, whole requests among them.
+func TestPlot_ShowsTheDocument(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/performance.md")
+	require.NoError(t, err)
+	bars := barsOf(tablesIn(string(text)))
+	svg, err := os.ReadFile("../../docs/performance.svg")
+	require.NoError(t, err)
+	require.Equal(t, plot(bars), string(svg), "cd integration && go run ./bench -plot ../docs")
+	var groups []string
+	for _, b := range bars {
+		if !slices.Contains(groups, b.group) {
+			groups = append(groups, b.group)
+		}
+	}
+	require.Len(t, groups, 4)
+	for _, framework := range frameworks {
+		require.Contains(t, string(svg), ">"+framework.name+", change: tombstore<")
+	}
 }

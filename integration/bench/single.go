@@ -159,7 +159,7 @@ func single(ctx context.Context, b *bench) (tables []table, err error) {
 			"Of live sessions. DEL is gofiber's way, too.", (*clients).ends},
 	}
 	for _, k := range kinds {
-		tables = append(tables, table{title: k.title, note: k.note, head: []string{"throughput"}})
+		tables = append(tables, table{title: k.title, note: k.note, head: []string{throughput}})
 	}
 	speeds := map[shape]map[string]speed{}
 	for _, shape := range shapes {
@@ -193,12 +193,9 @@ func single(ctx context.Context, b *bench) (tables []table, err error) {
 					t.add(one.name)
 				}
 			}
-			for i, one := range all {
+			for i := range all {
 				times := measured[i].ops / found[k.base].ops
 				t.rows[i] = append(t.rows[i], ratio(times))
-				if shape.goroutines == 128 && shape.size == 300 {
-					b.bars = append(b.bars, bar{one.name, times, k.title})
-				}
 			}
 		}
 		c.close()
