@@ -11,8 +11,8 @@ import (
 )
 
 // Adopt implements [Binder]. The entry comes first, and then the record with the owner takes the place
-// of the one without, under the version that was read: so there is no moment at which the session is the
-// owner's and InvalidateOwner does not reach it.
+// of the one without, under the version that was read: so at no moment does the session belong to the
+// owner without InvalidateOwner reaching it.
 func (s *RedisStore) Adopt(
 	ctx context.Context, id string, login Login, opts ...ReserveOption,
 ) (Session, error) {
