@@ -225,7 +225,8 @@ type Report struct {
 
 // Check writes, reads, saves, touches, moves and ends a session of its own, finds out what Report
 // says, and removes what it has stored. It returns an error if an operation fails. What Report says
-// is no error: the store then goes a slower way. Package doctor looks at the server's settings too.
+// is not an error: the store then goes a slower way. Package doctor looks at the server's settings
+// too.
 func (s *RedisStore) Check(ctx context.Context) (Report, error) {
 	report, err := s.examine(ctx)
 	return report, wrap("check", err)
@@ -288,7 +289,7 @@ func (s *RedisStore) tryVerbs(ctx context.Context) error {
 	return nil
 }
 
-// remove deletes a key that was used to try things out, also for a caller whose time is up.
+// remove deletes a key that was used to try things out, even for a caller whose time is up.
 func (s *RedisStore) remove(ctx context.Context, key string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 	defer cancel()
