@@ -21,7 +21,7 @@ func (s *RedisStore) InvalidateOwned(
 }
 
 // invalidateOwned looks for ref among the owner's, and for what it has become if it is not there. An
-// id has its owners for life, so what it finds there is that owner's when it is ended, too.
+// id has its owners for life, so what it finds there still belongs to that owner when it is ended.
 func (s *RedisStore) invalidateOwned(ctx context.Context, owner, ref string, o InvalidateOptions) error {
 	digest, err := ownerOf(owner)
 	if err != nil {
@@ -122,8 +122,8 @@ func (s *RedisStore) eachEntry(
 	}
 }
 
-// scanEntries returns some of an owner's entries. Not in the order of their scores: many may have the
-// same one, and to pass over them would take the server long.
+// scanEntries returns some of an owner's entries. It does not go in the order of their scores: many
+// may have the same one, and skipping those would take the server long.
 func (s *RedisStore) scanEntries(
 	ctx context.Context, key string, cursor uint64,
 ) (entries []scored, next uint64, err error) {
