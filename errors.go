@@ -49,11 +49,11 @@ var (
 	// confirmed.
 	ErrUnacknowledged = errors.New("ended, but not confirmed by enough replicas")
 	// ErrStaleLogin says that a login has come too late: the owner's sessions have been ended since
-	// it began, or more than an hour has passed, or too long since Reserve. The user has to log in
-	// again. It says the same of a Login that BeginLogin has not returned.
+	// it began, or more than an hour has passed, or it is too long since Reserve. The user has to
+	// log in again. It says the same of a Login that BeginLogin has not returned.
 	ErrStaleLogin = errors.New("login is stale, or was not begun")
 	// ErrTooManySessions says that an owner has as many sessions as WithMaxSessions allows, and that
-	// none was to be ended for another one.
+	// none of them was to be ended for this one.
 	ErrTooManySessions = errors.New("owner has too many sessions")
 	// ErrNoDeadline says that a session of an owner would have no deadline, or one that has passed.
 	ErrNoDeadline = errors.New("session of an owner needs a deadline in the future")
@@ -102,8 +102,8 @@ type replyError struct {
 	cause *rueidis.RedisError
 }
 
-// rueidis cuts off the code word ERR. A reply that has lost it is told from one with another code by
-// the codes that servers have.
+// rueidis cuts off the code word ERR. A reply without its code is told from one with another code by
+// a list of the codes that servers have.
 var (
 	replyCodes = strings.Fields("ASK BUSY BUSYGROUP BUSYKEY CLUSTERDOWN CROSSSLOT DENIED ERR EXECABORT INPROG IOERR " +
 		"LOADING MASTERDOWN MISCONF MOVED NOAUTH NOMASTERLINK NOPERM NOPROTO NOQUORUM NOREPLICAS NOSCRIPT NOTBUSY " +
