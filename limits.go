@@ -10,15 +10,15 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// errFull says that an owner has as many sessions as may be, as far as entries tell.
+// errFull says that an owner has reached the limit of sessions, as far as entries tell.
 var errFull = errors.New("owner's key is full")
 
-// makeRoom takes out entries of what is no session any more, and ends sessions of an owner as far as
-// that is asked for, until there is room for one more. An entry goes when there is a tombstone under
-// its id, and not before; so however many make room at the same time, an owner never has more
-// sessions than entries, nor more entries than sessions are allowed, but for those that wait for a session
-// to give way. leaves is the ref of such a session, or "". Once that has been ended, or has moved, nobody else
-// is ended for a login that can only go on from there.
+// makeRoom takes out entries of what is not a session any more, and ends sessions of an owner as far as that
+// is asked for, until there is room for one more. An entry goes when there is a tombstone under its id, and
+// not before; so however many make room at the same time, an owner never has more sessions than entries, nor
+// more entries than sessions are allowed, but for those that wait for a session to give way. leaves is the ref
+// of such a session, or "". Once that has been ended, or has moved, nobody else is ended for a login that can
+// only go on from there.
 func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 	key := s.ownerKey(owner)
 	generation, now, err := s.generation(ctx, key)
@@ -119,8 +119,8 @@ func excess(live []OwnedSession, moving, limit int, whenFull WhenFull) (refs []s
 	return refs, nil
 }
 
-// placeKept returns for how long an id keeps its place under which nothing is stored. Where the oldest
-// session has to give way, so has a login that takes longer than a minute.
+// placeKept returns for how long an id under which nothing is stored keeps its place. Where the oldest
+// session has to give way, so does a login that takes longer than a minute.
 func (c *config) placeKept() time.Duration {
 	if c.whenFull == EvictOldest {
 		return time.Minute
@@ -144,7 +144,7 @@ func (s *RedisStore) underWay(ctx context.Context, key string, l looked, now int
 		return s.client.B().Arbitrary("HMGET").Keys(s.prefix+l.Ref).Args("t", "s", "h").Build()
 	})
 	end, successor, renewable, err := tombstoneOf(res)
-	if err == nil && end == nil { // a hash that is no tombstone; or one that has expired, with all that it refused
+	if err == nil && end == nil { // a hash that is not a tombstone; or one that has expired, with all that it refused
 		err = ErrCorrupt
 	}
 	return end.underWay(successor != "" || renewable), explain(err)
