@@ -21,15 +21,15 @@ const (
 	listMargin = 10 * time.Minute
 
 	// takeOverFor is how long a renewal that was given up can be taken over (invalidate.lua has it
-	// too): less than listMargin, so that no list misses one, also if clocks differ.
+	// too): less than listMargin, so that no list misses one, even if clocks differ.
 	takeOverFor = 5 * time.Minute
 	listChunk   = 100 // sessions read in one pipeline
 )
 
 // List implements [Lister]. It walks twice: through the live sessions, and then through the
-// tombstones. A session that moves during the first walk may be missed there, for SCAN promises
-// nothing of a key that is made meanwhile; but then the second one meets the tombstone of the id
-// that it has left, and follows it. It names again only what has moved between the two.
+// tombstones. A session that moves during the first walk may be missed there, since SCAN promises
+// nothing about a key that is made meanwhile; but then the second walk meets the tombstone of the
+// id that the session has left, and follows it. It names again only what has moved between the two.
 func (s *RedisStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		ctx, op := s.begin(ctx, "list", "")
@@ -128,7 +128,7 @@ func (w *walk) records(ctx context.Context, refs []string) error {
 }
 
 // live names the live sessions among refs, and returns the indices of those that are absent and of
-// those whose key is no string.
+// those whose key is not a string.
 func (w *walk) live(ctx context.Context, refs []string) (absent, other []int, err error) {
 	results, err := w.each(ctx, refs, "GET")
 	if err != nil {
@@ -266,7 +266,8 @@ func (s *RedisStore) primaries(ctx context.Context) ([]rueidis.Client, error) {
 const clusterSlots = 16384
 
 // ownSlots notes the slots that a node says it serves in CLUSTER NODES, and reports whether there
-// are any. Addresses are not looked at: a node may know itself by another one than others do.
+// are any. Addresses are not looked at: a node may know itself by an address that others do not
+// use.
 func ownSlots(view string, served *[clusterSlots]bool) (own bool) {
 	for line := range strings.Lines(view) {
 		words := strings.Fields(line)
