@@ -259,8 +259,8 @@ func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *B
 	return late, err
 }
 
-// unlist takes a session that was ended out of the keys of its owners. An entry that stays is in
-// nobody's way, so it is tried once.
+// unlist takes a session that was ended out of the keys of its owners. An entry that stays does no
+// harm, so it is tried once.
 func (s *RedisStore) unlist(ctx context.Context, owners []string, ref string) {
 	if len(owners) == 0 {
 		return
