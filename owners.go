@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// Binder is a Store that knows whose sessions are: for logging a user out everywhere, and for pages
-// that list a user's devices. Both stores of this package implement it. It is safe for concurrent
-// use.
+// Binder is a Store that knows whose sessions it keeps: for logging a user out everywhere, and for
+// pages that list a user's devices. Both stores of this package implement it. It is safe for
+// concurrent use.
 //
 // A login takes three steps. BeginLogin comes before the password is looked at, so that a login
 // whose password was checked before InvalidateOwner cannot succeed after it. Reserve enters the id
@@ -32,9 +32,9 @@ import (
 type Binder interface {
 	Store
 
-	// BeginLogin returns what Reserve needs to know of the moment at which a login begins. It
-	// changes nothing. Call it when the owner is known and before the proof of who it is, such as
-	// the password, is compared; never for a form that is only shown.
+	// BeginLogin returns what Reserve needs to know about the moment at which a login begins. It
+	// changes nothing. Call it once the owner is known, and before the proof, such as the password,
+	// is checked; never for a form that is only shown.
 	BeginLogin(ctx context.Context, owner string) (Login, error)
 
 	// Reserve enters id, which must be new, among the sessions of the login's owner. A session of an
@@ -50,21 +50,21 @@ type Binder interface {
 	// end reaches what is written there.
 	Reserve(ctx context.Context, id string, login Login, opts ...ReserveOption) (Binding, error)
 
-	// Adopt makes a session that is live the login's owner's, in place: for sessions that were begun
-	// before the program used owners, when they are met next. Nothing else does that, since whoever
-	// knew the id before the user was known would know it afterwards: a login is Reserve. Id, data,
+	// Adopt gives a live session to the login's owner, in place: for sessions that were begun before
+	// the program used owners, when they are met next. Nothing else does that, since whoever knew
+	// the id before the user was known would know it afterwards: a login is Reserve. Id, data,
 	// version and creation time stay; the deadline is the soonest of that which the session has, of
 	// Until, and of WithAbsoluteTimeout from its creation on. It is safe to repeat, and changes
-	// nothing then. It returns the session as it is stored: who saves it as it was before, by
-	// Replacing, meets ErrConflict.
+	// nothing then. It returns the session as it is stored: a save of the session as it was before,
+	// by Replacing, meets ErrConflict.
 	//
-	// A session that is the login's owner's already is given those owners of the options that it does
-	// not have, and nothing else.
+	// A session that already belongs to the login's owner is given the further owners that it does
+	// not have yet, and nothing else.
 	//
 	// It must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if there is no live
-	// session, [ErrConflict] if it is another owner's, and what Reserve returns of a login, a deadline,
-	// a label, a limit or a number of owners. An InvalidateOwner that came before does not reach the
-	// session. [InPlaceOf] has no effect.
+	// session, [ErrConflict] if it belongs to another owner, and what Reserve returns for a login, a
+	// deadline, a label, a limit or a number of owners. An InvalidateOwner that came before does not
+	// reach the session. [InPlaceOf] has no effect.
 	Adopt(ctx context.Context, id string, login Login, opts ...ReserveOption) (Session, error)
 
 	// Release gives up what Reserve has entered: for a login that fails after it. It ends the
@@ -78,7 +78,7 @@ type Binder interface {
 
 	// InvalidateOwned is Invalidate for the session that Sessions returned with ref, with the reason
 	// [Revoked] unless another one is given. It must return an error wrapping [ErrNotFound] if ref
-	// is not of that owner, or is none at all: it may come from a form.
+	// is not that owner's, or not a ref at all: it may come from a form.
 	InvalidateOwned(ctx context.Context, owner, ref string, opts ...InvalidateOption) error
 
 	// InvalidateOwner ends all sessions of an owner, with the reason [Revoked] unless another one is
@@ -105,8 +105,8 @@ func (l Login) MarshalText() ([]byte, error) {
 	return fmt.Appendf(nil, "%s.%d.%d", l.Owner, l.Generation, l.At.UnixMilli()), nil
 }
 
-// UnmarshalText implements [encoding.TextUnmarshaler]. It returns ErrStaleLogin for a text that is
-// none of MarshalText.
+// UnmarshalText implements [encoding.TextUnmarshaler]. It returns ErrStaleLogin for a text that
+// does not come from MarshalText.
 func (l *Login) UnmarshalText(text []byte) error {
 	parts := strings.Split(string(text), ".")
 	if len(parts) == 3 {
@@ -187,8 +187,8 @@ func AlsoFinal(owner string) ReserveOption {
 
 // InPlaceOf does not count the session of an id for WithMaxSessions, if it is the owner's, since it is
 // about to give way: for a user who logs in again. The Binding is then good only for a Rotate of that id,
-// or the end of its renewal; for anything else it is ErrInvalidID. A Reserve that is repeated must have it,
-// too. One session gives way to one login at a time.
+// or the end of its renewal; for anything else it is ErrInvalidID. A repeated Reserve must have it, too.
+// One session gives way to one login at a time.
 func InPlaceOf(id string) ReserveOption { return func(o *ReserveOptions) { o.InPlaceOf = &id } }
 
 // Bound makes Write store the session for which b was reserved, if the id is unused (IfAbsent).
@@ -200,15 +200,15 @@ func Bound(b Binding) WriteOption { return func(o *WriteOptions) { o.Binding = &
 // of its old life may have cut short.
 func WithBinding(b Binding) RotateOption { return func(o *RotateOptions) { o.Binding = &b } }
 
-// Except lets one session go on when InvalidateOwner ends the others. An id that is none, such as "",
-// is ErrInvalidID.
+// Except lets one session go on when InvalidateOwner ends the others. An invalid id, such as "", is
+// ErrInvalidID.
 func Except(id string) InvalidateOption { return func(o *InvalidateOptions) { o.Except = &id } }
 
-// Thorough makes InvalidateOwner end the sessions, too, that name the owner in their record and are not
-// among the owner's: when the server may have lost that key, by an eviction, without persistence or in
-// a failover. It walks through all keys of the server, as List does, and fails as that does; a value that
-// nobody can read is ErrCorrupt, once the walk is over. Except finds its session only if that is among
-// the owner's, where Adopt puts it. MemoryStore loses nothing, and ignores it.
+// Thorough makes InvalidateOwner also end sessions that name the owner in their record and are missing in
+// the owner's key: when the server may have lost that key, by an eviction, without persistence or in a
+// failover. It walks through all keys of the server, as List does, and fails as that does; a value that
+// nobody can read is ErrCorrupt, once the walk is over. Except finds its session only if that is in the
+// owner's key, where Adopt puts it. MemoryStore loses nothing, and ignores it.
 func Thorough() InvalidateOption { return func(o *InvalidateOptions) { o.Thorough = true } }
 
 const (
