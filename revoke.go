@@ -101,8 +101,8 @@ func (s *RedisStore) unlisted(ctx context.Context, key string, refs []string) (w
 	return without, nil
 }
 
-// revocation gives an end the reason Revoked if it has none. Rotated would be no end: it follows no
-// session, and leaves renewals under way alone.
+// revocation gives an end the reason Revoked if it has none. Rotated would not be an end: it does
+// not follow a session, and leaves renewals under way alone.
 func revocation(o InvalidateOptions) InvalidateOptions {
 	if o.Reason == 0 || o.Reason == Rotated {
 		o.Reason = Revoked
