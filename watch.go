@@ -38,8 +38,8 @@ type Watcher interface {
 	// Its cause ([context.Cause]) is an [*InvalidatedError] with reason and time of the last
 	// InvalidateOwner, which may still be ending sessions, or that of ctx if that has ended. It wraps
 	// [ErrNotFound] if the store has lost what it knew of the owner, so that an InvalidateOwner may have
-	// been missed. It is no error if nothing is known of the owner, before the first login or when all
-	// sessions have long expired.
+	// been missed. It is not an error if nothing is known of the owner, before the first login or when
+	// all sessions have long expired.
 	//
 	// An InvalidateOwner that came before is not told. So call WatchOwner first, and look then whether
 	// the user is logged in: if a Read with [Fresh] finds a session of the owner live, the InvalidateOwner
@@ -104,9 +104,9 @@ const (
 )
 
 // watches are the sessions of a store that are watched. Each is looked at when it is due: when it
-// would expire, soon if it was between two ids, and at least once in floor. What a message is about
-// is looked at at once, by a goroutine of its own: others may wait for a node that does not answer.
-// Nothing but a look ends a watch.
+// would expire, soon if it was between two ids, and at least once in floor. The subject of a
+// message is looked at at once, by a goroutine of its own: others may wait for a node that does not
+// answer. Nothing but a look ends a watch.
 type watches struct {
 	floor time.Duration
 	look  func(ctx context.Context, keys []string) []sight
@@ -432,7 +432,7 @@ func (ws *watches) remove(w *watch) {
 	}
 }
 
-// wake wakes who waits for it, now or next time.
+// wake wakes whoever waits for it, now or next time.
 func wake(waker chan struct{}) {
 	select {
 	case waker <- struct{}{}:
@@ -482,8 +482,8 @@ func (s *RedisStore) Watch(ctx context.Context, id string) (context.Context, err
 	return ctx, nil
 }
 
-// WatchOwner implements [Watcher]. What is said of messages, delays and closing at Watch holds for it, too.
-// If an InvalidateOwner was broken off, it goes on with it first.
+// WatchOwner implements [Watcher]. What Watch says about messages, delays and closing holds here, too. If
+// an InvalidateOwner was broken off, it goes on with it first.
 func (s *RedisStore) WatchOwner(ctx context.Context, owner string) (context.Context, error) {
 	seen, op := s.begin(ctx, "watch owner", owner)
 	digest, err := ownerOf(owner)
