@@ -36,7 +36,7 @@
 // SessionGCMaxLifetime has passed ([adapter.WithTouchThreshold]). Beego sets no cookie for a session that
 // a request came with, so none is missing.
 //
-// [Provider.Login] in the place of SessionRegenerateID says whose the session is, so that its owner can be
+// [Provider.Login] instead of SessionRegenerateID says whose the session is, so that its owner can be
 // logged out everywhere ([Provider.LogoutEverywhere]).
 //
 // # Limits
@@ -224,8 +224,8 @@ func (p *Provider) SessionRegenerate(_ context.Context, old, sid string) (sessio
 }
 
 // SessionDestroy ends a session for good, under whatever id it has by now: for the reason tombstore.Logout
-// if the manager calls it for a request, and otherwise tombstore.Revoked. It is no error if there is none.
-// The manager drops the error, so the request is answered with 500 then, and keeps its cookie.
+// if the manager calls it for a request, and otherwise tombstore.Revoked. It is not an error if there is
+// none. The manager drops the error, so the request is answered with 500 then, and keeps its cookie.
 func (p *Provider) SessionDestroy(ctx context.Context, sid string) error {
 	s := p.find(sid)
 	if s == nil {

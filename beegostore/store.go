@@ -207,8 +207,8 @@ func (s *Store) destroy() error {
 	return s.failure
 }
 
-// commit saves the session, or ends it if the request has logged out. That it is refused is no error; then
-// it takes the cookie back.
+// commit saves the session, or ends it if the request has logged out. That it is refused is not an error;
+// then it takes the cookie back.
 func (s *Store) commit() error {
 	if s.q == nil && s.isNew {
 		return nil

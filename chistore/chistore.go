@@ -1,5 +1,5 @@
 // Package chistore keeps the sessions of gitea.com/go-chi/session in a tombstore.Renewer, so that a
-// logout wins over requests that are still running. In an existing program [Sessioner] in the place of
+// logout wins over requests that are still running. In an existing program [Sessioner] instead of
 // session.Sessioner is all that changes:
 //
 //	package main
@@ -243,7 +243,7 @@ func (p *provider) Count() (n int, err error) {
 		switch {
 		case err == nil:
 			n++
-		case !errors.Is(err, tombstore.ErrCorrupt): // which is no session
+		case !errors.Is(err, tombstore.ErrCorrupt): // which is not a session
 			return 0, err
 		}
 	}

@@ -39,8 +39,8 @@
 // logout, by Destroy or Reset, ends the session under whatever id it has by then: one that another
 // request is renewing with Regenerate, or has renewed, is out as well.
 //
-// [Store.Login] in the place of Regenerate says whose the session is, so that its owner can be logged
-// out everywhere ([Store.LogoutEverywhere]).
+// [Store.Login] instead of Regenerate says whose the session is, so that its owner can be logged out
+// everywhere ([Store.LogoutEverywhere]).
 //
 // A Save that changes nothing, before a tenth of the Expiration has passed
 // ([adapter.WithTouchThreshold]), sends nothing, and takes the id out of the response: nobody has asked
@@ -107,7 +107,7 @@ func (s *Store) Get(c *fiber.Ctx) (*session.Session, error) { return s.request(c
 // RegisterType makes a type known to gob, so that sessions can have values of it.
 func (s *Store) RegisterType(i any) { s.sessions.RegisterType(i) }
 
-// Delete logs a session out by its id, whatever it has become. It is no error if there is none.
+// Delete logs a session out by its id, whatever it has become. It is not an error if there is none.
 func (s *Store) Delete(id string) error {
 	if id == "" {
 		return session.ErrEmptySessionID

@@ -65,7 +65,7 @@ func (s *Store) SetLifetime(c *fiber.Ctx, sess *session.Session, l tombstore.Lif
 // LogoutEverywhere ends all sessions of an owner but sess, a session of the request, which gets a new id,
 // and returns how many. Save sess after it. It is for a button "log out my other devices", and after a
 // change of the password. Logins that were begun before are refused. If sess is not one of the owner's, all
-// of them are ended. To log out here as well call Destroy in the place of Save.
+// of them are ended. To log out here as well call Destroy instead of Save.
 //
 // The error is an adapter.ErrRefused if sess has been ended meanwhile; then no other one was ended. After
 // any other error call it again. With tombstore.ErrUnacknowledged all were ended. The store must be a

@@ -28,8 +28,8 @@
 // logout ends the session under whatever id it has by then: one that another request is renewing,
 // or has renewed, is out as well.
 //
-// [Storage.Login] in the place of Regenerate says whose the session is, so that its owner can be logged
-// out everywhere ([Storage.LogoutEverywhere]).
+// [Storage.Login] instead of Regenerate says whose the session is, so that its owner can be logged out
+// everywhere ([Storage.LogoutEverywhere]).
 //
 // Fiber saves the session of every request. If nothing was changed, and less than a tenth of the idle
 // timeout has passed ([adapter.WithTouchThreshold]), nothing is sent, and the id is taken out of the
@@ -110,7 +110,7 @@ func New(store tombstore.Renewer, opts ...adapter.Option) *Storage {
 
 type requestKey struct{ s *Storage }
 
-// NewContext returns a context in which the calls of a job that is no request belong together as
+// NewContext returns a context in which the calls of a job outside of a request belong together as
 // those of a request do, for one goroutine. Sessions of Store.GetByID can be renewed with it:
 //
 //	ctx := storage.NewContext(context.Background())
@@ -192,8 +192,8 @@ var errNoSession = errors.New("fiberstore: this Storage keeps sessions only; giv
 // SetWithContext saves a session, or only restarts its idle timeout if its data is as it was, or does
 // nothing and takes its cookie out of the response if that has hardly run yet. If the session was
 // ended during the request of ctx, nothing is saved, its cookie is taken out of the response, and the
-// error is nil. That a renewal was not confirmed by enough replicas is no error: the user would lose
-// the session that was stored. It fails if the caller is not fiber's session.
+// error is nil. That a renewal was not confirmed by enough replicas is not an error: the user would
+// lose the session that was stored. It fails if the caller is not fiber's session.
 func (s *Storage) SetWithContext(
 	ctx context.Context, key string, val []byte, exp time.Duration,
 ) error {
@@ -243,10 +243,10 @@ var (
 	errTwice = errors.New("fiberstore: this request has renewed the session already")
 )
 
-// DeleteWithContext ends a session for good. It is no error if there is none. What it does depends
-// on who calls it: Regenerate leaves the session to go on under another id; Destroy and Reset log
-// out, whatever the session has become; any other caller revokes the session, or logs out if it is
-// one that the request holds.
+// DeleteWithContext ends a session for good. It is not an error if there is none. What it does
+// depends on who calls it: Regenerate leaves the session to go on under another id; Destroy and
+// Reset log out, whatever the session has become; any other caller revokes the session, or logs out
+// if it is one that the request holds.
 func (s *Storage) DeleteWithContext(ctx context.Context, key string) error {
 	ctx, r := s.request(ctx)
 	key = strings.Clone(key)
@@ -337,5 +337,5 @@ func (s *Storage) ResetWithContext(ctx context.Context) error {
 	return fibersession.EndAll(carryOn(ctx, r), s.adapter.Store())
 }
 
-// Close does nothing: the store belongs to who has made it, and may have other users.
+// Close does nothing: the store belongs to whoever has made it, and may have other users.
 func (s *Storage) Close() error { return nil }

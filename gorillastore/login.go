@@ -11,7 +11,7 @@ import (
 
 // Login makes the next Save of session log a user in: it gives the session a new id, as after Renew, and
 // makes it one of the sessions of login's owner. Call it when the password is known to be right, and set
-// what the session needs to know after it. That the Save finds values cleared is no logout then.
+// what the session needs to know after it. That the Save finds values cleared is not a logout then.
 //
 // The session needs a deadline, by tombstore.Until or by tombstore.WithAbsoluteTimeout, or the error is
 // tombstore.ErrNoDeadline: MaxAge is none, since it begins anew with each Save. For a session that lives longer or

@@ -24,8 +24,8 @@
 // old one would be dead: whoever clicks twice on a login's button would be logged out by the first
 // click.
 //
-// [Store.Login] in the place of a renewal says whose the session is, so that its owner can be logged
-// out everywhere ([Store.LogoutEverywhere]).
+// [Store.Login] instead of a renewal says whose the session is, so that its owner can be logged out
+// everywhere ([Store.LogoutEverywhere]).
 //
 // echo-contrib takes this store as it is. For gin-contrib/sessions there is package
 // gorillastore/gin.
@@ -381,7 +381,7 @@ func (s *Store) cleared(session *sessions.Session, rec *record) bool {
 	return s.EndWhenCleared && rec.marked && (!marked || rec.values > 0 && countValues(session) == 0)
 }
 
-// countValues returns how many values of a session are no flashes.
+// countValues returns how many values of a session are not flashes.
 func countValues(session *sessions.Session) (n int) {
 	for key, value := range session.Values {
 		if _, flashes := value.([]any); !flashes && key != any(marker{}) {

@@ -82,7 +82,7 @@
 //
 // # Logging a user out everywhere
 //
-// Login in the place of sm.RenewToken says whose session it is. Then LogoutEverywhere ends all others of the
+// Login instead of sm.RenewToken says whose session it is. Then LogoutEverywhere ends all others of the
 // user's, also those that are about to begin, and store.Sessions lists them, for a page of devices:
 //
 //	login, err := store.BeginLogin(ctx, user)          // before the password is looked at

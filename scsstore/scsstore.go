@@ -60,7 +60,8 @@ func (s *Store) Delete(token string) error { return s.DeleteCtx(context.Backgrou
 // All is AllCtx with the background context.
 func (s *Store) All() (map[string][]byte, error) { return s.AllCtx(context.Background()) }
 
-// FindCtx returns the data of a session, and whether it is live. That it is not is no error.
+// FindCtx returns the data of a session, and whether it is live. That it is not live is not an
+// error.
 func (s *Store) FindCtx(ctx context.Context, token string) (b []byte, found bool, err error) {
 	if strings.HasPrefix(token, handle) {
 		return nil, false, nil
@@ -91,8 +92,8 @@ func (s *Store) copies() bool {
 // tombstore.ErrConflict if another request has changed it and adapter.WithLostUpdates says that this
 // matters. Data that has not changed costs no write, only a touch, and where the middleware of scs saves
 // it not even that: see Requests that change nothing, above. That the end of the old token of a renewal
-// was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is no error, because scs would send
-// no cookie for the session that was stored: adapter.WithOnUnacknowledged reports it.
+// was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is not an error, because scs would
+// send no cookie for the session that was stored: adapter.WithOnUnacknowledged reports it.
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
 	if strings.HasPrefix(token, handle) {
 		return errors.New("scsstore: a session that Iterate found cannot be changed, only destroyed")
@@ -132,10 +133,10 @@ const (
 	setsCookie   = "v2.(*SessionManager).commitAndWriteSessionCookie"
 )
 
-// DeleteCtx ends a session, and that it was ended before is no error. What it does depends on who calls
-// it: RenewToken leaves the session to go on under another token, MergeSession ends it or fails if
-// somebody else has, and Destroy logs out. A session that is not the request's own is revoked. Of the
-// request's own, any other caller gets an error.
+// DeleteCtx ends a session, and that it was ended before is not an error. What it does depends on who
+// calls it: RenewToken leaves the session to go on under another token, MergeSession ends it or fails
+// if somebody else has, and Destroy logs out. A session that is not the request's own is revoked. Of
+// the request's own, any other caller gets an error.
 func (s *Store) DeleteCtx(ctx context.Context, token string) error {
 	r := s.adapter.FromContext(ctx)
 	if s.sm != nil && s.sm.HashTokenInStore && token == hashed("") {
@@ -201,7 +202,7 @@ func hashed(token string) string {
 
 // AllCtx returns the data of the live sessions. The store does not know their ids, so the keys are
 // handles that only Delete accepts, except that of the request's own session, which is its token. It
-// fails if the store is no tombstore.Lister.
+// fails if the store is not a tombstore.Lister.
 //
 // With Install, a session that scs cannot decode is there as one without values, since another version
 // of the program may know it, and so is one that is between two tokens at this moment: who must miss

@@ -11,8 +11,8 @@
 //
 // Clear and Save are a logout, whatever is put into the session in between; see EndWhenCleared of
 // [gorillastore.Store], which New sets. So is the Save that follows the Delete of the last value
-// that is no flash. The showing of a flash is not. A request that comes with the old cookie of a
-// session that another request has renewed sees a session without values: its Clear and Save end
+// that is not a flash. Showing a flash is not a logout. A request that comes with the old cookie of
+// a session that another request has renewed sees a session without values: its Clear and Save end
 // the renewed one, but its Delete and Save cannot be told from those of a visitor, and end nothing.
 package ginstore
 
@@ -59,7 +59,7 @@ func (s *Store) Renew(session sessions.Session) { contrib.Renew(s.Store, session
 
 // Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the handler fails
 // after it, log out by session.Options with a MaxAge of -1 and Save, which gives up what Login has reserved:
-// after Login session.Clear is no logout.
+// after Login session.Clear is not a logout.
 func (s *Store) Login(
 	c *gin.Context, session sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) error {

@@ -94,8 +94,8 @@ func (x Exchange) Withdraw(id string) {
 }
 
 // Save saves a session whose cookie fiber has set already. If there was nothing to save, or if it was
-// not saved, the cookie is taken out of the response. A refusal is no error, which would be a 500.
-// saved reports whether the session is live now.
+// not saved, the cookie is taken out of the response. A refusal is not an error, which would be a
+// 500. saved reports whether the session is live now.
 func (x Exchange) Save(
 	ctx context.Context, a *adapter.Adapter, r *adapter.Request, id string, data []byte, ttl time.Duration,
 ) (saved bool, err error) {
