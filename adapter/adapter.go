@@ -355,7 +355,7 @@ func (a *Adapter) FromContext(ctx context.Context) *Request {
 }
 
 // Load returns the data of a session, and whether it is live. A session that was ended is just not
-// found, since a request with an old cookie is no error. The caller must not change the data.
+// found, since a request with an old cookie is not an error. The caller must not change the data.
 func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte, found bool, err error) {
 	if r == nil {
 		r = &Request{}
@@ -661,7 +661,7 @@ func over(ctx context.Context) error {
 	return nil
 }
 
-// gone returns an error if the client has gone away. That time is up is no sign of it: the response of
+// gone returns an error if the client has gone away. That time is up does not show it: the response of
 // http.TimeoutHandler goes out instead, but middleware that only limits the context sends this one.
 func gone(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -673,8 +673,8 @@ func gone(ctx context.Context) error {
 // never stands for a version that is not stored: the request's own write was merged with others.
 const never = ^tombstore.Version(0)
 
-// Leave is the first half of a renewal: it ends the session that the request holds, which goes on
-// under the id of the next Save. That somebody else has ended it is no error; the Save will be refused.
+// Leave is the first half of a renewal: it ends the session that the request holds, which goes on under
+// the id of the next Save. That somebody else has ended it is not an error; the Save will be refused.
 // An empty id, or one that is not live, is the renewal of a request that has no session yet. The
 // session of somebody else is ended.
 func (a *Adapter) Leave(ctx context.Context, r *Request, id string) error {
@@ -699,7 +699,8 @@ func (a *Adapter) Leave(ctx context.Context, r *Request, id string) error {
 	return a.leave(ctx, r)
 }
 
-// leave begins a renewal, or takes over one that was given up. That the session is not live is no error.
+// leave begins a renewal, or takes over one that was given up. That the session is not live is not an
+// error.
 func (a *Adapter) leave(ctx context.Context, r *Request) error {
 	renewal, err := a.begin(ctx, r)
 	switch {
@@ -735,8 +736,8 @@ func (a *Adapter) begin(ctx context.Context, r *Request) (tombstore.Renewal, err
 
 // End ends a session: for the reason tombstore.Logout, under whatever id it has by now, if it is the
 // one that the request came with or holds, and otherwise tombstore.Revoked. That it was ended before is
-// no error. What the request saves afterwards under another id is a new session. An empty id is that
-// of the session that the request came with or holds, whatever it is.
+// not an error. What the request saves afterwards under another id is a new session. An empty id is
+// that of the session that the request came with or holds, whatever it is.
 func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
 	ctx = context.WithoutCancel(ctx)
 	if r == nil {
