@@ -225,9 +225,9 @@ func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n in
 	return n, err
 }
 
-// idAs returns the id of the session that the request has, or will have, as one of an owner's; "" if
-// there is none. Of an owner who logs in again that is the new one, and the old one is ended: it is one of
-// the others, and its end by InvalidateOwner would be somebody else's to the request.
+// idAs returns the id of the session that the request has, or will have, as one of an owner's; "" if there
+// is none. If the owner logs in again, that is the new one, and the old one is ended: it is one of the
+// others, and its end by InvalidateOwner would be somebody else's to the request.
 func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string, err error) {
 	if r == nil {
 		return "", nil
