@@ -23,7 +23,7 @@ type OldStore interface {
 // WithMigration makes Load migrate a session that the store knows nothing of from old: it writes it to the
 // store, unless it was ended there, with the time that it has left, and deletes it from old. What ends a
 // session ends it in both. The creation time, and so tombstore.WithAbsoluteTimeout, begins at the migration,
-// and the session has no owner. The default is nil: what is not in the store is no session.
+// and the session has no owner. The default is nil: what is not in the store is not a session.
 func WithMigration(old OldStore) Option { return func(a *Adapter) { a.old = old } }
 
 // WithDecode sets what tells whether data is a session of the library, so that nothing else is migrated and
