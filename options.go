@@ -152,11 +152,11 @@ func WithClientCache(maxAge time.Duration) Option { return func(c *config) { c.m
 func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
 // WithMaxSessions sets how many sessions an owner may have, ids that are reserved and sessions that are
-// between two ids among them, and what Reserve does with one more. There is no moment at which an
-// owner has more, but after the limit was lowered. All processes must have the same. Of several owners the
-// one of the login is limited: sessions that have it as a further one (Also) count, but are not refused.
+// between two ids among them, and what Reserve does with one more. At no moment does an owner have more,
+// except after the limit was lowered. All processes must have the same. Of several owners the one of the
+// login is limited: sessions that have it as a further one (Also) count, but are not refused.
 //
-// Who logs in again with a session that is the owner's already gives that up by InPlaceOf, as the adapters
+// A user who logs in again with one of the owner's sessions gives that up by InPlaceOf, as the adapters
 // do. Otherwise there are two until Rotate has moved it: with Refuse that may be one too many, and with
 // EvictOldest the old session may be the one that is ended. Rotate then fails with ErrInvalidated, and
 // Write with Bound stores the new session. The default is 0, any number.
@@ -173,7 +173,7 @@ func WithMaxSessions(n int, whenFull WhenFull) Option {
 // same. The default is to send none.
 func WithPublish() Option { return func(c *config) { c.publish = true } }
 
-// WhenFull says what Reserve does for an owner who has as many sessions as may be.
+// WhenFull says what Reserve does for an owner who has reached the limit of sessions.
 type WhenFull byte
 
 const (
