@@ -108,7 +108,7 @@ func (v Version) bytes() string {
 }
 
 // headerOf returns the header of a live record, with the version: all that comes before the data.
-// It is nil if value is no record that this package may read. It is a part of value.
+// It is nil if value is not a record that this package may read. It is a part of value.
 func headerOf(value []byte) []byte {
 	if !readable(value) {
 		return nil
