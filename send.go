@@ -77,7 +77,7 @@ func (s *RedisStore) ask(
 ) (reply string, lost bool, err error) {
 	res, lost := s.run(ctx, sc, keys, args...)
 	m, err := res.ToMessage()
-	if err == nil && m.IsString() { // any other type is no code
+	if err == nil && m.IsString() { // any other type is not a code
 		reply, err = m.ToString()
 	}
 	if reply != string(codeKept) || lost {
