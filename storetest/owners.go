@@ -445,7 +445,7 @@ var owners = []rule{
 		require.Equal(c, found[0].Deadline, c.sessions(owner)[0].Deadline)
 		require.Equal(c, "phone", c.sessions(owner)[0].Label)
 
-		// Who has read it before may save it under its version, or finds out.
+		// A request that has read it before may save it under its version, or finds out.
 		_, err = c.store.Write(c, id, []byte("late"), hour, tombstore.Replacing(before))
 		require.ErrorIs(c, err, tombstore.ErrConflict)
 		c.holds(id, "x")
