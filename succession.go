@@ -146,9 +146,9 @@ func (s *RedisStore) endArgs(ctx context.Context, reason Reason, condition strin
 	return args
 }
 
-// tombstone returns what the scripts put in the place of a session: the tombstone as DUMP would
-// give it, or its field t where RESTORE is not to be used. In a cluster it is used unless it was
-// seen not to work, since there a session could get lost without it.
+// tombstone returns what the scripts put where a session was: the tombstone as DUMP would give it,
+// or its field t where RESTORE is not to be used. In a cluster it is used unless it was seen not to
+// work, since there a session could get lost without it.
 func (s *RedisStore) tombstone(ctx context.Context, reason Reason) string {
 	dump := dumpOf(reason, time.Now())
 	if s.clustered() {
