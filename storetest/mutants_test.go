@@ -466,8 +466,8 @@ var renewalMutants = map[string]mutant{
 			},
 		}
 	}},
-	"a session is renewed once":        {"Renewal/given up", beginsOnce},
-	"who was refused is refused again": {"Renewal/two at once, one", beginsOnce},
+	"a session is renewed once":            {"Renewal/given up", beginsOnce},
+	"whoever was refused is refused again": {"Renewal/two at once, one", beginsOnce},
 	"a claim that stands is taken over": {"Renewal/two at once, in", func(s whole) tombstore.Store {
 		var begun sync.Map
 		return &broken{whole: s, begin: func(
@@ -659,10 +659,10 @@ var listMutants = map[string]mutant{
 	"the list forgets what was given up": {
 		"List/names a session whose renewal", without(func(e tombstore.Entry) bool { return !e.Pending }),
 	},
-	"who is between two ids is left in": {
+	"whoever is between two ids is left in": {
 		"Race/all are listed and ended while they are renewed", pendingLeftIn,
 	},
-	"who is taken over is left in": {"Race/all are listed and ended while others", pendingLeftIn},
+	"whoever is taken over is left in": {"Race/all are listed and ended while others", pendingLeftIn},
 	"the list goes on": {"List/stops", func(s whole) tombstore.Store {
 		return &broken{whole: s, list: func(ctx context.Context) iter.Seq2[tombstore.Entry, error] {
 			return s.List(context.WithoutCancel(ctx))
@@ -675,7 +675,7 @@ var listMutants = map[string]mutant{
 	})},
 	"an end by ref does not follow":           {"InvalidateRef/follows", onInvalidateRef(refAlone)},
 	"an end by ref does not follow a renewal": {"Renewal/InvalidateRef after", onInvalidateRef(refAlone)},
-	"who moves meanwhile is left in":          {"Race/all are listed and ended while they rot", refAloneSlowly},
+	"whoever moves meanwhile is left in":      {"Race/all are listed and ended while they rot", refAloneSlowly},
 	"any ref is one": {"InvalidateRef/errors", onInvalidateRef(func(
 		ctx context.Context, s whole, ref string, opts []tombstore.InvalidateOption,
 	) error {

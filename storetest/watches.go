@@ -164,7 +164,7 @@ var watchings = []rule{
 		require.False(c, loggedOut(err))
 		c.holds(id, "x")
 	}},
-	{"Race/Watch against Invalidate: who watches is told", func(c *check) {
+	{"Race/Watch against Invalidate: whoever watches is told", func(c *check) {
 		for range 50 {
 			id := tombstore.NewID()
 			c.write(id, "x", hour)
@@ -184,7 +184,7 @@ var watchings = []rule{
 			c.toldEnd(ctx, tombstore.Logout)
 		}
 	}},
-	{"Race/Watch against Rotate and Invalidate: who watches is told", func(c *check) {
+	{"Race/Watch against Rotate and Invalidate: whoever watches is told", func(c *check) {
 		for range 30 {
 			id, next := tombstore.NewID(), tombstore.NewID()
 			c.write(id, "x", hour)
@@ -268,7 +268,7 @@ var watchedRenewals = []rule{
 		c.invalidate(next)
 		c.toldEnd(ctx, tombstore.Logout)
 	}},
-	{"Race/Watch against a renewal and Invalidate: who watches is told", func(c *check) {
+	{"Race/Watch against a renewal and Invalidate: whoever watches is told", func(c *check) {
 		for range 30 {
 			id, next := tombstore.NewID(), tombstore.NewID()
 			c.write(id, "x", hour)
@@ -371,7 +371,7 @@ var watchedOwners = []rule{
 		_, err = c.watcher.WatchOwner(caller, tombstore.NewID())
 		require.ErrorIs(c, err, context.Canceled)
 	}},
-	{"Race/WatchOwner against InvalidateOwner: who is found logged in is told", func(c *check) {
+	{"Race/WatchOwner against InvalidateOwner: whoever is found logged in is told", func(c *check) {
 		for range 50 {
 			owner := tombstore.NewID()
 			_, id := c.bound(owner)

@@ -243,7 +243,7 @@ var watchMutants = map[string]mutant{
 			return ctx, nil
 		})(ends)
 	}},
-	"the caller's end is not heard by who watches an owner": {"WatchOwner/errors", onWatchOwner(func(
+	"the caller's end is not heard by whoever watches an owner": {"WatchOwner/errors", onWatchOwner(func(
 		ctx context.Context, s whole, owner string,
 	) (context.Context, error) {
 		return s.WatchOwner(context.WithoutCancel(ctx), owner)
