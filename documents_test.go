@@ -2,6 +2,7 @@ package tombstore
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -31,6 +32,54 @@ func TestDocuments_GiveTheNumbersOfTheCode(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Links between the documents lead to a file that is there, and to a heading in it.
+func TestDocuments_Links(t *testing.T) {
+	t.Parallel()
+	links := 0
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != ".":
+			return filepath.SkipDir
+		case d.IsDir() || filepath.Ext(path) != ".md":
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for _, link := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(link[1], "://") || strings.HasPrefix(link[1], "mailto:") {
+				continue
+			}
+			file, heading, _ := strings.Cut(link[1], "#")
+			target := path
+			if file != "" {
+				target = filepath.Join(filepath.Dir(path), file)
+			}
+			_, err := os.Stat(target)
+			require.NoError(t, err, "%s: %s", path, link[1])
+			if heading != "" {
+				require.Contains(t, anchors(t, target), heading, "%s: %s", path, link[1])
+			}
+			links++
+		}
+		return nil
+	}))
+	require.Greater(t, links, 100)
+}
+
+// anchors returns the names by which the headings of a document can be linked.
+func anchors(t *testing.T, path string) (names []string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		name := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }
 
 // docs/standards.md goes through all of ASVS V7, once each, and what it says that there is, is there.
