@@ -46,11 +46,11 @@ func (s *Store) Login(
 	return err
 }
 
-// SetLifetime gives a session of the request a lifetime of its own, for "remember me" and for administrators, and
-// a new id, since a session gets one with the other: call it in the place of Regenerate when a user logs in, and
-// with the zero Lifetime if it is to live as long as all others. With Login give that tombstore.LoginLifetime
-// instead. The idle timeout takes the place of fiber's Expiration and of SetExpiry, in whatever request the
-// session is used, and the cookie lives as long.
+// SetLifetime gives a session of the request a lifetime of its own, for "remember me" and for administrators,
+// and a new id, since a session gets one with the other: call it instead of Regenerate when a user logs in,
+// and with the zero Lifetime if it is to live as long as all others. With Login give that
+// tombstore.LoginLifetime instead. The idle timeout takes the place of fiber's Expiration and of SetExpiry,
+// in whatever request the session is used, and the cookie lives as long.
 func (s *Store) SetLifetime(c *fiber.Ctx, sess *session.Session, l tombstore.Lifetime) error {
 	h := s.request(c).held[sess.ID()]
 	if h == nil {

@@ -75,7 +75,7 @@ func (s *Storage) Login(
 }
 
 // SetLifetime gives the session of a request a lifetime of its own, for "remember me" and for administrators,
-// and a new id, since a session gets one with the other: call it in the place of Regenerate when a user logs in,
+// and a new id, since a session gets one with the other: call it instead of Regenerate when a user logs in,
 // and with the zero Lifetime if it is to live as long as all others. With Login give that
 // tombstore.LoginLifetime instead.
 //

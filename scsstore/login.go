@@ -88,8 +88,8 @@ func LogoutEverywhere(ctx context.Context, sm *scs.SessionManager, owner string)
 }
 
 // SetLifetime gives the session of a request a lifetime of its own, for "remember me" and for administrators,
-// and a new token, since a session gets one with the other: call it in the place of sm.RenewToken when a user
-// logs in, and with the zero Lifetime if it is to live as long as all others. With [Login] give that
+// and a new token, since a session gets one with the other: call it instead of sm.RenewToken when a user logs
+// in, and with the zero Lifetime if it is to live as long as all others. With [Login] give that
 // tombstore.LoginLifetime instead.
 //
 // The idle timeout takes the place of sm.IdleTimeout, in whatever request the session is used, and the cookie
