@@ -3,7 +3,6 @@ package tombstore
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"time"
 )
@@ -150,8 +149,11 @@ const (
 // are not permitted (Watch), that reads are not answered from memory although they were to be, that
 // saves run a script although they could be a SET (see [Report] for both), that a failover has
 // taken what was written a moment before, and that the store has left a server that has become a
-// replica. No record has an id. The default is nil: nothing is logged.
-func WithLogger(l *slog.Logger) Option {
+// replica. No record has an id. A [*log/slog.Logger] will do, and a program that has none does not
+// build that package. The default is nil: nothing is logged.
+func WithLogger(l interface {
+	WarnContext(ctx context.Context, message string, args ...any)
+}) Option {
 	return func(c *config) {
 		if c.warnings = nil; l != nil {
 			c.warnings = &warnings{logger: l, last: map[string]time.Time{}}
@@ -161,9 +163,11 @@ func WithLogger(l *slog.Logger) Option {
 
 // warnings are what a store has logged.
 type warnings struct {
-	logger *slog.Logger
-	mu     sync.Mutex
-	last   map[string]time.Time // by message
+	logger interface {
+		WarnContext(ctx context.Context, message string, args ...any)
+	}
+	mu   sync.Mutex
+	last map[string]time.Time // by message
 }
 
 // warn logs a message, with its cause unless that is nil. The cause must be one that errors show.

@@ -25,7 +25,7 @@ var needs = map[string][]string{
 	"chistore":           {"github.com/redis/rueidis", "gitea.com/go-chi/session"},
 	"beegostore":         {"github.com/redis/rueidis", "github.com/beego/beego/v2/server/web"},
 	"goredis":            {"github.com/redis/rueidis", "github.com/redis/go-redis/v9"},
-	"otelstore":          {"github.com/redis/rueidis", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace"},
+	"otelstore":          {"github.com/redis/rueidis", "go.opentelemetry.io/otel", "go.opentelemetry.io/otel/semconv/v1.41.0/dbconv"},
 }
 
 func TestDependencies(t *testing.T) {
