@@ -167,7 +167,7 @@ func (s *RedisStore) remembered(
 	res, hit, err := s.cached(ctx, key, now)
 	switch {
 	case errors.Is(err, ErrInvalidated):
-		if end := (*InvalidatedError)(nil); errors.As(err, &end) && now.UnixMilli() < end.grace {
+		if end, ok := errors.AsType[*InvalidatedError](err); ok && now.UnixMilli() < end.grace {
 			return Session{}, hit, errNotRemembered // the server says for how long
 		}
 		return Session{}, hit, err

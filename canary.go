@@ -164,8 +164,9 @@ func (s *RedisStore) tryMessage(ctx context.Context) error {
 	}
 	get := func() (reason Reason, hit bool, err error) {
 		res := s.client.DoCache(ctx, s.client.B().Hmget().Key(key).Field("t").Cache(), canaryTTL)
-		var end *InvalidatedError
-		if err := endOf(res); !errors.As(err, &end) {
+		err = endOf(res)
+		end, ok := errors.AsType[*InvalidatedError](err)
+		if !ok {
 			return 0, false, err
 		}
 		return end.Reason, res.IsCacheHit(), nil

@@ -137,7 +137,7 @@ func (s *RedisStore) scanEntries(
 		return nil, 0, explain(res.Error())
 	}
 	page, err := res.AsScanEntry()
-	if errors.As(err, new(*strconv.NumError)) { // its text quotes the reply
+	if _, ok := errors.AsType[*strconv.NumError](err); ok { // its text quotes the reply
 		err = errUnexpected
 	}
 	if err != nil {

@@ -196,7 +196,9 @@ func unsent(err error) bool {
 	if _, ok := rueidis.IsRedisErr(err); ok {
 		return true
 	}
-	var early notSent
-	var dial *net.OpError
-	return errors.As(err, &early) || errors.As(err, &dial) && dial.Op == "dial"
+	if _, ok := errors.AsType[notSent](err); ok {
+		return true
+	}
+	dial, ok := errors.AsType[*net.OpError](err)
+	return ok && dial.Op == "dial"
 }

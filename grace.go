@@ -59,8 +59,9 @@ func movedIn(reply string) error {
 	if len(reply) <= 1+endSize {
 		return errUnexpected
 	}
-	var end *InvalidatedError
-	if err := parseEnd(reply[1 : 1+endSize]); !errors.As(err, &end) {
+	err := parseEnd(reply[1 : 1+endSize])
+	end, ok := errors.AsType[*InvalidatedError](err)
+	if !ok {
 		return err
 	}
 	return &movedError{end, reply[1+endSize:]}
@@ -78,11 +79,11 @@ func (s *RedisStore) readOn(ctx context.Context, left *movedError, expiry bool) 
 			return Session{}, ErrCorrupt
 		}
 		session, err := s.readThrough(ctx, key, 0, expiry)
-		switch {
-		case errors.As(err, &next):
-		case errors.Is(err, ErrNotFound):
+		if errors.Is(err, ErrNotFound) {
 			return Session{}, left.InvalidatedError
-		default:
+		}
+		var moved bool
+		if next, moved = errors.AsType[*movedError](err); !moved {
 			return session, err
 		}
 	}
@@ -94,8 +95,8 @@ func (s *RedisStore) readOn(ctx context.Context, left *movedError, expiry bool) 
 func (m *MemoryStore) readOn(key string, err error, now time.Time) (*entry, error) {
 	for range maxHops {
 		left := m.entries[key]
-		var end *InvalidatedError
-		if !errors.As(err, &end) || end.Reason != Rotated || left.successor == "" || !now.Before(left.grace) {
+		end, ok := errors.AsType[*InvalidatedError](err)
+		if !ok || end.Reason != Rotated || left.successor == "" || !now.Before(left.grace) {
 			return nil, err
 		}
 		e, met := m.live(left.successor, now)

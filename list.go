@@ -223,7 +223,9 @@ func tombstoneOf(
 	if err != nil {
 		return nil, "", false, errUnexpected
 	}
-	if err := parseEnd(t); !errors.As(err, &end) {
+	err = parseEnd(t)
+	end, ok := errors.AsType[*InvalidatedError](err)
+	if !ok {
 		return nil, "", false, err
 	}
 	if !parts[1].IsNil() {
@@ -304,7 +306,7 @@ func (s *RedisStore) scan(
 			Args("MATCH", glob, "COUNT", "1000", "TYPE", kind).Build()
 	})
 	page, err := res.AsScanEntry()
-	if errors.As(err, new(*strconv.NumError)) { // its text quotes the reply
+	if _, ok := errors.AsType[*strconv.NumError](err); ok { // its text quotes the reply
 		err = errUnexpected
 	}
 	return page, err

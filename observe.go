@@ -289,7 +289,7 @@ func outcomeOf(verb string, err error) (Outcome, Reason) {
 	if err == nil {
 		return OutcomeOK, 0
 	}
-	if ended := (*InvalidatedError)(nil); errors.As(err, &ended) {
+	if ended, ok := errors.AsType[*InvalidatedError](err); ok {
 		switch verb {
 		case "write", "touch", "rotate", "begin renewal", "finish renewal", "adopt":
 			return OutcomeRefused, ended.Reason

@@ -211,7 +211,7 @@ func (s *RedisStore) readServer(
 ) (Session, error) {
 	ctx, op := s.beginKey(ctx, "read", key, begun)
 	session, err := s.readThrough(ctx, key, slide, expiry)
-	if left := (*movedError)(nil); err != nil && errors.As(err, &left) {
+	if left, ok := errors.AsType[*movedError](err); ok {
 		session, err = s.readOn(ctx, left, expiry || slide != 0)
 	}
 	session, err = s.opened(id, key, session, err)

@@ -121,9 +121,9 @@ func (s *RedisStore) endOne(
 	ctx context.Context, key string, reason Reason, condition string,
 ) (reply string, lost bool, err error) {
 	reply, lost, err = s.ask(ctx, &invalidateScript, []string{key}, s.endArgs(ctx, reason, condition)...)
-	var refusal *replyError
+	refusal, refused := errors.AsType[*replyError](err)
 	switch {
-	case errors.As(err, &refusal) && !errors.Is(err, ErrUnknownOutcome):
+	case refused && !errors.Is(err, ErrUnknownOutcome):
 		err = fmt.Errorf("%w: %w", ErrNotInvalidated, refusal)
 	case err == nil && reply[0] != codeAbsent:
 		if met := outcome(reply, lost); met != nil && !errors.Is(met, ErrInvalidated) {
@@ -199,15 +199,16 @@ func (s *RedisStore) rotate(ctx context.Context, oldID, newID string, o RotateOp
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	m := moving{oldID, newID, oldKey, newKey, ms, grace, newVersion(), o}
+	m := &moving{oldID, newID, oldKey, newKey, ms, grace, newVersion(), o}
 	if s.clustered() || o.Binding != nil || o.Lifetime != nil {
 		return s.moveInSteps(ctx, m)
 	}
-	move := s.moveAtOnce
+	var session Session
 	if s.sealed {
-		move = s.moveSealed
+		session, err = s.moveSealed(ctx, m)
+	} else {
+		session, err = s.moveAtOnce(ctx, m)
 	}
-	session, err := move(ctx, m)
 	if errors.Is(err, errInSteps) {
 		return s.moveInSteps(ctx, m)
 	}
@@ -226,7 +227,7 @@ type moving struct {
 
 // moveArgs returns the arguments of rotate.lua. data is as it is to be stored, and kept if it is "" and
 // Replace is not set.
-func (s *RedisStore) moveArgs(ctx context.Context, m moving, data string) []string {
+func (s *RedisStore) moveArgs(ctx context.Context, m *moving, data string) []string {
 	args := []string{
 		m.version.bytes(),
 		s.argTombstoneTTL,
@@ -266,7 +267,7 @@ func (s *RedisStore) moveArgs(ctx context.Context, m moving, data string) []stri
 
 // moveAtOnce runs rotate.lua with both keys. The data does not pass through the script, so it is
 // read afterwards.
-func (s *RedisStore) moveAtOnce(ctx context.Context, m moving) (Session, error) {
+func (s *RedisStore) moveAtOnce(ctx context.Context, m *moving) (Session, error) {
 	session, late, err := s.moveRecord(ctx, m, string(m.Data))
 	if err != nil {
 		return Session{}, err
@@ -288,7 +289,7 @@ const sealedTries = 3
 
 // moveSealed reads the session, seals its data for the new id, and moves it under the version that was
 // read. If that has changed, it does so again.
-func (s *RedisStore) moveSealed(ctx context.Context, m moving) (Session, error) {
+func (s *RedisStore) moveSealed(ctx context.Context, m *moving) (Session, error) {
 	for range sealedTries {
 		before, err := s.readAt(ctx, m.oldID, m.oldKey)
 		switch {
@@ -297,13 +298,13 @@ func (s *RedisStore) moveSealed(ctx context.Context, m moving) (Session, error) 
 		case m.Version != 0 && m.Version != before.Version:
 			return Session{}, ErrConflict
 		}
-		data, try := before.Data, m
+		data, try := before.Data, *m
 		if m.Replace {
 			data = m.Data
 		}
 		try.Version, try.version = before.Version, newVersion()
 		sealed := s.seal(m.newID, m.newKey, string(before.header[headerSize:]), data)
-		session, late, err := s.moveRecord(ctx, try, rueidis.BinaryString(sealed))
+		session, late, err := s.moveRecord(ctx, &try, rueidis.BinaryString(sealed))
 		if err == nil {
 			session.Data = data
 			return session, late
@@ -320,7 +321,7 @@ func (s *RedisStore) moveSealed(ctx context.Context, m moving) (Session, error) 
 
 // moveRecord runs rotate.lua with both keys, and returns the session without its data.
 func (s *RedisStore) moveRecord(
-	ctx context.Context, m moving, data string,
+	ctx context.Context, m *moving, data string,
 ) (session Session, late, err error) {
 	record, err := s.leave(ctx, []string{m.oldKey, m.newKey}, s.moveArgs(ctx, m, data))
 	if err != nil {
@@ -342,7 +343,7 @@ func (s *RedisStore) moveRecord(
 // it has one, and then creates it. An end that comes in between follows the old id's tombstone, and
 // leaves one under the new id, which refuses the last step. The replicas must have the tombstone
 // before that step: if they lost it while the new id is live, an end by the old id would not find that.
-func (s *RedisStore) moveInSteps(ctx context.Context, m moving) (Session, error) {
+func (s *RedisStore) moveInSteps(ctx context.Context, m *moving) (Session, error) {
 	if err := s.unused(ctx, m.newKey); err != nil {
 		if _, gone := s.readThrough(ctx, m.oldKey, 0, false); gone != nil {
 			err = gone
