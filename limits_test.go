@@ -467,7 +467,7 @@ func TestMaxSessions_Foreign(t *testing.T) {
 func TestMaxSessions_ForeignMember(t *testing.T) {
 	t.Parallel()
 	client := newTap(redistest.Client(t))
-	b := bedOn(t, client, WithMaxSessions(1, EvictOldest), WithTimeout(200*time.Millisecond))
+	b := bedOn(t, client, WithMaxSessions(1, EvictOldest), WithTimeout(time.Second))
 	owner := NewID()
 	key, id := b.ownerKey(Ref(owner)), b.bound(owner)
 	b.do("ZREM", key, "l"+Ref(id))
