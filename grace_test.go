@@ -118,7 +118,7 @@ func TestGrace_Ends(t *testing.T) {
 		catches(t, plain, check, map[string]mutant{
 			"a grace without end":         {"read", "clock() < number(met, 11) and ", ""},
 			"a grace that outlives ends":  {"read", " or string.byte(met, 4) ~= 2", ""},
-			"a grace that is not granted": {"rotate", "if ARGV[9] then", "if false then"},
+			"a grace that is not granted": {"rotate", "if (ARGV[9] or '') ~= '' then", "if false then"},
 		})
 	})
 }

@@ -81,8 +81,8 @@ func TestLifetime_Kept(t *testing.T) {
 			"a touch does not look": {"touch", "'0', '32')", "'0', '21')"},
 			"a slide sets its own":  {"read", "idle(value) or tonumber(ARGV[1])", "tonumber(ARGV[1])"},
 			"a write sets its own":  {"write", "else\n  ttl = idle(record) or ttl\n", "else\n"},
-			"a move sets its own":   {"rotate", "replace and idle(record) or replace or left", "replace or left"},
-			"a move is a use":       {"rotate", "replace and idle(record) or replace", "idle(record) or replace"},
+			"a move sets its own":   {"rotate", "given and idle(record) or given or left", "given or left"},
+			"a move is a use":       {"rotate", "given and idle(record) or given", "idle(record) or given"},
 			"the first write, too":  {"write", "    ttl = idle(record) or ttl\n", ""},
 			"no deadline":           {"write", "absolute > 0 and now + absolute or 0", "0"},
 		})
@@ -125,9 +125,9 @@ func TestLifetime_Moved(t *testing.T) {
 		plain := func(t *testing.T) world { return newWorld(t, WithAbsoluteTimeout(12*time.Hour)) }
 		check(t, plain(t))
 		catches(t, plain, check, map[string]mutant{
-			"a move gives no deadline":   {"write", "if ARGV[6] and (deadline", "if false and (deadline"},
-			"a move puts deadlines off":  {"write", "(deadline == 0 or now + ARGV[6] < deadline)", "true"},
-			"a move brings none forward": {"write", "(deadline == 0 or now + ARGV[6] < deadline)", "deadline == 0"},
+			"a move gives no deadline":   {"write", "if ARGV[8] and (deadline", "if false and (deadline"},
+			"a move puts deadlines off":  {"write", "(deadline == 0 or now + ARGV[8] < deadline)", "true"},
+			"a move brings none forward": {"write", "(deadline == 0 or now + ARGV[8] < deadline)", "deadline == 0"},
 			"a move tells only the TTL":  {"write", "      record = string.sub(record, 1, 16) .. bytes(deadline) .. string.sub(record, 23)\n", ""},
 		})
 	})

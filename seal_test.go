@@ -397,14 +397,14 @@ func TestSeal_Mixed(t *testing.T) {
 				made := func(t *testing.T) world { return newWorld(t, opts...) }
 				check(t, made(t))
 				catches(t, made, check, map[string]mutant{
-					"a write that does not look": {"write", "(string.byte(head, 2) > 127) ~= (ARGV[6] ~= nil)", "false"},
+					"a write that does not look": {"write", "(string.byte(head, 2) > 127) ~= sealed", "false"},
 					"a touch that knows no seal": {"touch", "flags > 127 and floor(flags / 16) ~= 9", "flags > 127 or flags == 0"},
 					"an end that knows no seal": {"invalidate", "flags > 127 and floor(flags / 16) ~= 9",
 						"flags > 127 or flags == 0"},
 				})
 				if name == "clear" { // the other one reads before it moves a session
 					catches(t, made, check, map[string]mutant{
-						"a rotate that does not look": {"rotate", "(string.byte(head, 2) > 127) ~= (ARGV[9] ~= nil)", "false"},
+						"a rotate that does not look": {"rotate", "(string.byte(head, 2) > 127) ~= (ARGV[10] ~= nil)", "false"},
 					})
 				}
 			})

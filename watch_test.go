@@ -737,7 +737,7 @@ func TestWatch_NotPermittedToPublish(t *testing.T) {
 				const first, refused = "redis.call('PUBLISH', ARGV[%d] or 'x', KEYS[1])\n%s", "redis.call('PUBLISH'"
 				catches(t, newWorld, check, map[string]mutant{
 					"invalidate.lua publishes first": {"invalidate", "local head, dump", fmt.Sprintf(first, 5, "local head, dump")},
-					"rotate.lua publishes first":     {"rotate", "local new, replace", fmt.Sprintf(first, 8, "local new, replace")},
+					"rotate.lua publishes first":     {"rotate", "local new, given", fmt.Sprintf(first, 8, "local new, given")},
 					"link.lua publishes first":       {"link", "local found", fmt.Sprintf(first, 4, "local found")},
 					"revoke.lua publishes first":     {"revoke", "local g = ", fmt.Sprintf(first, 6, "local g = ")},
 					"invalidate.lua must publish":    {"invalidate", "redis.pcall('PUBLISH'", refused},
