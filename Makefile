@@ -25,7 +25,7 @@ gotest       = go test -tags "$(TAGS)"
 .PHONY: help build test race lint bench demo matrix faults soak model container fuzz cover tidy server races e2e vet release-check release
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## play the logout race on an in-process Redis
 	go run -C cmd/tombstore . demo

@@ -12,7 +12,8 @@ import (
 )
 
 // Every error of a Store wraps exactly one of these, or is a transport or server failure that keeps
-// its cause for errors.Is and errors.As. A failure is never reported as ErrNotFound.
+// its cause for errors.Is and errors.As, or says that options exclude each other. A failure is never
+// reported as ErrNotFound.
 var (
 	// ErrNotFound says that the id has no session: never written, or expired.
 	ErrNotFound = errors.New("no such session")
@@ -31,14 +32,15 @@ var (
 	// with WithPlainIDs, that an id begins like the key of an owner; with WithSealedData that one under
 	// which a session would begin has fewer than 128 bits. Nothing was sent.
 	ErrInvalidID = errors.New("invalid session id, ref or owner")
-	// ErrInvalidTTL says that a TTL is zero or negative. Nothing was sent.
+	// ErrInvalidTTL says that a TTL is zero or negative, that a time of a Lifetime is negative, or that
+	// a Grace is negative or longer than a minute. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")
 	// ErrTooLarge says that the data is larger than WithMaxDataSize allows, or a label than 1024
 	// bytes, or that a session would have more than four owners. Nothing was changed.
 	ErrTooLarge = errors.New("session data too large")
 	// ErrCorrupt says that the key holds something that this package did not write, or, with
-	// WithSealedData, data that was changed or is not sealed. It is left as it is, or put back if a Write
-	// with Replacing has met it.
+	// WithSealedData, data that was changed or is not sealed, or without that option data that is. It is
+	// left as it is, or put back if a Write with Replacing has met it.
 	ErrCorrupt = errors.New("key holds a foreign or damaged value")
 	// ErrNotInvalidated says that the server refused to end a session (for example MISCONF,
 	// NOREPLICAS, READONLY or NOPERM): the session may still be live.

@@ -7,6 +7,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"hash"
 	"strings"
 	"sync"
@@ -168,13 +169,21 @@ func (c *config) open(id, key string, s *Session) error {
 	return ErrCorrupt
 }
 
-// understands returns ErrCorrupt if the data after a header is sealed and this store does not seal, or
-// the other way round.
+var (
+	errSealed    = fmt.Errorf("%w: the data is sealed, and this store has no WithSealedData", ErrCorrupt)
+	errNotSealed = fmt.Errorf("%w: the data is not sealed, as WithSealedData wants it", ErrCorrupt)
+)
+
+// understands returns an ErrCorrupt if the data after a header is sealed and this store does not seal,
+// or the other way round.
 func (c *config) understands(header []byte) error {
-	if isSealed(header) != c.sealed {
-		return ErrCorrupt
+	switch sealed := isSealed(header); {
+	case sealed == c.sealed:
+		return nil
+	case sealed:
+		return errSealed
 	}
-	return nil
+	return errNotSealed
 }
 
 // begun returns the header of a session that begins in this store.

@@ -61,11 +61,11 @@ The exit status is 1 if something went wrong, or if the time was too short for t
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "redis", Usage: "`URL` of the Redis or Valkey server", Destination: &b.redis},
 			&cli.DurationFlag{Name: "for", Value: 20 * time.Second, Usage: "`time` after which it stops", Destination: &b.limit},
-			&cli.IntFlag{Name: "rounds", Usage: "`number` of rounds after which it stops earlier (default: no number)",
+			&cli.IntFlag{Name: "rounds", Usage: "`number` of rounds after which it stops earlier; 0 for none",
 				Destination: &b.rounds},
 			&cli.IntFlag{Name: "clients", Value: 16, Usage: "`number` of calls at a time", Destination: &b.clients},
 			&cli.IntFlag{Name: "size", Value: 512, Usage: "`bytes` of a session's data", Destination: &b.size},
-			&cli.BoolFlag{Name: "yes", Usage: "load a server that has keys of others", Destination: &b.yes},
+			&cli.BoolFlag{Name: "yes", Usage: "run on a server that holds keys of other programs", Destination: &b.yes},
 			jsonFlag(&b.asJSON),
 		},
 		Action: func(ctx context.Context, c *cli.Command) error {
@@ -139,7 +139,7 @@ func (b *benchmark) mayLoad(ctx context.Context, conn rueidis.Client) error {
 	}
 	for _, n := range nodes {
 		if keys := n.allKeys(); keys > 0 && !b.yes {
-			return usageError{fmt.Errorf("the server has keys (%s) of others, who would wait for it: -yes loads it nevertheless",
+			return usageError{fmt.Errorf("the server holds %s keys of other programs, which would have to wait; -yes runs it all the same",
 				thousands(keys))}
 		}
 		if limit := n.number("maxmemory"); limit > 0 && n.number("used_memory")+room > limit {

@@ -63,7 +63,7 @@ func TestBench_OthersKeys(t *testing.T) {
 	sent := redistest.Commands(t, client, func() { status, out, stderr = call(t, args...) })
 	require.Equal(t, exitUsage, status)
 	require.Empty(t, out)
-	require.Equal(t, "tombstore: the server has keys (1) of others, who would wait for it: -yes loads it nevertheless\n", stderr)
+	require.Equal(t, "tombstore: the server holds 1 keys of other programs, which would have to wait; -yes runs it all the same\n", stderr)
 	require.Empty(t, sent)
 
 	sent = redistest.Commands(t, client, func() { status, out, stderr = call(t, append(args, "-yes")...) })

@@ -93,7 +93,7 @@ func (d *demo) run(ctx context.Context, out screen, ours opener) (held bool, err
 	var clients [2]rueidis.Client
 	for i := range clients {
 		if clients[i], err = connect(url, inside); err != nil {
-			return false, fmt.Errorf("connect to the server: %w", err)
+			return false, usageError{fmt.Errorf("connect to the server: %w", err)}
 		}
 		defer clients[i].Close()
 	}

@@ -179,7 +179,7 @@ func (p *page) lines(out screen, prefix string) []string {
 		out.paint(bold, "sessions    ") + p.Sessions.String(),
 		out.paint(bold, "tombstones  ") + p.Tombstones.String(),
 		out.paint(bold, "owners      ") + p.Owners.String(),
-		fmt.Sprintf("            estimated from %s of %s keys", thousands(p.Sampled), thousands(int(p.Keys))),
+		fmt.Sprintf("            estimated from %s samples of %s keys", thousands(p.Sampled), thousands(int(p.Keys))),
 		"",
 		"A second, in the last " + strconv.FormatFloat(p.Interval, 'f', -1, 64) + " s:",
 		out.paint(bold, "ends        ") + ends,

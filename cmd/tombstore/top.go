@@ -56,7 +56,7 @@ The exit status is 1 if there is no answer in the last interval.`,
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "interval", Value: 2 * time.Second, Destination: &t.interval,
 				Usage: "`time` between two pages"},
-			&cli.IntFlag{Name: "n", Destination: &t.rounds, Usage: "`number` of pages (default: no end)"},
+			&cli.IntFlag{Name: "n", Destination: &t.rounds, Usage: "`number` of pages; 0 for no end"},
 			&cli.IntFlag{Name: "samples", Value: 1000, Destination: &t.samples,
 				Usage: "`number` of random keys for each page"},
 		},
