@@ -539,7 +539,8 @@ func (s *RedisStore) writeScript(ctx context.Context, w writing) (session Sessio
 const maxItems = 8
 
 // writeSealed runs write.lua with data that is sealed together with the items of the session. Where the
-// caller does not know them, it is taken to have none, and if it has the server says so.
+// caller does not know them, it is taken to have none, and if it has the server says so. A session that
+// begins in its place, when it has expired meanwhile, must not get them: its owners do not know of it.
 func (s *RedisStore) writeSealed(
 	ctx context.Context, w writing, args []string,
 ) (detail string, lost bool, err error) {
@@ -550,10 +551,14 @@ func (s *RedisStore) writeSealed(
 		if err != nil {
 			return "", lost, err
 		}
-		if reply[0] != codeItems {
+		switch {
+		case reply[0] == codeItems:
+			args[3], args[5] = cmp.Or(w.condition, "present"), reply[1:]
+		case reply[0] == codeAbsent && args[3] != w.condition:
+			args[3], args[5] = w.condition, w.items
+		default:
 			return reply[1:], lost, outcome(reply, lost)
 		}
-		args[5] = reply[1:]
 	}
 	return "", lost, unknown(nil)
 }

@@ -472,6 +472,42 @@ func TestSeal_Owners(t *testing.T) {
 	})
 }
 
+// A write is sealed with the items of the session that it meets. If that expires before the write comes
+// again, what begins in its place is not its owners', who would not know of it.
+func TestSeal_WriteMeetsExpiry(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
+		w := newWorld(t, WithSealedData())
+		ctx := t.Context()
+		for _, own := range []Lifetime{{}, {Idle: 15 * time.Minute, Absolute: time.Hour}} {
+			id := NewID()
+			b, err := w.Reserve(ctx, id, w.login(NewID()), Label("phone"), LoginLifetime(remembered))
+			require.NoError(t, err)
+			w.write(id, "x", time.Hour, Bound(b))
+			writes := 0
+			w.tap.before = func(words []string) error {
+				if runs(words, "write") {
+					if writes++; writes == 2 {
+						w.other.do("DEL", w.keyOf(id))
+					}
+				}
+				return nil
+			}
+			_, err = w.Write(ctx, id, []byte("y"), time.Hour, Lasting(own))
+			w.tap.before = nil
+			require.NoError(t, err)
+			require.Equal(t, 3, writes)
+			read, err := w.other.Read(ctx, id)
+			require.NoError(t, err)
+			require.Equal(t, "y", string(read.Data))
+			require.Empty(t, read.Owners())
+			require.Empty(t, read.Label())
+			require.Equal(t, own.Idle, read.Idle())
+			require.Equal(t, own.Absolute > 0, !read.Deadline().IsZero())
+		}
+	})
+}
+
 // A Rotate moves what was saved last, however often somebody saves while it reads.
 func TestSeal_RotateMeetsSaves(t *testing.T) {
 	t.Parallel()
