@@ -184,6 +184,24 @@ func TestLifetime_PutBack(t *testing.T) {
 	})
 }
 
+// A renewal is not finished with a header that is none.
+func TestLifetime_ForeignHeader(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	good := string(withItems(newHeader(7, lifeBegan, 0), appendIdle(nil, month)))
+	for _, header := range []string{good[:headerSize], good[:headerSize+1], good[:headerSize+2], good[:len(good)-1], good + "x"} {
+		id, next := NewID(), NewID()
+		b.write(id, "x", time.Hour)
+		r, err := b.BeginRenewal(t.Context(), id, 0)
+		require.NoError(t, err)
+		b.do("HSET", b.keyOf(id), "h", header)
+		r.Lifetime = &remembered
+		_, err = b.FinishRenewal(t.Context(), r, next, nil, time.Hour)
+		require.ErrorIs(t, err, errUnexpected)
+		require.False(t, b.live(next))
+	}
+}
+
 // Data that looks like an item is data.
 func TestLifetime_NotInData(t *testing.T) {
 	t.Parallel()

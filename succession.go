@@ -538,7 +538,7 @@ func (s *RedisStore) finishRenewal(
 	if err != nil {
 		return Session{}, err
 	}
-	if len(header) < headerSize {
+	if known := headerOf([]byte(header)); known == nil || len(known) < len(header) {
 		return Session{}, errUnexpected
 	}
 	if err := s.understands([]byte(header)); err != nil { // it began in a store with other options
