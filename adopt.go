@@ -11,7 +11,7 @@ import (
 )
 
 // Adopt implements [Binder]. The entry comes first, and then the record with the owner takes the place
-// of the one without, under the version that was read: so at no moment does the session belong to the
+// of the one without, under the version and the header that were read: so at no moment does the session belong to the
 // owner without InvalidateOwner reaching it.
 func (s *RedisStore) Adopt(
 	ctx context.Context, id string, login Login, opts ...ReserveOption,
@@ -54,13 +54,14 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 		}
 		before := session.Owners()
 		added = withOwners(before, logins)[len(before):]
+		met := string(session.header)
 		session.header = header
 		data := session.Data
 		if s.sealed { // anew, since the owners are authenticated
 			data = s.seal(id, key, string(header[headerSize:]), data)
 		}
 		record := string(recordOf(header, session.Version, data))
-		reply, lost, err := s.ask(ctx, &restoreScript, []string{key}, session.Version.bytes(), record)
+		reply, lost, err := s.ask(ctx, &restoreScript, []string{key}, session.Version.bytes(), record, met)
 		switch {
 		case errors.Is(err, ErrCorrupt): // it has been ended since: Read says why
 		case err != nil:

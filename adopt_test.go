@@ -183,6 +183,58 @@ func TestAdopt_FurtherOwnerInterleaved(t *testing.T) {
 	})
 }
 
+// Two that adopt a session at the same time do not undo each other: it gets the further owners of both, and of
+// two users it is the first one's.
+func TestAdopt_Twice(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx := w.t.Context()
+		for _, another := range []bool{false, true} {
+			id, owner := NewID(), NewID()
+			_, err := w.other.Write(ctx, id, []byte("x"), time.Hour)
+			require.NoError(t, err)
+			login, rival := w.login(owner), w.login(owner)
+			if another {
+				rival = w.login(NewID())
+			}
+			mine, theirs := w.login(NewID()), w.login(NewID())
+			first := true
+			w.tap.before = func(words []string) error {
+				if first && runs(words, "restore") {
+					first = false
+					_, err := w.other.Adopt(ctx, id, rival, until(), Also(theirs))
+					require.NoError(t, err)
+				}
+				return nil
+			}
+			_, err = w.Adopt(ctx, id, login, until(), Also(mine))
+			w.tap.before = nil
+			want := []string{rival.Owner, theirs.Owner}
+			if another {
+				require.ErrorIs(t, err, ErrConflict)
+			} else {
+				require.NoError(t, err)
+				want = append(want, mine.Owner)
+			}
+			read, err := w.other.Read(ctx, id)
+			require.NoError(t, err)
+			require.Equal(t, "x", string(read.Data))
+			require.Equal(t, want, read.Owners())
+		}
+	}
+	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
+		for name, opts := range map[string][]Option{"clear": nil, "sealed": {WithSealedData()}} {
+			t.Run(name, func(t *testing.T) {
+				made := func(t *testing.T) world { return newWorld(t, opts...) }
+				check(t, made(t))
+				catches(t, made, check, map[string]mutant{
+					"whatever the header is": {"restore", "if ARGV[3] and", "if false and"},
+				})
+			})
+		}
+	})
+}
+
 // Each reply may be lost: the session is adopted, and once.
 func TestAdopt_LostReply(t *testing.T) {
 	t.Parallel()

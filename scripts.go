@@ -33,7 +33,7 @@ var (
 
 	readScript       = script{readSource, "b9478933042820d59558a05cc0803da6556a56e1"}
 	writeScript      = script{writeSource, "883521d7ea3da0ae30aea7014131ee84a5c20ef0"}
-	restoreScript    = script{restoreSource, "06a9898d825c5991a00c0499b9e99c3e1db81360"}
+	restoreScript    = script{restoreSource, "0e4280497b5b52ad6def2f8a0b3d209e4f357591"}
 	touchScript      = script{touchSource, "f55c7dfb7e3570cd9db6faf35cf96fa01ace8746"}
 	invalidateScript = script{invalidateSource, "3d90ae581e73cd1d1ccc589b364d4882a47dc0db"}
 	rotateScript     = script{rotateSource, "75b569eaf57cc12fb5da0fdf341b3b3e169120b2"}

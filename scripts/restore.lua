@@ -1,11 +1,13 @@
--- restore.lua: puts back what a write has replaced by mistake, unless that has been changed since.
+-- restore.lua: puts back what a write has replaced by mistake, or gives a session another header, unless that
+-- has been changed since.
 --
 -- KEYS[1]  key of the session
 -- ARGV[1]  version that the write has stored, 8 bytes
--- ARGV[2]  value that it has replaced
+-- ARGV[2]  value that it has replaced, or that has the other header
+-- ARGV[3]  header that must be stored, since a session that gets another one keeps its version; left out for any
 --
 -- Returns  D  put back
---          C  another version is stored, or none
+--          C  another version is stored, or another header, or none
 local floor = math.floor
 local function clock() -- ms since 1970
   local time = redis.call('TIME')
@@ -23,6 +25,7 @@ end
 
 local version = redis.pcall('GETRANGE', KEYS[1], '2', '9')
 if version ~= ARGV[1] then return type(version) == 'string' and 'C' or version end
+if ARGV[3] and redis.call('GETRANGE', KEYS[1], '0', #ARGV[3] - 1) ~= ARGV[3] then return 'C' end
 if string.byte(ARGV[2]) ~= 193 then -- no record: nobody knows how long it was to live
   redis.call('SET', KEYS[1], ARGV[2])
   return 'D'
