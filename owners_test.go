@@ -637,16 +637,17 @@ func TestBinding_Stored(t *testing.T) {
 func TestReserve_AbsoluteTimeout(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
-		ctx, owner := w.t.Context(), NewID()
+		ctx, login := w.t.Context(), w.login(NewID())
+		login.At = login.At.Add(-time.Minute) // the user had to think of the password
 		for i := range 20 {
-			b, err := w.Reserve(ctx, NewID(), w.login(owner))
+			b, err := w.Reserve(ctx, NewID(), login)
 			require.NoError(t, err)
 			require.Equal(t, b.CreatedAt.Add(time.Hour), b.Deadline)
 			sooner := time.Now().Add(time.Minute * time.Duration(i+1)).Truncate(time.Millisecond)
-			b, err = w.Reserve(ctx, NewID(), w.login(owner), Until(sooner))
+			b, err = w.Reserve(ctx, NewID(), login, Until(sooner))
 			require.NoError(t, err)
 			require.Equal(t, sooner, b.Deadline)
-			b, err = w.Reserve(ctx, NewID(), w.login(owner), until())
+			b, err = w.Reserve(ctx, NewID(), login, until())
 			require.NoError(t, err)
 			require.Equal(t, b.CreatedAt.Add(time.Hour), b.Deadline)
 		}
