@@ -16,8 +16,8 @@
 // Once Invalidate has returned nil, no read returns the ended session and nothing makes it live
 // again: no write that began earlier or later, no retry of a lost command, no other process. A
 // session that has moved to another id, by Rotate or by a Renewer, is ended by any id that it has
-// had. Ids are stored as digests, and WithSealedData seals the data. A failure to reach the server is never reported as "no such
-// session".
+// had. Ids are stored as digests, and WithSealedData seals the data. A failure to reach the server
+// is never reported as "no such session".
 //
 // A program that tells the store whose sessions are whose, with a [Binder], can end all sessions of a
 // user at once, logins and renewals that are under way included, list them, and limit their number.

@@ -28,9 +28,9 @@ import (
 //
 // All but version and data is the session's header, which never changes under one id. Items, flags
 // and fields that are not known are carried over; bit 7 of the flags says that whoever does not
-// know what bits 4 to 6 mean then must leave the session alone (ErrCorrupt): bit 4 alone that its data
-// is sealed. 0xC0 and 0xC1 occur in no UTF-8 text and
-// begin no gob stream, so values of other programs are told apart, and never overwritten.
+// know what bits 4 to 6 mean then must leave the session alone (ErrCorrupt): bit 4 alone that its
+// data is sealed. 0xC0 and 0xC1 occur in no UTF-8 text and begin no gob stream, so values of other
+// programs are told apart, and never overwritten.
 const (
 	kindLive      = 0xC1
 	kindTombstone = 0xC0

@@ -14,8 +14,8 @@ import (
 // what the session needs to know after it. That the Save finds values cleared is not a logout then.
 //
 // The session needs a deadline, by tombstore.Until or by tombstore.WithAbsoluteTimeout, or the error is
-// tombstore.ErrNoDeadline: MaxAge is none, since it begins anew with each Save. For a session that lives longer or
-// shorter than others set Options.MaxAge before, or give tombstore.LoginLifetime.
+// tombstore.ErrNoDeadline: MaxAge is none, since it begins anew with each Save. For a session that lives
+// longer or shorter than others set Options.MaxAge before, or give tombstore.LoginLifetime.
 //
 // After an error nobody is logged in, and the session is as it was: tombstore.ErrStaleLogin if the owner's
 // sessions have been ended since BeginLogin, or if BeginLogin was more than an hour ago, so that the user

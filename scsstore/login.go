@@ -23,11 +23,11 @@ import (
 // session was ended. If the handler fails after Login, log out (sm.Destroy), which gives up what Login has
 // reserved.
 //
-// The session lives until sm.Lifetime from now, or until what tombstore.Until says, which may be later
-// or sooner; a tombstore.LoginLifetime with an absolute time takes the place of sm.Lifetime. A later
-// sm.RenewToken does not move that, but begins the deadline of scs anew: the session ends at the
-// sooner one, and sm.Deadline and the cookie know only that of scs. To keep the two the same, give
-// sm.SetDeadline after RenewToken what sm.Deadline was before, as LogoutEverywhere does.
+// The session lives until sm.Lifetime from now, or until what tombstore.Until says, which may be later or
+// sooner; a tombstore.LoginLifetime with an absolute time takes the place of sm.Lifetime. A later
+// sm.RenewToken does not move that, but begins the deadline of scs anew: the session ends at the sooner
+// one, and sm.Deadline and the cookie know only that of scs. To keep the two the same, give sm.SetDeadline
+// after RenewToken what sm.Deadline was before, as LogoutEverywhere does.
 //
 // Once the response has begun Login fails, and the session stays what it is, since no cookie can be set.
 // It works only within the middleware of Install or Protect, and the store must be a tombstore.Binder.
