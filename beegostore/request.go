@@ -119,7 +119,7 @@ func (q *request) adopt(s *Store) {
 	q.sessions = append(q.sessions, s)
 }
 
-// begunSession returns the session that was begun instead of one that is gone, or nil.
+// begunSession returns the session that was begun in place of one that is gone, or nil.
 func (q *request) begunSession(gone *Store) *Store {
 	q.pair()
 	q.mu.Lock()

@@ -80,7 +80,7 @@ func (r *request) renew(id string, h *held) {
 
 // savedIn returns those of the renewed sessions that may be the one whose new id is in places now.
 // Among them are, beside those that came in one of places, new ones that came in none: fiber saves
-// those instead of another session store's, if the request has no id for their own.
+// those in the place of another session store's, if the request has no id for their own.
 func (r *request) savedIn(places []string) (could []*held) {
 	for _, h := range r.renewed {
 		if slices.ContainsFunc(places, func(p string) bool { return slices.Contains(h.places, p) }) {
