@@ -1,6 +1,7 @@
 package tombstore
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/aes"
@@ -142,22 +143,21 @@ func monitor(t *testing.T, server *redistest.Server) func() string {
 	require.NoError(t, err)
 	conn, err := net.Dial("tcp", u.Host)
 	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 	_, err = conn.Write([]byte("MONITOR\r\n"))
 	require.NoError(t, err)
-	ok := make([]byte, len("+OK\r\n"))
-	_, err = conn.Read(ok)
-	require.NoError(t, err)
-	var seen bytes.Buffer
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		seen.ReadFrom(conn)
-	}()
+	lines := bufio.NewScanner(conn)
+	require.True(t, lines.Scan())
+	require.Equal(t, "+OK", lines.Text())
 	return func() string {
-		conn.(*net.TCPConn).CloseWrite()
-		redistest.Dial(t, server.URL).Do(t.Context(), redistest.Dial(t, server.URL).B().Ping().Build())
-		conn.SetReadDeadline(time.Now().Add(time.Second))
-		<-done
+		client, last := redistest.Dial(t, server.URL), NewID()
+		require.NoError(t, client.Do(t.Context(), client.B().Echo().Message(last).Build()).Error())
+		var seen strings.Builder
+		for lines.Scan() && !strings.Contains(lines.Text(), last) {
+			seen.WriteString(lines.Text() + "\n")
+		}
+		require.Contains(t, lines.Text(), last, lines.Err())
 		return seen.String()
 	}
 }
@@ -218,8 +218,17 @@ func TestSeal_NobodyElseOpens(t *testing.T) {
 					require.NoError(t, err)
 					require.ErrorIs(t, b.open(guess, key, &s), ErrCorrupt)
 					require.Empty(t, s.Data)
-					if s, _ = parse([]byte(value)); len(guess) == 32 { // as the key itself
-						block, err := aes.NewCipher([]byte(guess))
+					var derived [][]byte
+					if len(guess) == 32 { // as the key itself
+						derived = append(derived, []byte(guess))
+					}
+					for _, k := range b.sealings { // as what the key is derived from
+						d := k.derive(labelData, guess)
+						derived = append(derived, d[:])
+					}
+					s, _ = parse([]byte(value))
+					for _, d := range derived {
+						block, err := aes.NewCipher(d)
 						require.NoError(t, err)
 						aead, err := cipher.NewGCMWithRandomNonce(block)
 						require.NoError(t, err)
