@@ -98,9 +98,10 @@ func (c *config) adoptedHeader(s *Session, logins []Login, o ReserveOptions) ([]
 			deadline = ms
 		}
 	}
-	if sooner(untilMillis(o.Until)); c.absolute > 0 {
-		sooner(s.CreatedAt.Add(c.absolute).UnixMilli())
+	if deadline == 0 && c.absolute > 0 { // a session that has one may have been given a later one
+		deadline = s.CreatedAt.Add(c.absolute).UnixMilli()
 	}
+	sooner(untilMillis(o.Until))
 	if deadline == 0 {
 		return nil, ErrNoDeadline
 	}

@@ -53,10 +53,10 @@ type Binder interface {
 	// Adopt gives a live session to the login's owner, in place: for sessions that were begun before
 	// the program used owners, when they are met next. Nothing else does that, since whoever knew
 	// the id before the user was known would know it afterwards: a login is Reserve. Id, data,
-	// version and creation time stay; the deadline is the soonest of that which the session has, of
-	// Until, and of WithAbsoluteTimeout from its creation on. It is safe to repeat, and changes
-	// nothing then. It returns the session as it is stored: a save of the session as it was before,
-	// by Replacing, meets ErrConflict.
+	// version, creation time and [Lifetime] stay; the deadline is the sooner one of that which the
+	// session has, or otherwise of WithAbsoluteTimeout from its creation on, and of Until. It is safe
+	// to repeat, and changes nothing then. It returns the session as it is stored: a save of the
+	// session as it was before, by Replacing, meets ErrConflict.
 	//
 	// A session that already belongs to the login's owner is given the further owners that it does
 	// not have yet, and nothing else.

@@ -260,6 +260,16 @@ var lifetimesOfOwners = []rule{
 			c.ended(id, tombstore.Revoked)
 		}
 	}},
+	{"Lifetime/a session that is adopted keeps its own", func(c *check) {
+		for _, l := range []tombstore.Lifetime{remembered, short} {
+			id := tombstore.NewID()
+			c.write(id, "x", hour/2, tombstore.Lasting(l))
+			s, err := c.binder.Adopt(c, id, c.begun(tombstore.NewID()))
+			require.NoError(c, err)
+			require.Equal(c, l.Idle, s.Idle())
+			c.use(id, l)
+		}
+	}},
 	{"Lifetime/a login without one has none", func(c *check) {
 		old := tombstore.NewID()
 		c.write(old, "x", hour/2, tombstore.Lasting(remembered))
