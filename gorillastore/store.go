@@ -337,7 +337,8 @@ func (s *Store) Renew(session *sessions.Session) {
 // quarter of an hour: requests that are under way with the old cookie go on reading the session for d, at most
 // a minute, while what they change is refused and a logout by them is one. It does nothing with a session that
 // is new. It is never for a login, since whoever has stolen or planted the old cookie reads as well; that is why
-// it saves at once, so that a login later in the request is a renewal of its own, and ends the grace.
+// it saves at once, so that a login later in the request is a renewal of its own, and ends the grace. The error
+// wraps [errors.ErrUnsupported] if the store seals its data, which the old cookie does not open: use Renew then.
 func (s *Store) RenewWithGrace(
 	r *http.Request, w http.ResponseWriter, session *sessions.Session, d time.Duration,
 ) error {
