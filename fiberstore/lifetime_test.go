@@ -27,6 +27,13 @@ func TestSetLifetime(t *testing.T) {
 			require.Equal(m, id, r.cookie.Value)
 			require.InDelta(m, idle.Seconds(), r.cookie.MaxAge, 60)
 		}
+		id := m.visitor()
+		m.act(func(c fiber.Ctx, s Session) error {
+			require.ErrorIs(m, m.storage.SetLifetime(c, s, tombstore.Lifetime{Idle: -1}), tombstore.ErrInvalidTTL)
+			require.Equal(m, id, s.ID())
+			return nil
+		})
+		require.Equal(m, 202, m.get("step", id).status)
 		for _, l := range []tombstore.Lifetime{
 			{Idle: 30 * day, Absolute: 90 * day}, {Idle: 15 * time.Minute, Absolute: 45 * time.Minute},
 		} {

@@ -3,6 +3,7 @@ package fiberstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"time"
@@ -83,6 +84,9 @@ func (s *Storage) Login(
 // cookie lives as long. The absolute time takes the place of fiber's AbsoluteTimeout; without one that ends the
 // session, however long its idle timeout is.
 func (s *Storage) SetLifetime(c fiber.Ctx, sess Session, l tombstore.Lifetime) error {
+	if l.Idle < 0 || l.Absolute < 0 { // before the session has another id
+		return fmt.Errorf("tombstore: lifetime: %w", tombstore.ErrInvalidTTL)
+	}
 	h, err := s.renew(c, sess)
 	if err != nil {
 		return err
