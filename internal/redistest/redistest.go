@@ -20,6 +20,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// testify prints times, when it compares, by reading what package time sets when it is first used:
+// a data race between two tests.
+func init() { _ = time.Now().String() }
+
 // server and cluster are what the tests of a package share, each started by the first that needs it.
 var server, cluster shared
 
