@@ -17,9 +17,9 @@ func (s *RedisStore) confirm(ctx context.Context, key string, reason Reason) (re
 	return s.acknowledged(ctx, &invalidateScript, key, func() []string { return s.endArgs(ctx, reason, "") })
 }
 
-// acknowledged runs a script again that has run before, and waits until enough replicas have what it
-// has written. It returns the reply, or "" without WithReplicaAcks and if there was none. A script
-// that answers codeDone must write, or the wait means nothing.
+// acknowledged runs a script again that has run before, and waits until enough replicas have what
+// it has written. It returns the reply, or "" without WithReplicaAcks and if there was none. A
+// script that answers codeDone must write, or the wait means nothing.
 func (s *RedisStore) acknowledged(
 	ctx context.Context, sc *script, key string, args func() []string,
 ) (reply string, err error) {

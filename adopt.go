@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Adopt implements [Binder]. The entry comes first, and then the record with the owner takes the place
-// of the one without, under the version and the header that were read: so at no moment does the session belong to the
-// owner without InvalidateOwner reaching it.
+// Adopt implements [Binder]. The entry comes first, and then the record with the owner takes the
+// place of the one without, under the version and the header that were read: so at no moment does
+// the session belong to the owner without InvalidateOwner reaching it.
 func (s *RedisStore) Adopt(
 	ctx context.Context, id string, login Login, opts ...ReserveOption,
 ) (Session, error) {
@@ -77,8 +77,8 @@ func (s *RedisStore) adopt(ctx context.Context, id string, login Login, o Reserv
 	}
 }
 
-// adoptedHeader returns the header of a session when it has the owners of logins. It is the same if the
-// session has them before.
+// adoptedHeader returns the header of a session when it has the owners of logins. It is the same if
+// the session has them before.
 func (c *config) adoptedHeader(s *Session, logins []Login, o ReserveOptions) ([]byte, error) {
 	before := s.Owners()
 	owners := withOwners(before, logins)

@@ -59,8 +59,8 @@ func TestAdopt_Stored(t *testing.T) {
 	})
 }
 
-// Whatever the session, or its owner's, does while it is adopted, and wherever the process ends: when
-// all is over, it is the owner's or Adopt has said that it is not.
+// Whatever the session, or its owner's, does while it is adopted, and wherever the process ends:
+// when all is over, it is the owner's or Adopt has said that it is not.
 func TestAdopt_Interleaved(t *testing.T) {
 	t.Parallel()
 	type rival struct {
@@ -140,8 +140,8 @@ func TestAdopt_Interleaved(t *testing.T) {
 	})
 }
 
-// A session that moves while it is given a further owner does so, whatever comes in between, and is its
-// owner's under the next id.
+// A session that moves while it is given a further owner does so, whatever comes in between, and is
+// its owner's under the next id.
 func TestAdopt_FurtherOwnerInterleaved(t *testing.T) {
 	t.Parallel()
 	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
@@ -183,8 +183,8 @@ func TestAdopt_FurtherOwnerInterleaved(t *testing.T) {
 	})
 }
 
-// Two that adopt a session at the same time do not undo each other: it gets the further owners of both, and of
-// two users it is the first one's.
+// Two that adopt a session at the same time do not undo each other: it gets the further owners of
+// both, and of two users it is the first one's.
 func TestAdopt_Twice(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -300,7 +300,8 @@ func TestAdopt_Limit(t *testing.T) {
 	})
 }
 
-// Where the owner's key was lost, Thorough finds who has logged in before, whatever they are about to do.
+// Where the owner's key was lost, Thorough finds who has logged in before, whatever they are about
+// to do.
 func TestInvalidateOwner_Thorough(t *testing.T) {
 	t.Parallel()
 	check := func(move move) func(t require.TestingT, st *stage) {

@@ -268,8 +268,8 @@ func BenchmarkInvalidate(b *testing.B) {
 	})
 }
 
-// BenchmarkBind compares a login of an owner, step by step, with a first write of nobody's: what the
-// server counts for each. With known=true the owner has a session already.
+// BenchmarkBind compares a login of an owner, step by step, with a first write of nobody's: what
+// the server counts for each. With known=true the owner has a session already.
 func BenchmarkBind(b *testing.B) {
 	onEachClient(b, func(b *testing.B, w *workload) {
 		owners, ids := make([]string, benchSessions), make([]string, benchSessions)
@@ -326,8 +326,8 @@ func BenchmarkBind(b *testing.B) {
 	})
 }
 
-// BenchmarkInvalidateOwner ends all sessions of an owner, and lists them before: in how many trips and in
-// what time, and how long the longest command has kept the server.
+// BenchmarkInvalidateOwner ends all sessions of an owner, and lists them before: in how many trips
+// and in what time, and how long the longest command has kept the server.
 func BenchmarkInvalidateOwner(b *testing.B) {
 	for _, n := range []int{10, 1000, 100_000} {
 		b.Run(fmt.Sprint("sessions=", n), func(b *testing.B) {
@@ -338,8 +338,8 @@ func BenchmarkInvalidateOwner(b *testing.B) {
 			slowlog := func(args ...string) rueidis.RedisResult {
 				return client.Client.Do(ctx, client.B().Arbitrary("SLOWLOG").Args(args...).Build())
 			}
-			// keep notes the trips, the time, and the longest command in µs: the least of all runs, since a
-			// server that has to wait for a processor counts that, too.
+			// keep notes the trips, the time, and the longest command in µs: the least of all runs,
+			// since a server that has to wait for a processor counts that, too.
 			keep := func(least *[3]float64, do func()) {
 				client.forget()
 				require.NoError(b, slowlog("RESET").Error())

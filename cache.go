@@ -30,10 +30,10 @@ var (
 
 func moveEpoch(key string) { epochs[maphash.String(epochSeed, key)%epochGroups].Add(1) }
 
-// pays reports whether to ask for key in a way that caches the answer. That costs the server several
-// times as much as a GET, and a message when the key changes. So where what was cached last had
-// served nobody when this process changed the session, the first Read after a change is a GET: who
-// changes a session in every request pays for no cache.
+// pays reports whether to ask for key in a way that caches the answer. That costs the server
+// several times as much as a GET, and a message when the key changes. So where what was cached last
+// had served nobody when this process changed the session, the first Read after a change is a GET:
+// who changes a session in every request pays for no cache.
 func pays(key string) bool {
 	group := maphash.String(epochSeed, key) % epochGroups
 	epoch := epochs[group].Load() + 1
@@ -58,8 +58,9 @@ func served(group uint64, epoch uint32, hit bool) {
 
 // A cached Read is GETRANGE of the whole value, whose end is a number beyond any value's length.
 // That tells entries of one key apart: those of two stores on one client, those of two spans of
-// maxAge, and those before and after a change. The spans have so many bits because an entry may stay
-// for half of the spans that can be told apart, and must outlive the key for its TTL to be known.
+// maxAge, and those before and after a change. The spans have so many bits because an entry may
+// stay for half of the spans that can be told apart, and must outlive the key for its TTL to be
+// known.
 const (
 	endBase     = 1 << 62
 	storeBits   = 10
@@ -203,8 +204,9 @@ func (s *RedisStore) remembered(
 	return session, hit, nil
 }
 
-// cached returns the reply to GETRANGE of the whole value, which is "" if there is none, and whether
-// memory had it. For a session that was ended the error is the *InvalidatedError that its tombstone tells.
+// cached returns the reply to GETRANGE of the whole value, which is "" if there is none, and
+// whether memory had it. For a session that was ended the error is the *InvalidatedError that its
+// tombstone tells.
 func (s *RedisStore) cached(
 	ctx context.Context, key string, now time.Time,
 ) (res rueidis.RedisResult, hit bool, err error) {

@@ -732,8 +732,8 @@ func TestCache_Commands(t *testing.T) {
 }
 
 // Who changes a session in every request pays for no cache: the first Read after a change is a GET
-// where what was cached last has served nobody. Another test may change something in the same group of
-// keys at any moment.
+// where what was cached last has served nobody. Another test may change something in the same group
+// of keys at any moment.
 func TestCache_Unused(t *testing.T) {
 	t.Parallel()
 	b, client := cachedBed(t, redistest.URL(t))

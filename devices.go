@@ -20,8 +20,9 @@ func (s *RedisStore) InvalidateOwned(
 	return op.end(s.invalidateOwned(ctx, owner, ref, revocation(collect(opts))))
 }
 
-// invalidateOwned looks for ref among the owner's, and for what it has become if it is not there. An
-// id has its owners for life, so what it finds there still belongs to that owner when it is ended.
+// invalidateOwned looks for ref among the owner's, and for what it has become if it is not there.
+// An id has its owners for life, so what it finds there still belongs to that owner when it is
+// ended.
 func (s *RedisStore) invalidateOwned(ctx context.Context, owner, ref string, o InvalidateOptions) error {
 	digest, err := ownerOf(owner)
 	if err != nil {

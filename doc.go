@@ -19,8 +19,9 @@
 // had. Ids are stored as digests, and WithSealedData seals the data. A failure to reach the server
 // is never reported as "no such session".
 //
-// A program that tells the store whose sessions are whose, with a [Binder], can end all sessions of a
-// user at once, logins and renewals that are under way included, list them, and limit their number.
+// A program that tells the store whose sessions are whose, with a [Binder], can end all sessions of
+// a user at once, logins and renewals that are under way included, list them, and limit their
+// number.
 //
 // # Limits
 //

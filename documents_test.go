@@ -82,7 +82,8 @@ func anchors(t *testing.T, path string) (names []string) {
 	return names
 }
 
-// docs/standards.md goes through all of ASVS V7, once each, and what it says that there is, is there.
+// docs/standards.md goes through all of ASVS V7, once each, and what it says that there is, is
+// there.
 func TestStandards_NameWhatThereIs(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("docs/standards.md")

@@ -12,8 +12,8 @@ import (
 )
 
 // Every error of a Store wraps exactly one of these, or is a transport or server failure that keeps
-// its cause for errors.Is and errors.As, or says that options exclude each other. A failure is never
-// reported as ErrNotFound.
+// its cause for errors.Is and errors.As, or says that options exclude each other. A failure is
+// never reported as ErrNotFound.
 var (
 	// ErrNotFound says that the id has no session: never written, or expired.
 	ErrNotFound = errors.New("no such session")
@@ -29,18 +29,18 @@ var (
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrInvalidID says that an id, or an owner, is empty or longer than 1024 bytes, that a session
 	// would move to the id that it has, that a ref is none, that a Binding is for another id, or,
-	// with WithPlainIDs, that an id begins like the key of an owner; with WithSealedData that one under
-	// which a session would begin has fewer than 128 bits. Nothing was sent.
+	// with WithPlainIDs, that an id begins like the key of an owner; with WithSealedData that one
+	// under which a session would begin has fewer than 128 bits. Nothing was sent.
 	ErrInvalidID = errors.New("invalid session id, ref or owner")
-	// ErrInvalidTTL says that a TTL is zero or negative, that a time of a Lifetime is negative, or that
-	// a Grace is negative or longer than a minute. Nothing was sent.
+	// ErrInvalidTTL says that a TTL is zero or negative, that a time of a Lifetime is negative, or
+	// that a Grace is negative or longer than a minute. Nothing was sent.
 	ErrInvalidTTL = errors.New("invalid TTL")
 	// ErrTooLarge says that the data is larger than WithMaxDataSize allows, or a label than 1024
 	// bytes, or that a session would have more than four owners. Nothing was changed.
 	ErrTooLarge = errors.New("session data too large")
 	// ErrCorrupt says that the key holds something that this package did not write, or, with
-	// WithSealedData, data that was changed or is not sealed, or without that option data that is. It is
-	// left as it is, or put back if a Write with Replacing has met it.
+	// WithSealedData, data that was changed or is not sealed, or without that option data that is.
+	// It is left as it is, or put back if a Write with Replacing has met it.
 	ErrCorrupt = errors.New("key holds a foreign or damaged value")
 	// ErrNotInvalidated says that the server refused to end a session (for example MISCONF,
 	// NOREPLICAS, READONLY or NOPERM): the session may still be live.
@@ -54,8 +54,8 @@ var (
 	// it began, or more than an hour has passed, or it is too long since Reserve. The user has to
 	// log in again. It says the same of a Login that BeginLogin has not returned.
 	ErrStaleLogin = errors.New("login is stale, or was not begun")
-	// ErrTooManySessions says that an owner has as many sessions as WithMaxSessions allows, and that
-	// none of them was to be ended for this one.
+	// ErrTooManySessions says that an owner has as many sessions as WithMaxSessions allows, and
+	// that none of them was to be ended for this one.
 	ErrTooManySessions = errors.New("owner has too many sessions")
 	// ErrNoDeadline says that a session of an owner would have no deadline, or one that has passed.
 	ErrNoDeadline = errors.New("session of an owner needs a deadline in the future")
@@ -97,15 +97,15 @@ func unknown(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
 }
 
-// replyError is an error reply of the server. Its text is the reply's code word and, of ERR, what is
-// known to quote nothing, because the rest of a reply may quote the user or the arguments of the
+// replyError is an error reply of the server. Its text is the reply's code word and, of ERR, what
+// is known to quote nothing, because the rest of a reply may quote the user or the arguments of the
 // command; the whole reply is there for errors.As with a *rueidis.RedisError.
 type replyError struct {
 	cause *rueidis.RedisError
 }
 
-// rueidis cuts off the code word ERR. A reply without its code is told from one with another code by
-// a list of the codes that servers have.
+// rueidis cuts off the code word ERR. A reply without its code is told from one with another code
+// by a list of the codes that servers have.
 var (
 	replyCodes = strings.Fields("ASK BUSY BUSYGROUP BUSYKEY CLUSTERDOWN CROSSSLOT DENIED ERR EXECABORT INPROG IOERR " +
 		"LOADING MASTERDOWN MISCONF MOVED NOAUTH NOMASTERLINK NOPERM NOPROTO NOQUORUM NOREPLICAS NOSCRIPT NOTBUSY " +

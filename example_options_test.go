@@ -143,7 +143,8 @@ func ExampleWithMaxSessions() {
 	// tombstore: read: session was ended: revoked
 }
 
-// Every process that ends sessions publishes, so that every process that watches them knows at once.
+// Every process that ends sessions publishes, so that every process that watches them knows at
+// once.
 func ExampleWithPublish() {
 	store, err := tombstore.Open("redis://127.0.0.1:6379", tombstore.WithPublish())
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-// Whoever reads a dump cannot read a session, for which it takes the cookie. Ids that can be guessed are
-// refused.
+// Whoever reads a dump cannot read a session, for which it takes the cookie. Ids that can be
+// guessed are refused.
 func ExampleWithSealedData() {
 	ctx := context.Background()
 	store, err := tombstore.NewMemory(tombstore.WithSealedData())
@@ -27,7 +27,8 @@ func ExampleWithSealedData() {
 	// true
 }
 
-// Reading a session takes the key of the application, too. The one before is still good for reading.
+// Reading a session takes the key of the application, too. The one before is still good for
+// reading.
 func ExampleWithKeys() {
 	var current, previous []byte // from where the program keeps its secrets
 	store, err := tombstore.Open("redis://127.0.0.1:6379",

@@ -182,8 +182,8 @@ func ExampleMemoryStore_Exists() {
 	// false <nil>
 }
 
-// A login begins before the password is looked at, so that a logout everywhere that comes meanwhile,
-// because that password has been changed, keeps it out.
+// A login begins before the password is looked at, so that a logout everywhere that comes
+// meanwhile, because that password has been changed, keeps it out.
 func ExampleMemoryStore_InvalidateOwner() {
 	ctx, store := context.Background(), newMemory()
 	logIn := func(oldID, device string, passwordIsRight func() bool) (string, error) {
@@ -306,9 +306,9 @@ func Example_aal2() {
 	// true
 }
 
-// A token that may be used once, such as that of a link by which a password is reset, is a session of
-// its own: whoever ends it has used it, and of several who try only one does.
-// A login with "remember me": whoever touches the session for half an hour leaves it its thirty days.
+// A token that may be used once, such as that of a link by which a password is reset, is a session
+// of its own: whoever ends it has used it, and of several who try only one does. A login with
+// "remember me": whoever touches the session for half an hour leaves it its thirty days.
 func ExampleLoginLifetime() {
 	ctx := context.Background()
 	store, err := tombstore.NewMemory(tombstore.WithAbsoluteTimeout(12 * time.Hour))
@@ -338,7 +338,8 @@ func ExampleLoginLifetime() {
 	// Output: 720h0m0s 720h0m0s 4320h0m0s
 }
 
-// A session without owners that gets its lifetime with its first write, and another one as an administrator's.
+// A session without owners that gets its lifetime with its first write, and another one as an
+// administrator's.
 func ExampleLasting() {
 	ctx := context.Background()
 	store, err := tombstore.NewMemory()
@@ -423,8 +424,8 @@ func ExampleIfLive() {
 	// true
 }
 
-// An export of all that a user has, which takes hours: a logout does not stop it, and whoever logs the user
-// out everywhere, because the account was closed or its password was stolen, does.
+// An export of all that a user has, which takes hours: a logout does not stop it, and whoever logs
+// the user out everywhere, because the account was closed or its password was stolen, does.
 func ExampleMemoryStore_WatchOwner() {
 	ctx, store := context.Background(), newMemory()
 	id := tombstore.NewID()
@@ -463,9 +464,9 @@ func ExampleMemoryStore_WatchOwner() {
 	// tombstore: watch: session was ended: revoked
 }
 
-// OpenID Connect Back-Channel Logout names a user (sub), a session of the provider (sid), or both: two
-// owners of the session here. The sid is known when the ID token has come, and it never comes back, so it
-// is a final one: a logout that overtakes its login wins.
+// OpenID Connect Back-Channel Logout names a user (sub), a session of the provider (sid), or both:
+// two owners of the session here. The sid is known when the ID token has come, and it never comes
+// back, so it is a final one: a logout that overtakes its login wins.
 func Example_backChannelLogout() {
 	ctx, store := context.Background(), newMemory()
 	const issuer = "https://op.example.com/"

@@ -10,7 +10,8 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// What is stored for a grace, and that a program that does not use it sends and stores nothing else.
+// What is stored for a grace, and that a program that does not use it sends and stores nothing
+// else.
 func TestGrace_Stored(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {

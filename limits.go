@@ -13,12 +13,12 @@ import (
 // errFull says that an owner has reached the limit of sessions, as far as entries tell.
 var errFull = errors.New("owner's key is full")
 
-// makeRoom takes out entries of what is not a session any more, and ends sessions of an owner as far as that
-// is asked for, until there is room for one more. An entry goes when there is a tombstone under its id, and
-// not before; so however many make room at the same time, an owner never has more sessions than entries, nor
-// more entries than sessions are allowed, but for those that wait for a session to give way. leaves is the ref
-// of such a session, or "". Once that has been ended, or has moved, nobody else is ended for a login that can
-// only go on from there.
+// makeRoom takes out entries of what is not a session any more, and ends sessions of an owner as
+// far as that is asked for, until there is room for one more. An entry goes when there is a
+// tombstone under its id, and not before; so however many make room at the same time, an owner
+// never has more sessions than entries, nor more entries than sessions are allowed, but for those
+// that wait for a session to give way. leaves is the ref of such a session, or "". Once that has
+// been ended, or has moved, nobody else is ended for a login that can only go on from there.
 func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 	key := s.ownerKey(owner)
 	generation, now, err := s.generation(ctx, key)
@@ -94,8 +94,8 @@ func (s *RedisStore) makeRoom(ctx context.Context, owner, leaves string) error {
 	return nil
 }
 
-// roomless is the error of a Reserve that could not make room. ErrUnacknowledged would say that the id
-// is reserved.
+// roomless is the error of a Reserve that could not make room. ErrUnacknowledged would say that the
+// id is reserved.
 func roomless(err error) error {
 	if errors.Is(err, ErrUnacknowledged) {
 		return fmt.Errorf("%w: replicas have not confirmed that another one was ended", ErrTooManySessions)
@@ -119,8 +119,8 @@ func excess(live []OwnedSession, moving, limit int, whenFull WhenFull) (refs []s
 	return refs, nil
 }
 
-// placeKept returns for how long an id under which nothing is stored keeps its place. Where the oldest
-// session has to give way, so does a login that takes longer than a minute.
+// placeKept returns for how long an id under which nothing is stored keeps its place. Where the
+// oldest session has to give way, so does a login that takes longer than a minute.
 func (c *config) placeKept() time.Duration {
 	if c.whenFull == EvictOldest {
 		return time.Minute
@@ -128,10 +128,10 @@ func (c *config) placeKept() time.Duration {
 	return reservedFor
 }
 
-// underWay reports whether there may be a session, or one may be about to be written, whose entry was
-// found with nothing under its ref that is known to be live: the ref was entered lately, or the session
-// has just left it for another id, or a later version has written it. now is the time of the owner's
-// server. It returns ErrCorrupt for a foreign value that is not a string.
+// underWay reports whether there may be a session, or one may be about to be written, whose entry
+// was found with nothing under its ref that is known to be live: the ref was entered lately, or the
+// session has just left it for another id, or a later version has written it. now is the time of
+// the owner's server. It returns ErrCorrupt for a foreign value that is not a string.
 func (s *RedisStore) underWay(ctx context.Context, key string, l looked, now int64) (bool, error) {
 	switch l.state {
 	case stateFuture:
@@ -151,8 +151,8 @@ func (s *RedisStore) underWay(ctx context.Context, key string, l looked, now int
 }
 
 // underWay reports whether a session that has left an id by e may be about to be written under
-// another one. leads says that the tombstone has a successor, or the header of a renewal: one that was
-// given up may be taken over, so it keeps its place.
+// another one. leads says that the tombstone has a successor, or the header of a renewal: one that
+// was given up may be taken over, so it keeps its place.
 func (e *InvalidatedError) underWay(leads bool) bool {
 	return e != nil && e.Reason == Rotated && leads && time.Since(e.At).Abs() < reservedFor
 }

@@ -170,7 +170,8 @@ func TestMaxSessions_InPlaceOf(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, live)
 
-			// What has been ended, or has moved, has no place to give up, and nobody else has to go for it.
+			// What has been ended, or has moved, has no place to give up, and nobody else has to go
+			// for it.
 			refused := func(gone string) {
 				_, _, err = reserve(InPlaceOf(gone))
 				require.ErrorIs(t, err, ErrTooManySessions)
@@ -346,8 +347,8 @@ func TestMaxSessions_GivenUp(t *testing.T) {
 	}
 }
 
-// An id that was reserved, and under which nothing is stored, keeps its place for a while. Who comes
-// later than that with what was reserved is refused.
+// An id that was reserved, and under which nothing is stored, keeps its place for a while. Who
+// comes later than that with what was reserved is refused.
 func TestMaxSessions_Unwritten(t *testing.T) {
 	t.Parallel()
 	onAllStores(t, func(t *testing.T, newStore func(opts ...Option) everything) {
@@ -393,8 +394,8 @@ func TestMaxSessions_Unwritten(t *testing.T) {
 	})
 }
 
-// What is under the id of an entry and is no session takes no place for long, and is left as it is. What
-// a later version may take for a session does, until its deadline.
+// What is under the id of an entry and is no session takes no place for long, and is left as it is.
+// What a later version may take for a session does, until its deadline.
 func TestMaxSessions_Foreign(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -462,8 +463,8 @@ func TestMaxSessions_Foreign(t *testing.T) {
 	}
 }
 
-// A member of an owner's key that is no entry, and takes a place all the same, is no reason to ask for
-// ever.
+// A member of an owner's key that is no entry, and takes a place all the same, is no reason to ask
+// for ever.
 func TestMaxSessions_ForeignMember(t *testing.T) {
 	t.Parallel()
 	client := newTap(redistest.Client(t))
@@ -565,8 +566,8 @@ func TestMaxSessions_Race(t *testing.T) {
 }
 
 // Two who log in, or move, interrupted at any two moments: there is no moment with one session too
-// many, and at the end there are as many as may be. But where a login has chosen a session to make room,
-// and that begins to give way to another login, it is ended, and both logins are refused.
+// many, and at the end there are as many as may be. But where a login has chosen a session to make
+// room, and that begins to give way to another login, it is ended, and both logins are refused.
 func TestMaxSessions_Interleaved(t *testing.T) {
 	t.Parallel()
 	check := func(act act, bound, again bool, whenFull WhenFull) func(t require.TestingT, st *stage) {

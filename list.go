@@ -207,8 +207,8 @@ func (w *walk) tombstones(ctx context.Context, refs []string) error {
 	return nil
 }
 
-// tombstoneOf takes the reply to HMGET t s h apart. end is nil if the key is absent. A tombstone that
-// has the header of its session is that of a renewal.
+// tombstoneOf takes the reply to HMGET t s h apart. end is nil if the key is absent. A tombstone
+// that has the header of its session is that of a renewal.
 func tombstoneOf(
 	res rueidis.RedisResult,
 ) (end *InvalidatedError, successor string, renewable bool, err error) {

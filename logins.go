@@ -108,7 +108,8 @@ func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o Rese
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	at, deadline, late, err := s.enterLogins(ctx, b.Ref, logins, untilMillis(o.Until), decimal(s.absoluteOf(&o.Lifetime)), b.InPlaceOf)
+	absolute := decimal(s.absoluteOf(&o.Lifetime))
+	at, deadline, late, err := s.enterLogins(ctx, b.Ref, logins, untilMillis(o.Until), absolute, b.InPlaceOf)
 	switch {
 	case errors.Is(err, ErrUnknownOutcome):
 		return b, err
@@ -119,10 +120,10 @@ func (s *RedisStore) reserve(ctx context.Context, id string, login Login, o Rese
 	return b, late
 }
 
-// enterLogins enters ref for logins. The first one is limited, and comes last: a place is taken only when
-// nobody else refuses. If somebody does, the entries that were made stay. Nobody knows whether the id was
-// reserved before, and its session lives; so they are not taken out, and lead to an id that the caller
-// has kept from its owners.
+// enterLogins enters ref for logins. The first one is limited, and comes last: a place is taken
+// only when nobody else refuses. If somebody does, the entries that were made stay. Nobody knows
+// whether the id was reserved before, and its session lives; so they are not taken out, and lead to
+// an id that the caller has kept from its owners.
 func (s *RedisStore) enterLogins(
 	ctx context.Context, ref string, logins []Login, until int64, absolute, inPlaceOf string,
 ) (at, deadline int64, late, err error) {
@@ -138,8 +139,8 @@ func (s *RedisStore) enterLogins(
 	return at, deadline, late, err
 }
 
-// enterLogin enters ref for a login, and makes room if that is needed. Without an absolute timeout or
-// a deadline the other is "0" or 0; a limit of 0 is none.
+// enterLogin enters ref for a login, and makes room if that is needed. Without an absolute timeout
+// or a deadline the other is "0" or 0; a limit of 0 is none.
 func (s *RedisStore) enterLogin(
 	ctx context.Context, ref string, login Login, until int64, absolute string, limit int, inPlaceOf string,
 ) (at, deadline int64, late, err error) {
@@ -180,8 +181,8 @@ func (s *RedisStore) enterLogin(
 	return at, deadline, late, err
 }
 
-// ownerTTL returns how long an owner's key lives at least. No login from before a revoke is accepted
-// for longer than an hour, so the revoke must not be forgotten before.
+// ownerTTL returns how long an owner's key lives at least. No login from before a revoke is
+// accepted for longer than an hour, so the revoke must not be forgotten before.
 func (s *RedisStore) ownerTTL() string {
 	return decimal(ownerLife.Milliseconds() + s.tombstoneTTL.Milliseconds())
 }
@@ -221,12 +222,12 @@ func (s *RedisStore) enter(
 	return milli48(reply[1:]), milli48(reply[1+6:]), late, nil
 }
 
-// rebind tells the keys of a session's owners that the session, whose header w has, leaves oldKey for
-// the new id, which is about to be written. It comes when the old id has been ended and before the
-// new one is written: until then an owner's entry leads to the new id through the tombstone of the
-// old one, and from then on it names it. With b the session begins a new life with owners who have
-// an entry for it already; those of the old id go, so that its end does not follow the session into
-// the new life. If any of this fails the session is not written.
+// rebind tells the keys of a session's owners that the session, whose header w has, leaves oldKey
+// for the new id, which is about to be written. It comes when the old id has been ended and before
+// the new one is written: until then an owner's entry leads to the new id through the tombstone of
+// the old one, and from then on it names it. With b the session begins a new life with owners who
+// have an entry for it already; those of the old id go, so that its end does not follow the session
+// into the new life. If any of this fails the session is not written.
 func (s *RedisStore) rebind(ctx context.Context, oldKey string, w *writing, b *Binding) (late, err error) {
 	header := w.begins
 	if b != nil {

@@ -17,8 +17,8 @@ const sweep = 4
 // tests, demonstrations and programs of one process. Sessions and tombstones end with the process:
 // a cookie from before names no session after that.
 //
-// It is safe for concurrent use. It starts no goroutine but for Watch: expired entries are dropped by later
-// changes.
+// It is safe for concurrent use. It starts no goroutine but for Watch: expired entries are dropped
+// by later changes.
 type MemoryStore struct {
 	config
 	mu      sync.Mutex

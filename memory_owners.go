@@ -98,8 +98,8 @@ func (m *MemoryStore) unlist(owners []string, key string) {
 	}
 }
 
-// rebind lets the entries of a session follow it, or drops them if the session begins a new life with b.
-// It returns the header under the new id, with l if that is not nil.
+// rebind lets the entries of a session follow it, or drops them if the session begins a new life
+// with b. It returns the header under the new id, with l if that is not nil.
 func (m *MemoryStore) rebind(
 	header []byte, oldKey, newKey string, b *Binding, l *Lifetime, now time.Time,
 ) []byte {
@@ -170,7 +170,8 @@ func (m *MemoryStore) reserve(ctx context.Context, id string, login Login, o Res
 	return b, nil
 }
 
-// enterLogins enters key for logins, of which the first is limited: there inPlaceOf, a ref, does not count.
+// enterLogins enters key for logins, of which the first is limited: there inPlaceOf, a ref, does
+// not count.
 func (m *MemoryStore) enterLogins(
 	key string, logins []Login, deadline int64, inPlaceOf string, now time.Time,
 ) error {
@@ -216,8 +217,9 @@ func (m *MemoryStore) enterLogin(
 	return nil
 }
 
-// makeRoom sees to it that an owner may have one more session, beside that of the ref leaves. Once that
-// has been ended, or has moved, nobody else is ended for a login that can only go on from there.
+// makeRoom sees to it that an owner may have one more session, beside that of the ref leaves. Once
+// that has been ended, or has moved, nobody else is ended for a login that can only go on from
+// there.
 func (m *MemoryStore) makeRoom(o *owned, leaves string, now time.Time) error {
 	var live []OwnedSession
 	moving := 0

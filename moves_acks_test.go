@@ -10,9 +10,9 @@ import (
 )
 
 // A failover takes what a move has written under the old id, after that was answered and before the
-// replicas have it. The move asks the replicas next, and they confirm whatever the new primary has. The
-// move must see that this is not what it has written: otherwise the session goes on under the new id,
-// and an end by the old one does not reach it although it returns nil.
+// replicas have it. The move asks the replicas next, and they confirm whatever the new primary has.
+// The move must see that this is not what it has written: otherwise the session goes on under the
+// new id, and an end by the old one does not reach it although it returns nil.
 func TestMove_LostBeforeItIsConfirmed(t *testing.T) {
 	t.Parallel()
 	primary := redistest.Start(t, "--repl-diskless-sync-delay", "0")

@@ -123,7 +123,8 @@ func WithTouchThreshold(part float64) Option { return func(c *config) { c.touchT
 // replicas that could be promoted does an ended session survive the loss of the primary (Redis
 // documentation, WAIT). It takes a connection for itself while it waits. If that breaks, or while a
 // slot of a cluster is between two nodes, it waits again, until the context ends. The default is 0:
-// replication is asynchronous, and a failover may bring back sessions ended in the moments before it.
+// replication is asynchronous, and a failover may bring back sessions ended in the moments before
+// it.
 func WithReplicaAcks(n int, timeout time.Duration) Option {
 	return func(c *config) { c.acks, c.acksTimeout = n, timeout }
 }
@@ -151,38 +152,40 @@ func WithClientCache(maxAge time.Duration) Option { return func(c *config) { c.m
 // by GET.
 func WithStrictReads() Option { return func(c *config) { c.strict = true } }
 
-// WithMaxSessions sets how many sessions an owner may have, ids that are reserved and sessions that are
-// between two ids among them, and what Reserve does with one more. At no moment does an owner have more,
-// except after the limit was lowered. All processes must have the same. Of several owners the one of the
-// login is limited: sessions that have it as a further one (Also) count, but are not refused.
+// WithMaxSessions sets how many sessions an owner may have, ids that are reserved and sessions that
+// are between two ids among them, and what Reserve does with one more. At no moment does an owner
+// have more, except after the limit was lowered. All processes must have the same. Of several
+// owners the one of the login is limited: sessions that have it as a further one (Also) count, but
+// are not refused.
 //
-// A user who logs in again with one of the owner's sessions gives that up by InPlaceOf, as the adapters
-// do. Otherwise there are two until Rotate has moved it: with Refuse that may be one too many, and with
-// EvictOldest the old session may be the one that is ended. Rotate then fails with ErrInvalidated, and
-// Write with Bound stores the new session. The default is 0, any number.
+// A user who logs in again with one of the owner's sessions gives that up by InPlaceOf, as the
+// adapters do. Otherwise there are two until Rotate has moved it: with Refuse that may be one too
+// many, and with EvictOldest the old session may be the one that is ended. Rotate then fails with
+// ErrInvalidated, and Write with Bound stores the new session. The default is 0, any number.
 func WithMaxSessions(n int, whenFull WhenFull) Option {
 	return func(c *config) { c.maxSessions, c.whenFull = n, whenFull }
 }
 
-// WithPublish makes every end and every move of a session, and every InvalidateOwner, send a message
-// (PUBLISH), so that those who watch it (see Watcher) are told at once. Set it in every process that
-// ends sessions: without it an end is noticed within a minute, also by the process that has ended the
-// session. A MemoryStore needs no messages. The message is the key of the session or of the owner, on
-// the channel whose name is the key prefix and "ended"; with WithPlainIDs the key shows the id to
-// whoever may subscribe. A message that is not permitted is not sent, and the session is ended all the
-// same. The default is to send none.
+// WithPublish makes every end and every move of a session, and every InvalidateOwner, send a
+// message (PUBLISH), so that those who watch it (see Watcher) are told at once. Set it in every
+// process that ends sessions: without it an end is noticed within a minute, also by the process
+// that has ended the session. A MemoryStore needs no messages. The message is the key of the
+// session or of the owner, on the channel whose name is the key prefix and "ended"; with
+// WithPlainIDs the key shows the id to whoever may subscribe. A message that is not permitted is
+// not sent, and the session is ended all the same. The default is to send none.
 func WithPublish() Option { return func(c *config) { c.publish = true } }
 
 // WhenFull says what Reserve does for an owner who has reached the limit of sessions.
 type WhenFull byte
 
 const (
-	// Refuse makes Reserve fail with ErrTooManySessions. A session that has expired within ten minutes
-	// of its login keeps its place until then, since it cannot be told from one that is reserved.
+	// Refuse makes Reserve fail with ErrTooManySessions. A session that has expired within ten
+	// minutes of its login keeps its place until then, since it cannot be told from one that is
+	// reserved.
 	Refuse WhenFull = iota + 1
-	// EvictOldest ends the session whose login is the longest ago, with the reason Revoked. It spares
-	// sessions that are between two ids, and ids that were reserved within the last minute and are not
-	// written yet; if there is nothing else, Reserve fails with ErrTooManySessions.
+	// EvictOldest ends the session whose login is the longest ago, with the reason Revoked. It
+	// spares sessions that are between two ids, and ids that were reserved within the last minute
+	// and are not written yet; if there is nothing else, Reserve fails with ErrTooManySessions.
 	EvictOldest
 )
 
@@ -217,8 +220,8 @@ func Fresh() ReadOption { return func(o *ReadOptions) { o.Fresh = true } }
 // not change it, nor append to it.
 func Shared() ReadOption { return func(o *ReadOptions) { o.Shared = true } }
 
-// WriteOption is a condition of Write, IfAbsent, IfPresent, IfVersion or Replacing, or Bound or Lasting. Of
-// several conditions the last one counts. For a session that was ended Write fails with
+// WriteOption is a condition of Write, IfAbsent, IfPresent, IfVersion or Replacing, or Bound or
+// Lasting. Of several conditions the last one counts. For a session that was ended Write fails with
 // ErrInvalidated, whatever its condition.
 type WriteOption func(*WriteOptions)
 

@@ -26,9 +26,10 @@ import (
 // Binding, whatever the session was before. A move without a Binding keeps them.
 //
 // An owner is whatever the program calls its users, 1 to 1024 bytes; otherwise every method must
-// return an error wrapping [ErrInvalidID]. No error may contain one. A session may have several, such as
-// a user, a tenant, and the session at an identity provider: it is in the list of each of them, and the
-// end of any of them ends it. The one of its login comes first, and is the one that WithMaxSessions limits.
+// return an error wrapping [ErrInvalidID]. No error may contain one. A session may have several,
+// such as a user, a tenant, and the session at an identity provider: it is in the list of each of
+// them, and the end of any of them ends it. The one of its login comes first, and is the one that
+// WithMaxSessions limits.
 type Binder interface {
 	Store
 
@@ -37,34 +38,35 @@ type Binder interface {
 	// is checked; never for a form that is only shown.
 	BeginLogin(ctx context.Context, owner string) (Login, error)
 
-	// Reserve enters id, which must be new, among the sessions of the login's owner. A session of an
-	// owner needs a deadline, by [Until], by a [Lifetime] or by WithAbsoluteTimeout; the sooner one counts.
+	// Reserve enters id, which must be new, among the sessions of the login's owner. A session of
+	// an owner needs a deadline, by [Until], by a [Lifetime] or by WithAbsoluteTimeout; the sooner
+	// one counts.
 	//
 	// It must return an error wrapping [ErrStaleLogin] if InvalidateOwner has come since the login
 	// began, or if that is more than an hour ago, [ErrNoDeadline] if there is no deadline or it has
 	// passed, [ErrTooManySessions] if the owner has as many sessions as WithMaxSessions allows,
 	// [ErrConflict] if id was reserved before and its session has ended or moved, and [ErrTooLarge]
 	// if the label is longer than 1024 bytes or there are more than four owners. With
-	// [ErrUnacknowledged] the Binding is valid. With [ErrUnknownOutcome] it is good for Release, and for
-	// nothing else. If one of several owners refuses, id may stay entered among others, so that their
-	// end reaches what is written there.
+	// [ErrUnacknowledged] the Binding is valid. With [ErrUnknownOutcome] it is good for Release,
+	// and for nothing else. If one of several owners refuses, id may stay entered among others, so
+	// that their end reaches what is written there.
 	Reserve(ctx context.Context, id string, login Login, opts ...ReserveOption) (Binding, error)
 
-	// Adopt gives a live session to the login's owner, in place: for sessions that were begun before
-	// the program used owners, when they are met next. Nothing else does that, since whoever knew
-	// the id before the user was known would know it afterwards: a login is Reserve. Id, data,
+	// Adopt gives a live session to the login's owner, in place: for sessions that were begun
+	// before the program used owners, when they are met next. Nothing else does that, since whoever
+	// knew the id before the user was known would know it afterwards: a login is Reserve. Id, data,
 	// version, creation time and [Lifetime] stay; the deadline is the sooner one of that which the
-	// session has, or otherwise of WithAbsoluteTimeout from its creation on, and of Until. It is safe
-	// to repeat, and changes nothing then. It returns the session as it is stored: a save of the
-	// session as it was before, by Replacing, meets ErrConflict.
+	// session has, or otherwise of WithAbsoluteTimeout from its creation on, and of Until. It is
+	// safe to repeat, and changes nothing then. It returns the session as it is stored: a save of
+	// the session as it was before, by Replacing, meets ErrConflict.
 	//
 	// A session that already belongs to the login's owner is given the further owners that it does
 	// not have yet, and nothing else.
 	//
 	// It must return an error wrapping [ErrNotFound] or an [*InvalidatedError] if there is no live
-	// session, [ErrConflict] if it belongs to another owner, and what Reserve returns for a login, a
-	// deadline, a label, a limit or a number of owners. An InvalidateOwner that came before does not
-	// reach the session. [InPlaceOf] has no effect.
+	// session, [ErrConflict] if it belongs to another owner, and what Reserve returns for a login,
+	// a deadline, a label, a limit or a number of owners. An InvalidateOwner that came before does
+	// not reach the session. [InPlaceOf] has no effect.
 	Adopt(ctx context.Context, id string, login Login, opts ...ReserveOption) (Session, error)
 
 	// Release gives up what Reserve has entered: for a login that fails after it. It ends the
@@ -76,24 +78,24 @@ type Binder interface {
 	// [ErrCorrupt] it returns those that it can read.
 	Sessions(ctx context.Context, owner string) ([]OwnedSession, error)
 
-	// InvalidateOwned is Invalidate for the session that Sessions returned with ref, with the reason
-	// [Revoked] unless another one is given. It must return an error wrapping [ErrNotFound] if ref
-	// is not that owner's, or not a ref at all: it may come from a form.
+	// InvalidateOwned is Invalidate for the session that Sessions returned with ref, with the
+	// reason [Revoked] unless another one is given. It must return an error wrapping [ErrNotFound]
+	// if ref is not that owner's, or not a ref at all: it may come from a form.
 	InvalidateOwned(ctx context.Context, owner, ref string, opts ...InvalidateOption) error
 
-	// InvalidateOwner ends all sessions of an owner, with the reason [Revoked] unless another one is
-	// given, and returns how many live ones it has ended. After it has returned nil, no session that
-	// was reserved before the call is live or becomes live, under any id, and no Reserve succeeds
-	// for a login that was begun before the call. It is safe to repeat.
+	// InvalidateOwner ends all sessions of an owner, with the reason [Revoked] unless another one
+	// is given, and returns how many live ones it has ended. After it has returned nil, no session
+	// that was reserved before the call is live or becomes live, under any id, and no Reserve
+	// succeeds for a login that was begun before the call. It is safe to repeat.
 	//
 	// With [Except] one session goes on. It must return an error wrapping [ErrNotFound], and change
-	// nothing, if that is not a session of the owner. [Thorough] makes it look further. Other options
-	// have no effect.
+	// nothing, if that is not a session of the owner. [Thorough] makes it look further. Other
+	// options have no effect.
 	InvalidateOwner(ctx context.Context, owner string, opts ...InvalidateOption) (int, error)
 }
 
-// Login is a login that has begun. It may be kept between the steps of a login, beside what the user
-// has proved so far, but never leaves the server: it is not signed. The zero Login is stale.
+// Login is a login that has begun. It may be kept between the steps of a login, beside what the
+// user has proved so far, but never leaves the server: it is not signed. The zero Login is stale.
 type Login struct {
 	Owner      string    // digest of the owner, as Ref gives it
 	Generation int64     // of the owner's sessions; -1 if nothing was known of the owner
@@ -149,7 +151,8 @@ type OwnedSession struct {
 	Deadline  time.Time // however it is used
 }
 
-// ReserveOption is an option of Reserve and Adopt: Until, Label, Also, AlsoFinal, InPlaceOf or LoginLifetime.
+// ReserveOption is an option of Reserve and Adopt: Until, Label, Also, AlsoFinal, InPlaceOf or
+// LoginLifetime.
 type ReserveOption func(*ReserveOptions)
 
 // ReserveOptions is what the options of one Reserve add up to.
@@ -162,33 +165,35 @@ type ReserveOptions struct {
 	Lifetime  Lifetime
 }
 
-// Until sets the deadline of a session, after which it is no longer live, however often it is used. t
-// is the caller's; a deadline that follows from WithAbsoluteTimeout is on the server's clock.
+// Until sets the deadline of a session, after which it is no longer live, however often it is used.
+// t is the caller's; a deadline that follows from WithAbsoluteTimeout is on the server's clock.
 func Until(t time.Time) ReserveOption { return func(o *ReserveOptions) { o.Until = t } }
 
 // Label sets what Sessions shows of a session, to tell devices apart: at most 1024 bytes. It stays
 // with the session.
 func Label(text string) ReserveOption { return func(o *ReserveOptions) { o.Label = text } }
 
-// Also gives a session a further owner, for whom a login was begun beside the one that Reserve is given:
-// Reserve returns ErrStaleLogin if either is stale. It may be repeated; four owners are the most.
+// Also gives a session a further owner, for whom a login was begun beside the one that Reserve is
+// given: Reserve returns ErrStaleLogin if either is stale. It may be repeated; four owners are the
+// most.
 func Also(login Login) ReserveOption {
 	return func(o *ReserveOptions) { o.Also = append(o.Also, login) }
 }
 
-// AlsoFinal gives a session a further owner who is known only after the proof of who the user is, so no
-// login could be begun before it, and who ends once and for all: the session at an OpenID provider, whose
-// sid comes with the ID token (OpenID Connect Back-Channel Logout 1.0, section 2.1). Once InvalidateOwner
-// has ended that owner, Reserve returns ErrStaleLogin, for two hours and the time of WithTombstoneTTL at
-// least, so a logout that overtakes its login wins. It may be repeated; four owners are the most.
+// AlsoFinal gives a session a further owner who is known only after the proof of who the user is,
+// so no login could be begun before it, and who ends once and for all: the session at an OpenID
+// provider, whose sid comes with the ID token (OpenID Connect Back-Channel Logout 1.0, section
+// 2.1). Once InvalidateOwner has ended that owner, Reserve returns ErrStaleLogin, for two hours and
+// the time of WithTombstoneTTL at least, so a logout that overtakes its login wins. It may be
+// repeated; four owners are the most.
 func AlsoFinal(owner string) ReserveOption {
 	return func(o *ReserveOptions) { o.AlsoFinal = append(o.AlsoFinal, owner) }
 }
 
-// InPlaceOf does not count the session of an id for WithMaxSessions, if it is the owner's, since it is
-// about to give way: for a user who logs in again. The Binding is then good only for a Rotate of that id,
-// or the end of its renewal; for anything else it is ErrInvalidID. A repeated Reserve must have it, too.
-// One session gives way to one login at a time.
+// InPlaceOf does not count the session of an id for WithMaxSessions, if it is the owner's, since it
+// is about to give way: for a user who logs in again. The Binding is then good only for a Rotate of
+// that id, or the end of its renewal; for anything else it is ErrInvalidID. A repeated Reserve must
+// have it, too. One session gives way to one login at a time.
 func InPlaceOf(id string) ReserveOption { return func(o *ReserveOptions) { o.InPlaceOf = &id } }
 
 // Bound makes Write store the session for which b was reserved, if the id is unused (IfAbsent).
@@ -204,11 +209,12 @@ func WithBinding(b Binding) RotateOption { return func(o *RotateOptions) { o.Bin
 // ErrInvalidID.
 func Except(id string) InvalidateOption { return func(o *InvalidateOptions) { o.Except = &id } }
 
-// Thorough makes InvalidateOwner also end sessions that name the owner in their record and are missing in
-// the owner's key: when the server may have lost that key, by an eviction, without persistence or in a
-// failover. It walks through all keys of the server, as List does, and fails as that does; a value that
-// nobody can read is ErrCorrupt, once the walk is over. Except finds its session only if that is in the
-// owner's key, where Adopt puts it. MemoryStore loses nothing, and ignores it.
+// Thorough makes InvalidateOwner also end sessions that name the owner in their record and are
+// missing in the owner's key: when the server may have lost that key, by an eviction, without
+// persistence or in a failover. It walks through all keys of the server, as List does, and fails as
+// that does; a value that nobody can read is ErrCorrupt, once the walk is over. Except finds its
+// session only if that is in the owner's key, where Adopt puts it. MemoryStore loses nothing, and
+// ignores it.
 func Thorough() InvalidateOption { return func(o *InvalidateOptions) { o.Thorough = true } }
 
 const (
@@ -228,13 +234,13 @@ const (
 	// ownerMark is what an owner's key has between the prefix and the digest. It is in no ref.
 	ownerMark = "o:"
 
-	// reservedFor is how long a session may be written after Reserve: as long as a request may last.
-	// A tombstone that was left for it in between must live as long.
+	// reservedFor is how long a session may be written after Reserve: as long as a request may
+	// last. A tombstone that was left for it in between must live as long.
 	reservedFor = 10 * time.Minute
 )
 
-// errInSteps says that a session has an owner, so it moves in steps, or cannot move at once for another
-// reason.
+// errInSteps says that a session has an owner, so it moves in steps, or cannot move at once for
+// another reason.
 var errInSteps = errors.New("session moves in steps")
 
 // ownerOf returns the digest of an owner.
@@ -247,8 +253,9 @@ func ownerOf(owner string) (string, error) {
 
 func (c *config) ownerKey(digest string) string { return c.prefix + ownerMark + digest }
 
-// logins returns the logins of all owners that a session is to have, or why nothing can be done with
-// them and the other options, whatever the server knows. The first one is the one that is limited.
+// logins returns the logins of all owners that a session is to have, or why nothing can be done
+// with them and the other options, whatever the server knows. The first one is the one that is
+// limited.
 func (o *ReserveOptions) logins(login Login, now time.Time) ([]Login, error) {
 	all := append([]Login{login}, o.Also...)
 	for _, name := range o.AlsoFinal {
@@ -302,8 +309,8 @@ func withOwners(owners []string, logins []Login) []string {
 	return owners
 }
 
-// complete makes a Binding valid that was asked for at the moment begun. Both times are the server's,
-// in ms since 1970.
+// complete makes a Binding valid that was asked for at the moment begun. Both times are the
+// server's, in ms since 1970.
 func (c *config) complete(b *Binding, at, deadline int64, begun time.Time) {
 	b.CreatedAt, b.Deadline = time.UnixMilli(at), time.UnixMilli(deadline)
 	b.until = begun.Add(min(reservedFor, c.tombstoneTTL/2))
@@ -392,8 +399,8 @@ func (c *config) digestIn(key string) (digest string, ok bool) {
 // endScore returns what member e of an owner's key says of an end, without the sign.
 func endScore(reason Reason, at time.Time) int64 { return int64(reason)<<endShift + at.UnixMilli() }
 
-// newGeneration returns the generation of a key that is made now. It is random, so that what is left
-// of a key that was lost is not taken for its own, and small, so that scores are exact.
+// newGeneration returns the generation of a key that is made now. It is random, so that what is
+// left of a key that was lost is not taken for its own, and small, so that scores are exact.
 func newGeneration() string { return decimal(1 + rand.Int64N(1<<20-1)) }
 
 // An owner's key is a sorted set:
@@ -405,6 +412,6 @@ func newGeneration() string { return decimal(1 + rand.Int64N(1<<20-1)) }
 //	       that comes late, and that may not be written yet: minus the time, in seconds
 //	x+...  a revoke that was carried out in the last hour: minus the time
 //
-// A revoke opens the next generation, in one step, and what has a lower one is being ended. An entry
-// is taken out only when there is a tombstone under its id, or when its deadline has passed, so at
-// any moment whoever ends all entries, and follows them, ends all sessions.
+// A revoke opens the next generation, in one step, and what has a lower one is being ended. An
+// entry is taken out only when there is a tombstone under its id, or when its deadline has passed,
+// so at any moment whoever ends all entries, and follows them, ends all sessions.

@@ -212,8 +212,8 @@ func (b *bed) bound(owner string, opts ...ReserveOption) (id string) {
 	return id
 }
 
-// act is something that the mover does with the session of an id; to is the id that it has then. The
-// options are for a login, beside its deadline.
+// act is something that the mover does with the session of an id; to is the id that it has then.
+// The options are for a login, beside its deadline.
 type act func(ctx context.Context, s *RedisStore, login Login, from, to string, opts ...ReserveOption) error
 
 // logins begin a session of an owner.
@@ -364,8 +364,8 @@ func TestInvalidateOwner_Interleaved(t *testing.T) {
 	})
 }
 
-// An InvalidateOwner that was broken off at any trip is finished by whoever lists the sessions next,
-// and by the next InvalidateOwner.
+// An InvalidateOwner that was broken off at any trip is finished by whoever lists the sessions
+// next, and by the next InvalidateOwner.
 func TestInvalidateOwner_BrokenOff(t *testing.T) {
 	t.Parallel()
 	check := func(finish func(s *RedisStore, owner, keep string) error) func(t require.TestingT, st *stage) {
@@ -632,8 +632,8 @@ func TestBinding_Stored(t *testing.T) {
 	})
 }
 
-// The absolute timeout begins when the server says so, and the deadline of the caller is kept if it is
-// sooner.
+// The absolute timeout begins when the server says so, and the deadline of the caller is kept if it
+// is sooner.
 func TestReserve_AbsoluteTimeout(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -660,8 +660,8 @@ func TestReserve_AbsoluteTimeout(t *testing.T) {
 	})
 }
 
-// An id that is reserved again lives as long as the later one of two deadlines in the owner's key, or
-// what is written with the later one would be forgotten too early.
+// An id that is reserved again lives as long as the later one of two deadlines in the owner's key,
+// or what is written with the later one would be forgotten too early.
 func TestReserve_Again(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -724,8 +724,8 @@ func TestBinding_EnteredOnce(t *testing.T) {
 	})
 }
 
-// A session of which nothing is known moves as long as the owner's key may have been lost, but not if
-// there was a revoke since.
+// A session of which nothing is known moves as long as the owner's key may have been lost, but not
+// if there was a revoke since.
 func TestBinding_LostKey(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -1127,8 +1127,8 @@ func TestBinding_GrowsOld(t *testing.T) {
 	}
 }
 
-// An entry that has come late, and leads through the tombstone of an id to the session that goes on,
-// ends nothing but itself.
+// An entry that has come late, and leads through the tombstone of an id to the session that goes
+// on, ends nothing but itself.
 func TestOwner_LateEntries(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
@@ -1293,7 +1293,8 @@ func TestBinding_EntryBeforeSession(t *testing.T) {
 	})
 }
 
-// The keys of all owners of a session have it, under each of its ids, and none has it when it was ended.
+// The keys of all owners of a session have it, under each of its ids, and none has it when it was
+// ended.
 func TestBinding_SeveralStored(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {

@@ -201,8 +201,8 @@ func alive(head []byte, now time.Time) error {
 }
 
 // Deadline returns when the session expires at the latest, on the server's clock: see
-// WithAbsoluteTimeout. It is zero if the session has no such deadline, or comes from no store of this
-// package.
+// WithAbsoluteTimeout. It is zero if the session has no such deadline, or comes from no store of
+// this package.
 func (s Session) Deadline() time.Time {
 	if ms := s.deadline(); ms != 0 {
 		return time.UnixMilli(ms)
@@ -210,8 +210,8 @@ func (s Session) Deadline() time.Time {
 	return time.Time{}
 }
 
-// Owners returns the digests of the session's owners, as Ref gives them, the one of its login first: see
-// [Binder].
+// Owners returns the digests of the session's owners, as Ref gives them, the one of its login
+// first: see [Binder].
 func (s Session) Owners() []string { return ownersIn(s.header) }
 
 // Label returns what Label has set for the session of an owner, or "".

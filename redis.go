@@ -19,10 +19,10 @@ import (
 // does not know it, or one command that the server itself refuses for a session that was ended.
 //
 // It is safe for concurrent use. It starts no goroutine but for Watch, reads only from the primary,
-// and prints nothing. When a connection breaks, or a server is loading its data or has no primary, operations
-// are tried again until their context or WithTimeout ends them; then the last cause is returned,
-// wrapped in ErrUnknownOutcome if the operation may have been applied. The same holds when the server
-// has become a replica, if the client can come to another one: see Open and New.
+// and prints nothing. When a connection breaks, or a server is loading its data or has no primary,
+// operations are tried again until their context or WithTimeout ends them; then the last cause is
+// returned, wrapped in ErrUnknownOutcome if the operation may have been applied. The same holds
+// when the server has become a replica, if the client can come to another one: see Open and New.
 type RedisStore struct {
 	client rueidis.Client
 	config
@@ -56,8 +56,8 @@ var (
 //
 // A client of one address must not stay with a server that has become a replica, if another one has
 // become primary behind the same name: rueidis keeps its connections as long as they work. Such a
-// store fails at once with READONLY, and reads what the replica has. Then replace the client, or let
-// Open make it. A client with Sentinels or of a cluster finds the primary by itself.
+// store fails at once with READONLY, and reads what the replica has. Then replace the client, or
+// let Open make it. A client with Sentinels or of a cluster finds the primary by itself.
 func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -101,12 +101,12 @@ func New(client rueidis.Client, opts ...Option) (*RedisStore, error) {
 // is loading its data or does not listen yet, but not after a refusal, for example of the password.
 // WithTimeout bounds the retries, and not an attempt that has begun. That one is given up after
 // dial_timeout (5 seconds by default) while it connects, TLS included, and after write_timeout (1.5
-// seconds) when a server that has accepted the connection stays silent. So Open may take longer than
-// WithTimeout, by an attempt.
+// seconds) when a server that has accepted the connection stays silent. So Open may take longer
+// than WithTimeout, by an attempt.
 //
 // The name of a single server may come to mean another one (DNS, a proxy, a virtual address, a
-// managed service). When the server says that it is a replica, the store drops the connections to it
-// and connects anew, and operations are tried again.
+// managed service). When the server says that it is a replica, the store drops the connections to
+// it and connects anew, and operations are tried again.
 func Open(url string, opts ...Option) (*RedisStore, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -534,13 +534,14 @@ func (s *RedisStore) writeScript(ctx context.Context, w writing) (session Sessio
 	return session, lost, nil
 }
 
-// maxItems bounds how often the items of one session are found to be others while it is written: Adopt
-// adds at most four owners, and the session may expire.
+// maxItems bounds how often the items of one session are found to be others while it is written:
+// Adopt adds at most four owners, and the session may expire.
 const maxItems = 8
 
-// writeSealed runs write.lua with data that is sealed together with the items of the session. Where the
-// caller does not know them, it is taken to have none, and if it has the server says so. A session that
-// begins in its place, when it has expired meanwhile, must not get them: its owners do not know of it.
+// writeSealed runs write.lua with data that is sealed together with the items of the session. Where
+// the caller does not know them, it is taken to have none, and if it has the server says so. A
+// session that begins in its place, when it has expired meanwhile, must not get them: its owners do
+// not know of it.
 func (s *RedisStore) writeSealed(
 	ctx context.Context, w writing, args []string,
 ) (detail string, lost bool, err error) {

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// offered returns the documentation of the packages that a program imports, by folder: those of other
-// modules of the repository among them.
+// offered returns the documentation of the packages that a program imports, by folder: those of
+// other modules of the repository among them.
 func offered(t *testing.T) (map[string]*doc.Package, *token.FileSet) {
 	t.Helper()
 	fset, files := token.NewFileSet(), map[string][]*ast.File{}
@@ -45,7 +45,8 @@ func offered(t *testing.T) (map[string]*doc.Package, *token.FileSet) {
 	return packages, fset
 }
 
-// options returns the functions that return an option of a package: a type whose name ends in Option.
+// options returns the functions that return an option of a package: a type whose name ends in
+// Option.
 func options(p *doc.Package) (all []*doc.Func) {
 	for _, t := range p.Types {
 		if strings.HasSuffix(t.Name, "Option") {

@@ -59,10 +59,10 @@ func (s *RedisStore) replace(ctx context.Context, w writing, old *Session) (Sess
 	}, nil
 }
 
-// judge looks at what a SET has replaced. It is what was to be replaced if it has the same header, for
-// a header never changes under one id; what an earlier attempt has stored has it, too. A session that
-// was created earlier had ended, and was put there by a writer as late as this one can be. Anything
-// else is put back, unless somebody has changed it since.
+// judge looks at what a SET has replaced. It is what was to be replaced if it has the same header,
+// for a header never changes under one id; what an earlier attempt has stored has it, too. A
+// session that was created earlier had ended, and was put there by a writer as late as this one can
+// be. Anything else is put back, unless somebody has changed it since.
 func (s *RedisStore) judge(ctx context.Context, w writing, header, before []byte) error {
 	met := headerOf(before)
 	if met != nil && (sameHeader(met, header) ||

@@ -45,9 +45,9 @@ func (s *RedisStore) invalidateOwner(ctx context.Context, owner string, o Invali
 	return n, cmp.Or(err, late)
 }
 
-// endUnlisted ends the sessions of an owner that have no entry, after a revoke, and returns how many
-// live ones it has ended. Those that move meanwhile need not be found: bind.lua refuses a move that
-// comes after a revoke and has no entry, and one that came before it has made one.
+// endUnlisted ends the sessions of an owner that have no entry, after a revoke, and returns how
+// many live ones it has ended. Those that move meanwhile need not be found: bind.lua refuses a move
+// that comes after a revoke and has no entry, and one that came before it has made one.
 func (s *RedisStore) endUnlisted(ctx context.Context, owner string, reason Reason) (n int, first error) {
 	key := s.ownerKey(owner)
 	var refs []string
@@ -172,8 +172,8 @@ func (s *RedisStore) successor(ctx context.Context, key string) (string, error) 
 
 // endOlder ends the sessions of the generations before this one, and returns how many live ones it
 // has ended. It is what an InvalidateOwner does, and what is left to do of one that was broken off.
-// What can be ended is ended, and what cannot stays entered until its deadline has passed; of several
-// failures it returns the worst.
+// What can be ended is ended, and what cannot stays entered until its deadline has passed; of
+// several failures it returns the worst.
 func (s *RedisStore) endOlder(
 	ctx context.Context, key string, generation int64, reason Reason,
 ) (n int, first error) {
@@ -230,8 +230,8 @@ type scored struct {
 // expired reports whether the session's deadline has passed an hour ago.
 func (e scored) expired(now time.Time) bool { return e.score&(1<<32-1) < now.Unix() }
 
-// entries returns at most entryBatch sessions of an owner whose scores are between two, from the one
-// of number skip on.
+// entries returns at most entryBatch sessions of an owner whose scores are between two, from the
+// one of number skip on.
 func (s *RedisStore) entries(
 	ctx context.Context, key, from, to string, skip int,
 ) (entries []scored, err error) {
@@ -320,8 +320,8 @@ func scoreOf(res rueidis.RedisResult) (score int64, found bool, err error) {
 	return int64(float), true, nil
 }
 
-// worse returns the first of two errors, unless that is ErrUnacknowledged, which says that something
-// was ended.
+// worse returns the first of two errors, unless that is ErrUnacknowledged, which says that
+// something was ended.
 func worse(first, second error) error {
 	if first == nil || errors.Is(first, ErrUnacknowledged) && second != nil {
 		return second
@@ -329,9 +329,9 @@ func worse(first, second error) error {
 	return first
 }
 
-// endAtOnce ends sessions in pipelines, and takes them out of the keys of their other owners, which is
-// tried once. What is not done with one command each, because a session has moved, or something has
-// failed, is left to others.
+// endAtOnce ends sessions in pipelines, and takes them out of the keys of their other owners, which
+// is tried once. What is not done with one command each, because a session has moved, or something
+// has failed, is left to others.
 func (s *RedisStore) endAtOnce(
 	ctx context.Context, ownerKey string, refs []string, reason Reason,
 ) (live int, ended, rest []string) {

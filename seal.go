@@ -13,31 +13,34 @@ import (
 	"sync"
 )
 
-// WithSealedData encrypts the data of each session under a key that is derived from its id. The server
-// holds only a digest of the id, so whoever reads a dump, a replica or MONITOR cannot read a session,
-// the operator included who has every other secret: it takes the cookie. There is no key to manage.
-// Data that was changed, or that belongs to another session, is ErrCorrupt, and so is data that is not
-// sealed; a store without the option takes sealed data for ErrCorrupt. So the option needs an empty key
-// prefix, which logs everybody out once, or adapter.WithMigration from the old one.
+// WithSealedData encrypts the data of each session under a key that is derived from its id. The
+// server holds only a digest of the id, so whoever reads a dump, a replica or MONITOR cannot read a
+// session, the operator included who has every other secret: it takes the cookie. There is no key
+// to manage. Data that was changed, or that belongs to another session, is ErrCorrupt, and so is
+// data that is not sealed; a store without the option takes sealed data for ErrCorrupt. So the
+// option needs an empty key prefix, which logs everybody out once, or adapter.WithMigration from
+// the old one.
 //
 // What is not data stays readable: times, owners, labels, and how long the data is. List returns no
-// data, since it does not know ids. An id must have 128 bits that nobody can guess, as those of [NewID]
-// do, or the key can be guessed from the digest. What certainly has fewer is refused with ErrInvalidID
-// where a session would begin: fewer than 20 characters, fewer than 32 hexadecimal digits, and UUIDs. An
-// id that is longer, and guessed all the same, cannot be told. It excludes WithPlainIDs.
+// data, since it does not know ids. An id must have 128 bits that nobody can guess, as those of
+// [NewID] do, or the key can be guessed from the digest. What certainly has fewer is refused with
+// ErrInvalidID where a session would begin: fewer than 20 characters, fewer than 32 hexadecimal
+// digits, and UUIDs. An id that is longer, and guessed all the same, cannot be told. It excludes
+// WithPlainIDs.
 //
-// Whoever can write to the server can still delete a session, or put back what was stored under its id
-// before, and can make up data for an id of their own, unless there is a key (WithKeys). A MemoryStore
-// has the ids and the data in one memory, so it seals nothing; it refuses the same ids, and its lists
-// have no data either. The default is not to seal.
+// Whoever can write to the server can still delete a session, or put back what was stored under its
+// id before, and can make up data for an id of their own, unless there is a key (WithKeys). A
+// MemoryStore has the ids and the data in one memory, so it seals nothing; it refuses the same ids,
+// and its lists have no data either. The default is not to seal.
 func WithSealedData() Option { return func(c *config) { c.sealed = true } }
 
-// WithKeys derives the key of a session from its id and from a key of the application, of at least 32
-// random bytes, that is not kept on the server: so reading a session takes both, and whoever can write
-// to the server cannot make up data. What is sealed under previous is still read, and is sealed under
-// current when it is written next. To change the key, first give every process the new one as previous,
-// then as current with the old one as previous, and leave out the old one when the sessions from before
-// have been written, or have expired. It needs WithSealedData. The default is none.
+// WithKeys derives the key of a session from its id and from a key of the application, of at least
+// 32 random bytes, that is not kept on the server: so reading a session takes both, and whoever can
+// write to the server cannot make up data. What is sealed under previous is still read, and is
+// sealed under current when it is written next. To change the key, first give every process the new
+// one as previous, then as current with the old one as previous, and leave out the old one when the
+// sessions from before have been written, or have expired. It needs WithSealedData. The default is
+// none.
 func WithKeys(current []byte, previous ...[]byte) Option {
 	return func(c *config) {
 		c.keys = nil
@@ -54,9 +57,9 @@ func WithKeys(current []byte, previous ...[]byte) Option {
 //	16   n  data, by AES-256-GCM
 //	     16  tag
 //
-// under HMAC-SHA-256 of the application's key, or of a label if there is none, over a label and the id.
-// The key of the session is authenticated too, and so are the items of its header, but not what the
-// server adds: the creation time, and with it the deadline.
+// under HMAC-SHA-256 of the application's key, or of a label if there is none, over a label and the
+// id. The key of the session is authenticated too, and so are the items of its header, but not what
+// the server adds: the creation time, and with it the deadline.
 const (
 	sealName     = 4
 	sealOverhead = sealName + 12 + 16
@@ -128,7 +131,8 @@ func (k *sealing) cipher(id string) cipher.AEAD {
 	return aead
 }
 
-// authenticated returns what is authenticated with the data. No two pairs of arguments have the same.
+// authenticated returns what is authenticated with the data. No two pairs of arguments have the
+// same.
 func authenticated[text []byte | string](key string, items text) []byte {
 	b := make([]byte, 0, 2+len(key)+len(items))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(key)))
@@ -136,8 +140,8 @@ func authenticated[text []byte | string](key string, items text) []byte {
 	return append(b, items...)
 }
 
-// seal returns data as it is stored at key for a session of id. items is what follows the deadline in
-// the header.
+// seal returns data as it is stored at key for a session of id. items is what follows the deadline
+// in the header.
 func (c *config) seal(id, key, items string, data []byte) []byte {
 	k := c.sealings[0]
 	sealed := append(make([]byte, 0, sealOverhead+len(data)), k.name[:]...)
@@ -174,8 +178,8 @@ var (
 	errNotSealed = fmt.Errorf("%w: the data is not sealed, as WithSealedData wants it", ErrCorrupt)
 )
 
-// understands returns an ErrCorrupt if the data after a header is sealed and this store does not seal,
-// or the other way round.
+// understands returns an ErrCorrupt if the data after a header is sealed and this store does not
+// seal, or the other way round.
 func (c *config) understands(header []byte) error {
 	switch sealed := isSealed(header); {
 	case sealed == c.sealed:
@@ -194,9 +198,9 @@ func (c *config) begun(header []byte) []byte {
 	return header
 }
 
-// weak reports whether an id certainly has fewer than 128 bits: nobody has seen its alphabet, but 19
-// printable characters have not got them, and hexadecimal digits have four bits each. A random UUID
-// has 122.
+// weak reports whether an id certainly has fewer than 128 bits: nobody has seen its alphabet, but
+// 19 printable characters have not got them, and hexadecimal digits have four bits each. A random
+// UUID has 122.
 func weak(id string) bool {
 	if len(id) < 20 {
 		return true

@@ -30,7 +30,8 @@ func runs(words []string, script string) bool { return nameOf(words) == script |
 // sealedSession is what a test has written.
 type sealedSession struct{ id, data string }
 
-// everySealing writes sessions by every way that data takes to the server, and returns those that are live.
+// everySealing writes sessions by every way that data takes to the server, and returns those that
+// are live.
 func everySealing(t require.TestingT, ctx context.Context, s *RedisStore) (all []sealedSession) {
 	n := 0
 	add := func(id string, write func(data []byte) (Session, error)) Session {
@@ -162,8 +163,8 @@ func monitor(t *testing.T, server *redistest.Server) func() string {
 	}
 }
 
-// Whoever has all but the cookie reads nothing: the dump of primary and replica, what MONITOR has shown,
-// the keys of the application, and the names of owners and sessions.
+// Whoever has all but the cookie reads nothing: the dump of primary and replica, what MONITOR has
+// shown, the keys of the application, and the names of owners and sessions.
 func TestSeal_NobodyElseOpens(t *testing.T) {
 	t.Parallel()
 	primary := redistest.Start(t, "--repl-diskless-sync-delay", "0")
@@ -348,7 +349,8 @@ func testTampered(t *testing.T, url string) {
 	require.Equal(t, "label", s.Label())
 }
 
-// A store that does not seal leaves sealed data alone, and one that does clear data; both can end it.
+// A store that does not seal leaves sealed data alone, and one that does clear data; both can end
+// it.
 func TestSeal_Mixed(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -421,8 +423,8 @@ func TestSeal_Mixed(t *testing.T) {
 	})
 }
 
-// A write that does not know the session's owners is sealed with those that it has, also if it gets them
-// while the write is on its way.
+// A write that does not know the session's owners is sealed with those that it has, also if it gets
+// them while the write is on its way.
 func TestSeal_Owners(t *testing.T) {
 	t.Parallel()
 	check := func(t require.TestingT, w world) {
@@ -481,8 +483,8 @@ func TestSeal_Owners(t *testing.T) {
 	})
 }
 
-// A write is sealed with the items of the session that it meets. If that expires before the write comes
-// again, what begins in its place is not its owners', who would not know of it.
+// A write is sealed with the items of the session that it meets. If that expires before the write
+// comes again, what begins in its place is not its owners', who would not know of it.
 func TestSeal_WriteMeetsExpiry(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {

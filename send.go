@@ -245,11 +245,11 @@ func isReply(err error) bool {
 	return ok
 }
 
-// again reports whether what was begun at a moment and has failed with err may succeed a moment later.
-// A client of one address stays with a server that has become a replica, although its name may lead to
-// another one by then: so a store that owns its connections drops those that were there. It waits for
-// the last of them: what is sent on another one before may be older than what comes of this. With
-// Sentinels, and in a cluster, rueidis finds the primary by itself.
+// again reports whether what was begun at a moment and has failed with err may succeed a moment
+// later. A client of one address stays with a server that has become a replica, although its name
+// may lead to another one by then: so a store that owns its connections drops those that were
+// there. It waits for the last of them: what is sent on another one before may be older than what
+// comes of this. With Sentinels, and in a cluster, rueidis finds the primary by itself.
 func (s *RedisStore) again(ctx context.Context, err error, begun time.Time) bool {
 	switch {
 	case !fromReplica(err):
@@ -267,9 +267,9 @@ func (s *RedisStore) again(ctx context.Context, err error, begun time.Time) bool
 	return true
 }
 
-// settle waits until the client has noticed that its connections were dropped, and has dialled anew. A
-// command that it would still send on one of them would look like one whose reply was lost. If there is
-// no time for that, it is left to the next operation.
+// settle waits until the client has noticed that its connections were dropped, and has dialled
+// anew. A command that it would still send on one of them would look like one whose reply was lost.
+// If there is no time for that, it is left to the next operation.
 func (s *RedisStore) settle(ctx context.Context) {
 	s.unsettled.Store(true)
 	for range 3 {
@@ -284,8 +284,8 @@ func (s *RedisStore) settle(ctx context.Context) {
 	}
 }
 
-// leaveReplica drops the connections to a server that has said it is a replica, if they were too young
-// to be dropped then.
+// leaveReplica drops the connections to a server that has said it is a replica, if they were too
+// young to be dropped then.
 func (s *RedisStore) leaveReplica(ctx context.Context) {
 	if s.conns != nil && (s.conns.DropOverdue() || s.unsettled.Load()) {
 		s.settle(ctx)

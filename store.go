@@ -45,9 +45,9 @@ type Store interface {
 	// Rotate moves a live session to newID, which must be unused, and ends oldID with the reason
 	// [Rotated]: for a login or another change of privilege (OWASP Session Management Cheat Sheet,
 	// "Renew the Session ID After Any Privilege Level Change"). Data, creation time, deadline and
-	// remaining TTL go along unless [WithData] or [WithLifetime] is given; a login begins a new life
-	// instead ([WithBinding]). Once it returns, oldID is ended, and an Invalidate of oldID ends
-	// newID. With [Grace] a Read of oldID returns the session for a moment all the same.
+	// remaining TTL go along unless [WithData] or [WithLifetime] is given; a login begins a new
+	// life instead ([WithBinding]). Once it returns, oldID is ended, and an Invalidate of oldID
+	// ends newID. With [Grace] a Read of oldID returns the session for a moment all the same.
 	//
 	// It must return an error wrapping [ErrNotFound] if oldID has no session, an
 	// [*InvalidatedError] if it was ended, [ErrConflict] if newID is in use or was ended or if
@@ -134,13 +134,13 @@ type Lister interface {
 	Store
 
 	// List returns the live sessions, in no order. One that is live from beginning to end is
-	// returned at least once, although it may move to another id meanwhile; one that begins or
-	// ends meanwhile may be missing. A session that moves may be returned twice, and one that is
-	// between two ids is returned as Pending. After an error it goes on only if that is an
-	// [ErrCorrupt]. On a server it walks through all keys (SCAN), so it takes time in proportion
-	// to all that the server holds. In a cluster it fails while a node is down, and may miss
-	// sessions whose slots move meanwhile. An implementation that shows no data leaves Data nil, as those
-	// of this package do with WithSealedData.
+	// returned at least once, although it may move to another id meanwhile; one that begins or ends
+	// meanwhile may be missing. A session that moves may be returned twice, and one that is between
+	// two ids is returned as Pending. After an error it goes on only if that is an [ErrCorrupt]. On
+	// a server it walks through all keys (SCAN), so it takes time in proportion to all that the
+	// server holds. In a cluster it fails while a node is down, and may miss sessions whose slots
+	// move meanwhile. An implementation that shows no data leaves Data nil, as those of this
+	// package do with WithSealedData.
 	List(ctx context.Context) iter.Seq2[Entry, error]
 
 	// InvalidateRef is Invalidate for the session that List returned with ref. It must return an

@@ -225,8 +225,8 @@ type moving struct {
 	RotateOptions
 }
 
-// moveArgs returns the arguments of rotate.lua. data is as it is to be stored, and kept if it is "" and
-// Replace is not set.
+// moveArgs returns the arguments of rotate.lua. data is as it is to be stored, and kept if it is ""
+// and Replace is not set.
 func (s *RedisStore) moveArgs(ctx context.Context, m *moving, data string) []string {
 	args := []string{
 		m.version.bytes(),
@@ -283,12 +283,12 @@ func (s *RedisStore) moveAtOnce(ctx context.Context, m *moving) (Session, error)
 	return session, cmp.Or(err, late)
 }
 
-// sealedTries is how often a move of sealed data meets somebody who saves the session before it goes in
-// steps, which nobody can overtake.
+// sealedTries is how often a move of sealed data meets somebody who saves the session before it
+// goes in steps, which nobody can overtake.
 const sealedTries = 3
 
-// moveSealed reads the session, seals its data for the new id, and moves it under the version that was
-// read. If that has changed, it does so again.
+// moveSealed reads the session, seals its data for the new id, and moves it under the version that
+// was read. If that has changed, it does so again.
 func (s *RedisStore) moveSealed(ctx context.Context, m *moving) (Session, error) {
 	for range sealedTries {
 		before, err := s.readAt(ctx, m.oldID, m.oldKey)
@@ -339,10 +339,11 @@ func (s *RedisStore) moveRecord(
 	return session, late, err
 }
 
-// moveInSteps ends the old id by rotate.lua, enters the new one in the key of the session's owner if
-// it has one, and then creates it. An end that comes in between follows the old id's tombstone, and
-// leaves one under the new id, which refuses the last step. The replicas must have the tombstone
-// before that step: if they lost it while the new id is live, an end by the old id would not find that.
+// moveInSteps ends the old id by rotate.lua, enters the new one in the key of the session's owner
+// if it has one, and then creates it. An end that comes in between follows the old id's tombstone,
+// and leaves one under the new id, which refuses the last step. The replicas must have the
+// tombstone before that step: if they lost it while the new id is live, an end by the old id would
+// not find that.
 func (s *RedisStore) moveInSteps(ctx context.Context, m *moving) (Session, error) {
 	if err := s.unused(ctx, m.newKey); err != nil {
 		if _, gone := s.readThrough(ctx, m.oldKey, 0, false); gone != nil {
@@ -394,8 +395,9 @@ func (s *RedisStore) moveInSteps(ctx context.Context, m *moving) (Session, error
 }
 
 // confirmMove is confirm for the old id of a session that moves. The replicas confirm whatever the
-// primary has: if a failover has taken what the move has written, that does not name the new id, and
-// an end by the old one would not reach it. Then the move goes no further, and the session is ended.
+// primary has: if a failover has taken what the move has written, that does not name the new id,
+// and an end by the old one would not reach it. Then the move goes no further, and the session is
+// ended.
 func (s *RedisStore) confirmMove(ctx context.Context, oldKey, newKey string) (late, err error) {
 	reply, late := s.confirm(ctx, oldKey, Rotated)
 	if reply != "" && successorIn(reply) != newKey[len(s.prefix):] {

@@ -1083,7 +1083,8 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// A refusal is told by its code word and not by what else is in its text, such as the name of the user.
+// A refusal is told by its code word and not by what else is in its text, such as the name of the
+// user.
 func TestInvalidate_NotPermittedToAnyName(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

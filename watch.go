@@ -20,31 +20,33 @@ import (
 type Watcher interface {
 	Store
 
-	// Watch returns a context that ends when the live session of id does, or when ctx does. Its cause
-	// ([context.Cause]) is an [*InvalidatedError] if the session was ended, wraps [ErrNotFound] if it
-	// has expired, and is that of ctx if that has ended. A session that moves to another id is
-	// followed, and one that is between two ids has not ended. A watch does not keep its session
-	// alive. It takes memory until its context ends, so let ctx end when nobody needs it any more.
+	// Watch returns a context that ends when the live session of id does, or when ctx does. Its
+	// cause ([context.Cause]) is an [*InvalidatedError] if the session was ended, wraps
+	// [ErrNotFound] if it has expired, and is that of ctx if that has ended. A session that moves
+	// to another id is followed, and one that is between two ids has not ended. A watch does not
+	// keep its session alive. It takes memory until its context ends, so let ctx end when nobody
+	// needs it any more.
 	//
 	// It must return an [*InvalidatedError] if the session has been ended, and an error wrapping
 	// [ErrNotFound] if there is none.
 	Watch(ctx context.Context, id string) (context.Context, error)
 
-	// WatchOwner returns a context that ends when an InvalidateOwner of owner (see [Binder]) comes after
-	// WatchOwner has returned, or when ctx ends: for what goes on in a user's name beyond any one
-	// session, such as a job that a logout does not stop. A watch of an owner has no session of its own,
-	// so [Except] does not spare it, and no end of a single session ends it. For one session use Watch.
+	// WatchOwner returns a context that ends when an InvalidateOwner of owner (see [Binder]) comes
+	// after WatchOwner has returned, or when ctx ends: for what goes on in a user's name beyond any
+	// one session, such as a job that a logout does not stop. A watch of an owner has no session of
+	// its own, so [Except] does not spare it, and no end of a single session ends it. For one
+	// session use Watch.
 	//
 	// Its cause ([context.Cause]) is an [*InvalidatedError] with reason and time of the last
-	// InvalidateOwner, which may still be ending sessions, or that of ctx if that has ended. It wraps
-	// [ErrNotFound] if the store has lost what it knew of the owner, so that an InvalidateOwner may have
-	// been missed. It is not an error if nothing is known of the owner, before the first login or when
-	// all sessions have long expired.
+	// InvalidateOwner, which may still be ending sessions, or that of ctx if that has ended. It
+	// wraps [ErrNotFound] if the store has lost what it knew of the owner, so that an
+	// InvalidateOwner may have been missed. It is not an error if nothing is known of the owner,
+	// before the first login or when all sessions have long expired.
 	//
-	// An InvalidateOwner that came before is not told. So call WatchOwner first, and look then whether
-	// the user is logged in: if a Read with [Fresh] finds a session of the owner live, the InvalidateOwner
-	// that ends it is told. It must return an error wrapping [ErrInvalidID] if owner is empty or longer
-	// than 1024 bytes.
+	// An InvalidateOwner that came before is not told. So call WatchOwner first, and look then
+	// whether the user is logged in: if a Read with [Fresh] finds a session of the owner live, the
+	// InvalidateOwner that ends it is told. It must return an error wrapping [ErrInvalidID] if
+	// owner is empty or longer than 1024 bytes.
 	WatchOwner(ctx context.Context, owner string) (context.Context, error)
 }
 
@@ -129,8 +131,9 @@ func newWatches(
 	}
 }
 
-// watch watches the session at key. first looks at it with the context of the operation, more than once
-// if it has moved. It is entered before the look, so that whatever happens after the look is heard of.
+// watch watches the session at key. first looks at it with the context of the operation, more than
+// once if it has moved. It is entered before the look, so that whatever happens after the look is
+// heard of.
 func (ws *watches) watch(
 	ctx, operation context.Context, key string, first func(ctx context.Context, key string) sight,
 ) (context.Context, error) {
@@ -336,9 +339,9 @@ func (ws *watches) note(w *watch, s sight) {
 	}
 }
 
-// endOfOwner returns why the watch of an owner ends, or nil. Each revoke leaves another mark, which is
-// odd. A key with an even one was made by a login; if there was another key before, or there is none
-// any more, although its time had not come, it was lost, and perhaps a revoke with it.
+// endOfOwner returns why the watch of an owner ends, or nil. Each revoke leaves another mark, which
+// is odd. A key with an even one was made by a login; if there was another key before, or there is
+// none any more, although its time had not come, it was lost, and perhaps a revoke with it.
 func (w *watch) endOfOwner(s sight, now time.Time) error {
 	switch {
 	case s.mark == w.mark:
@@ -463,13 +466,13 @@ func (h *dueWatches) Pop() any {
 	return w
 }
 
-// Watch implements [Watcher]. The first watch of a store opens a connection, on which the server tells
-// of ends (WithPublish), and the end of the last closes it. A message is a reason to look, and not
-// believed: the session is read from the primary. Without messages, because the process that ends
-// sessions sends none, the rights are missing or the connection is cut, an end is noticed within a
-// minute. While the server does not answer, no end is noticed. A session that was between two ids for
-// ten minutes has ended. When the store, or the client of one that New returned, is closed the cause
-// wraps rueidis.ErrClosing.
+// Watch implements [Watcher]. The first watch of a store opens a connection, on which the server
+// tells of ends (WithPublish), and the end of the last closes it. A message is a reason to look,
+// and not believed: the session is read from the primary. Without messages, because the process
+// that ends sessions sends none, the rights are missing or the connection is cut, an end is noticed
+// within a minute. While the server does not answer, no end is noticed. A session that was between
+// two ids for ten minutes has ended. When the store, or the client of one that New returned, is
+// closed the cause wraps rueidis.ErrClosing.
 func (s *RedisStore) Watch(ctx context.Context, id string) (context.Context, error) {
 	seen, op := s.begin(ctx, "watch", id)
 	key, err := s.key(id)
@@ -482,8 +485,8 @@ func (s *RedisStore) Watch(ctx context.Context, id string) (context.Context, err
 	return ctx, nil
 }
 
-// WatchOwner implements [Watcher]. What Watch says about messages, delays and closing holds here, too. If
-// an InvalidateOwner was broken off, it goes on with it first.
+// WatchOwner implements [Watcher]. What Watch says about messages, delays and closing holds here,
+// too. If an InvalidateOwner was broken off, it goes on with it first.
 func (s *RedisStore) WatchOwner(ctx context.Context, owner string) (context.Context, error) {
 	seen, op := s.begin(ctx, "watch owner", owner)
 	digest, err := ownerOf(owner)
@@ -496,8 +499,8 @@ func (s *RedisStore) WatchOwner(ctx context.Context, owner string) (context.Cont
 	return ctx, nil
 }
 
-// firstSightOf looks at an owner. A revoke that it finds may have sessions left to end, of which nothing
-// would be told.
+// firstSightOf looks at an owner. A revoke that it finds may have sessions left to end, of which
+// nothing would be told.
 func (s *RedisStore) firstSightOf(ctx context.Context, key string) sight {
 	seen := s.sightOf(ctx, key)
 	if seen.err == nil && seen.end != nil {
@@ -508,8 +511,8 @@ func (s *RedisStore) firstSightOf(ctx context.Context, key string) sight {
 	return seen
 }
 
-// channel returns the channel to which keys of sessions are published that have ended or moved, and of
-// owners whose sessions were closed.
+// channel returns the channel to which keys of sessions are published that have ended or moved, and
+// of owners whose sessions were closed.
 func (c *config) channel() string { return c.prefix + "ended" }
 
 // subscribe listens to messages until ctx ends. Whenever it begins to, those before may have been
@@ -527,8 +530,8 @@ func (s *RedisStore) subscribe(ctx context.Context) {
 	}
 }
 
-// listen subscribes on a connection of its own: the server closes one with a subscription when large
-// replies pile up on it.
+// listen subscribes on a connection of its own: the server closes one with a subscription when
+// large replies pile up on it.
 func (s *RedisStore) listen(ctx context.Context, begun func()) error {
 	c, release := s.client.Dedicate()
 	defer release()
@@ -570,7 +573,8 @@ func (s *RedisStore) sightsOf(ctx context.Context, keys []string) []sight {
 	})
 }
 
-// sights looks at sessions and owners in one pipeline, and in another one at sessions that are not live.
+// sights looks at sessions and owners in one pipeline, and in another one at sessions that are not
+// live.
 func (s *RedisStore) sights(
 	keys []string, send func(build func() []rueidis.Completed) ([]rueidis.RedisResult, error),
 ) []sight {
@@ -659,8 +663,8 @@ func (s *RedisStore) endSight(res rueidis.RedisResult) (seen sight) {
 	return seen
 }
 
-// ownerSight tells what the replies to ZMSCORE g e and PTTL of an owner's key mean, which were asked for
-// at the moment begun.
+// ownerSight tells what the replies to ZMSCORE g e and PTTL of an owner's key mean, which were
+// asked for at the moment begun.
 func ownerSight(scores, ttl rueidis.RedisResult, begun time.Time) (seen sight) {
 	parts, err := partsOf(scores, 2)
 	left, err2 := intOf(ttl)

@@ -40,8 +40,8 @@ func reportLate(b *testing.B, late []time.Duration) {
 	b.ReportMetric(float64(late[len(late)*99/100].Microseconds()), "p99-µs")
 }
 
-// BenchmarkWatch measures the time from the return of Invalidate, by another client, to the end of the
-// watch.
+// BenchmarkWatch measures the time from the return of Invalidate, by another client, to the end of
+// the watch.
 func BenchmarkWatch(b *testing.B) {
 	watcher, ender, ids := newWatchBench(b, b.N+1)
 	_, err := watcher.Watch(b.Context(), ids[b.N])
@@ -59,8 +59,8 @@ func BenchmarkWatch(b *testing.B) {
 	reportLate(b, late)
 }
 
-// BenchmarkWatch_Many watches 100,000 sessions: what each takes, what the process uses while nothing
-// ends, and while 1,000 a second end, of which the ends themselves are a part.
+// BenchmarkWatch_Many watches 100,000 sessions: what each takes, what the process uses while
+// nothing ends, and while 1,000 a second end, of which the ends themselves are a part.
 func BenchmarkWatch_Many(b *testing.B) {
 	const n, rate, period = 100_000, 1000, 10 * time.Second
 	heap := func() float64 {

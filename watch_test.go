@@ -162,8 +162,8 @@ var fates = map[string]func(ctx context.Context, s *RedisStore, id string) error
 // isLook reports whether a command is a look at what is watched.
 func isLook(words []string) bool { return words[0] == "GETRANGE" || words[0] == "HMGET" }
 
-// An end comes before or after any look of a watch, and its message before or after the subscription
-// has begun: whoever watches is told.
+// An end comes before or after any look of a watch, and its message before or after the
+// subscription has begun: whoever watches is told.
 func TestWatch_EndAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	onBothAudiences(t, func(t *testing.T, newAudience func(*testing.T, ...Option) audience) {
@@ -181,8 +181,8 @@ func TestWatch_EndAtAnyMoment(t *testing.T) {
 	})
 }
 
-// endAtLook has a session end before or after a look of its watch. It reports whether there was that
-// look; otherwise the session has ended when Watch had returned.
+// endAtLook has a session end before or after a look of its watch. It reports whether there was
+// that look; otherwise the session has ended when Watch had returned.
 func endAtLook(
 	t *testing.T, a audience, end func(context.Context, *RedisStore, string) error, late, after bool, at int64,
 ) bool {
@@ -224,8 +224,8 @@ func endAtLook(
 	return met
 }
 
-// An InvalidateOwner comes before or after any trip of a WatchOwner, and its message before or after the
-// subscription has begun: if the user is found logged in after WatchOwner, it is told.
+// An InvalidateOwner comes before or after any trip of a WatchOwner, and its message before or
+// after the subscription has begun: if the user is found logged in after WatchOwner, it is told.
 func TestWatchOwner_EndAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	onBothAudiences(t, func(t *testing.T, newAudience func(*testing.T, ...Option) audience) {
@@ -243,8 +243,8 @@ func TestWatchOwner_EndAtAnyMoment(t *testing.T) {
 	})
 }
 
-// endOwnerAtLook has an owner's sessions end before or after a look of WatchOwner. It reports whether
-// there was that look; otherwise they end when WatchOwner has returned.
+// endOwnerAtLook has an owner's sessions end before or after a look of WatchOwner. It reports
+// whether there was that look; otherwise they end when WatchOwner has returned.
 func endOwnerAtLook(t *testing.T, a audience, before, late, after bool, at int64) bool {
 	what, owner := fmt.Sprintf("look %d", at), NewID()
 	if before {
@@ -293,7 +293,8 @@ func endOwnerAtLook(t *testing.T, a audience, before, late, after bool, at int64
 	return met
 }
 
-// What an InvalidateOwner that was broken off has left is ended by WatchOwner: nothing would be told of it.
+// What an InvalidateOwner that was broken off has left is ended by WatchOwner: nothing would be
+// told of it.
 func TestWatchOwner_GoesOnWithWhatWasBrokenOff(t *testing.T) {
 	t.Parallel()
 	a := newAudience(t, redistest.URL(t)).hears()
@@ -399,8 +400,9 @@ func requireLoggedOut(t require.TestingT, err error) {
 	require.Equal(t, Logout, end.Reason)
 }
 
-// A message is lost with the connection that it was for: then all are looked at when there is another
-// one, in few trips. The gap is as long as the ends take, or as GAP says: GAP=30s go test -run TestWatch_Gap .
+// A message is lost with the connection that it was for: then all are looked at when there is
+// another one, in few trips. The gap is as long as the ends take, or as GAP says: GAP=30s go test
+// -run TestWatch_Gap .
 func TestWatch_Gap(t *testing.T) {
 	t.Parallel()
 	var least time.Duration
@@ -957,8 +959,8 @@ func TestWatch_Look(t *testing.T) {
 	require.Equal(t, "GETEX+PTTL HMGET", trips(id, ErrInvalidated))
 }
 
-// Whatever node of a cluster it has subscribed to, a store hears of ends on all of them; and one that
-// hangs does not keep it from telling of the others'.
+// Whatever node of a cluster it has subscribed to, a store hears of ends on all of them; and one
+// that hangs does not keep it from telling of the others'.
 func TestWatch_Nodes(t *testing.T) {
 	t.Parallel()
 	if redistest.InContainer() {
@@ -1025,8 +1027,8 @@ func TestWatch_Nodes(t *testing.T) {
 	}
 }
 
-// When another server becomes primary, ends on that one are told. Whoever does not subscribe again hears
-// of none.
+// When another server becomes primary, ends on that one are told. Whoever does not subscribe again
+// hears of none.
 func TestWatch_Failover(t *testing.T) {
 	t.Parallel()
 	if redistest.InContainer() {

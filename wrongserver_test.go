@@ -165,8 +165,8 @@ func TestWrongServer(t *testing.T) {
 	}
 }
 
-// Each verb that changes something, and each strict read, meets the wrong server by itself, and goes
-// on at the right one. A plain read is content with whatever server it meets.
+// Each verb that changes something, and each strict read, meets the wrong server by itself, and
+// goes on at the right one. A plain read is content with whatever server it meets.
 func TestWrongServer_EveryVerb(t *testing.T) {
 	t.Parallel()
 	n := newName(t)
@@ -413,8 +413,8 @@ func TestWrongServer_ForGood(t *testing.T) {
 	require.NoError(t, b.Invalidate(t.Context(), id))
 }
 
-// The error says what the server has said, although no answer came to the last attempt.
-// A connection may be too young to be dropped when the store hears of the switch, and then the store
+// The error says what the server has said, although no answer came to the last attempt. A
+// connection may be too young to be dropped when the store hears of the switch, and then the store
 // only reads. It does not stay.
 func TestWrongServer_YoungConnection(t *testing.T) {
 	t.Parallel()
@@ -439,8 +439,8 @@ func TestWrongServer_YoungConnection(t *testing.T) {
 	})
 }
 
-// One caller loses no attempt to the connections that the store drops, so it is told that nothing was
-// done, and after a switch what has become of the session.
+// One caller loses no attempt to the connections that the store drops, so it is told that nothing
+// was done, and after a switch what has become of the session.
 func TestWrongServer_NothingIsLost(t *testing.T) {
 	t.Parallel()
 	n := newName(t)
@@ -469,8 +469,8 @@ func TestWrongServer_NothingIsLost(t *testing.T) {
 	require.NoError(t, b.Invalidate(t.Context(), id))
 }
 
-// An operation whose time is up when it drops the connections leaves it to the next one to see to it
-// that the client has noticed.
+// An operation whose time is up when it drops the connections leaves it to the next one to see to
+// it that the client has noticed.
 func TestWrongServer_DroppedTooLate(t *testing.T) {
 	t.Parallel()
 	n := newName(t)

@@ -1,18 +1,19 @@
 // Package adapter is what adapters of tombstore to session libraries have in common: it knows which
 // session a request came with, and from that which write is the right one.
 //
-// A session library calls Load, Save, Leave, Rotate and End in the course of a request, with the same
-// [Request] each time. A session that was loaded is saved only if it is still live, or touched if its
-// data is the same, or left alone if its TTL is nearly right as well and the response can do without
-// its cookie; a new one is saved only if its id is unused; one that is renewed stays the same session,
-// so that a logout by its old id ends it; and once the session of a request has been ended by somebody
-// else, nothing that the request holds is saved any more, neither under the old id nor under a new one.
-// Login, before the Save, makes it the session of a user.
+// A session library calls Load, Save, Leave, Rotate and End in the course of a request, with the
+// same [Request] each time. A session that was loaded is saved only if it is still live, or touched
+// if its data is the same, or left alone if its TTL is nearly right as well and the response can do
+// without its cookie; a new one is saved only if its id is unused; one that is renewed stays the
+// same session, so that a logout by its old id ends it; and once the session of a request has been
+// ended by somebody else, nothing that the request holds is saved any more, neither under the old
+// id nor under a new one. Login, before the Save, makes it the session of a user.
 //
-// What is begun is carried out: a save or an end goes on when the client has gone away, or the time of
-// the handler is up. The store's own timeout bounds it. Only a renewal is not begun any more then, and
-// one whose client goes away between its halves is given up: nobody would get the new id, and of two
-// logins by a double click the one whose client is still there would lose. That one takes over.
+// What is begun is carried out: a save or an end goes on when the client has gone away, or the time
+// of the handler is up. The store's own timeout bounds it. Only a renewal is not begun any more
+// then, and one whose client goes away between its halves is given up: nobody would get the new id,
+// and of two logins by a double click the one whose client is still there would lose. That one
+// takes over.
 package adapter
 
 import (
@@ -28,12 +29,12 @@ import (
 )
 
 // ErrRefused says that a session was not saved because the request's session has been ended or has
-// expired meanwhile. The error is a [*RefusedError]. A session library must answer the request as if
-// it had been saved, but without a session cookie.
+// expired meanwhile. The error is a [*RefusedError]. A session library must answer the request as
+// if it had been saved, but without a session cookie.
 var ErrRefused = errors.New("session was ended during the request")
 
-// RefusedError is the ErrRefused of one request. It wraps what the store said, which is the Err of the
-// Event.
+// RefusedError is the ErrRefused of one request. It wraps what the store said, which is the Err of
+// the Event.
 type RefusedError struct{ tombstore.Event }
 
 func (e *RefusedError) Error() string { return "tombstore: " + e.Verb + ": " + ErrRefused.Error() }
@@ -67,52 +68,53 @@ func Merge(merge func(base, mine, theirs []byte) ([]byte, error)) LostUpdates {
 // Option configures an Adapter.
 type Option func(*Adapter)
 
-// WithLostUpdates says what happens when two requests change one session at the same time. The default
-// is LastWriteWins.
+// WithLostUpdates says what happens when two requests change one session at the same time. The
+// default is LastWriteWins.
 func WithLostUpdates(l LostUpdates) Option { return func(a *Adapter) { a.updates = l } }
 
-// WithOnRefused sets a function that is called on every refusal, in the goroutine of the request. The
-// default is nil, none.
+// WithOnRefused sets a function that is called on every refusal, in the goroutine of the request.
+// The default is nil, none.
 //
-// The Outcome of the event is OutcomeRefused if the session was ended, and OutcomeNotFound if it has
-// expired or the server has lost it. Its Ref stands for the session that the request came with. Its Verb
-// is what was refused: "write", "touch", "create", "absorb", "login" or "end others", or "rotate" for a
-// renewal in one step; one in two halves is a "write" if its first half was refused, and else a "create".
-// Duration and Attempts are zero.
+// The Outcome of the event is OutcomeRefused if the session was ended, and OutcomeNotFound if it
+// has expired or the server has lost it. Its Ref stands for the session that the request came with.
+// Its Verb is what was refused: "write", "touch", "create", "absorb", "login" or "end others", or
+// "rotate" for a renewal in one step; one in two halves is a "write" if its first half was refused,
+// and else a "create". Duration and Attempts are zero.
 //
 // This counts requests, and an Observer of the store (tombstore.WithObserver) counts what the store
-// was asked to do. Do not add them up: most refusals are both, a request that has been refused once is
-// refused again without asking the store, and a renewal may ask it twice.
+// was asked to do. Do not add them up: most refusals are both, a request that has been refused once
+// is refused again without asking the store, and a renewal may ask it twice.
 func WithOnRefused(f func(ctx context.Context, e tombstore.Event)) Option {
 	return func(a *Adapter) { a.onRefused = f }
 }
 
-// WithOnUnacknowledged sets a function that is called, in the goroutine of the request, when a session
-// was saved under a new id with tombstore.ErrUnacknowledged: it goes on there, but a failover may bring
-// it back under the old id too. Some session libraries cannot both return that error and send the
-// cookie. The event is as for WithOnRefused, with OutcomeUnacknowledged. The default is nil, none.
+// WithOnUnacknowledged sets a function that is called, in the goroutine of the request, when a
+// session was saved under a new id with tombstore.ErrUnacknowledged: it goes on there, but a
+// failover may bring it back under the old id too. Some session libraries cannot both return that
+// error and send the cookie. The event is as for WithOnRefused, with OutcomeUnacknowledged. The
+// default is nil, none.
 func WithOnUnacknowledged(f func(ctx context.Context, e tombstore.Event)) Option {
 	return func(a *Adapter) { a.onUnacknowledged = f }
 }
 
-// WithLateRequests refuses new anonymous sessions to requests that come with the id of a session that
-// was ended less than window ago by a logout or a rotation, as far as the clocks of the process that
-// has ended it and of this one agree. Such a request began before the browser got its new cookie, and a
-// cookie for a new session would overwrite that one: the user would be logged in and lose it. Requests
-// whose session was revoked get a new session, and so do those that renew their id, since they log in.
-// The default is 0, off; a few seconds are enough.
+// WithLateRequests refuses new anonymous sessions to requests that come with the id of a session
+// that was ended less than window ago by a logout or a rotation, as far as the clocks of the
+// process that has ended it and of this one agree. Such a request began before the browser got its
+// new cookie, and a cookie for a new session would overwrite that one: the user would be logged in
+// and lose it. Requests whose session was revoked get a new session, and so do those that renew
+// their id, since they log in. The default is 0, off; a few seconds are enough.
 func WithLateRequests(window time.Duration) Option { return func(a *Adapter) { a.late = window } }
 
-// WithEqual sets what tells whether two encodings are of the same session, so that a session that did
-// not change is touched and not written: for encodings that differ from one time to the next, as gob's
-// of a map do. The default is bytes.Equal.
+// WithEqual sets what tells whether two encodings are of the same session, so that a session that
+// did not change is touched and not written: for encodings that differ from one time to the next,
+// as gob's of a map do. The default is bytes.Equal.
 func WithEqual(equal func(a, b []byte) bool) Option { return func(a *Adapter) { a.equal = equal } }
 
-// WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL must be
-// off before SaveIfDue touches a session that has not changed. It is best as large as the store's
-// threshold: with a smaller one the store is asked and does nothing. The default is 0.1; with 0, and with
-// what is out of range, every save is due, and Load does not ask when the session expires, which costs a
-// request a tenth of its time.
+// WithTouchThreshold sets the part of the idle timeout, from 0 to below 1, by which a session's TTL
+// must be off before SaveIfDue touches a session that has not changed. It is best as large as the
+// store's threshold: with a smaller one the store is asked and does nothing. The default is 0.1;
+// with 0, and with what is out of range, every save is due, and Load does not ask when the session
+// expires, which costs a request a tenth of its time.
 func WithTouchThreshold(part float64) Option {
 	return func(a *Adapter) {
 		if a.threshold = part; !(part > 0 && part < 1) {
@@ -146,10 +148,10 @@ func New(store tombstore.Renewer, opts ...Option) *Adapter {
 // Store returns the store.
 func (a *Adapter) Store() tombstore.Renewer { return a.store }
 
-// Request is what one request knows of its session, the one that its cookie names and that is loaded
-// first. The zero value is a request that has loaded nothing. It is safe for concurrent use. Methods of
-// Adapter take a nil Request outside an HTTP request, and then only refuse what the store refuses. A
-// session library with several sessions a request needs a Request each.
+// Request is what one request knows of its session, the one that its cookie names and that is
+// loaded first. The zero value is a request that has loaded nothing. It is safe for concurrent use.
+// Methods of Adapter take a nil Request outside an HTTP request, and then only refuse what the
+// store refuses. A session library with several sessions a request needs a Request each.
 //
 //	state      its session               Save its id   Save another id       Leave it      End it
 //	anonymous  none, or not live         -             begin a session       -             end what it became
@@ -158,21 +160,21 @@ func (a *Adapter) Store() tombstore.Renewer { return a.store }
 //	lost       left by another request   refused       left, or refused      -             end what it became
 //	tainted    ended by somebody else    refused       refused               -             end what it became
 //
-// After a Login, what is saved under another id begins a new life, as the session of a user; while the
-// request holds a session, only what is saved under the id of the Login, which that is left for. Login
-// reserves the id, but is refused if the request is tainted, and waits for the Save if it has lost its
-// session. What is reserved is given up by End, by whatever taints the request, by another Login, and by
-// Release.
+// After a Login, what is saved under another id begins a new life, as the session of a user; while
+// the request holds a session, only what is saved under the id of the Login, which that is left
+// for. Login reserves the id, but is refused if the request is tainted, and waits for the Save if
+// it has lost its session. What is reserved is given up by End, by whatever taints the request, by
+// another Login, and by Release.
 //
 // * with SaveIfDue nothing, if the request has not saved it before and its TTL is nearly right.
 //
-// A request whose session another one renews has lost it, unless that one gives up: then the Save of
-// another id takes the renewal over. One that has left its session, and whose client has gone away when
-// it saves another id, gives up, and is tainted.
+// A request whose session another one renews has lost it, unless that one gives up: then the Save
+// of another id takes the renewal over. One that has left its session, and whose client has gone
+// away when it saves another id, gives up, and is tainted.
 //
-// A request is also tainted by an error that leaves it unclear whether its own End or Leave took effect;
-// then Leave and End may be tried again. In every state but holding, the id that a renewal has chosen and not
-// yet saved stands for the session of the request in End.
+// A request is also tainted by an error that leaves it unclear whether its own End or Leave took
+// effect; then Leave and End may be tried again. In every state but holding, the id that a renewal
+// has chosen and not yet saved stands for the session of the request in End.
 type Request struct {
 	mu      sync.Mutex
 	state   state
@@ -213,8 +215,8 @@ const (
 	tainted
 )
 
-// Gone returns why the session that the request came with, or has saved, is not live, if that is not
-// the request's own doing: an error wrapping tombstore.ErrInvalidated or tombstore.ErrNotFound.
+// Gone returns why the session that the request came with, or has saved, is not live, if that is
+// not the request's own doing: an error wrapping tombstore.ErrInvalidated or tombstore.ErrNotFound.
 // Otherwise it returns nil.
 func (r *Request) Gone() error {
 	r.mu.Lock()
@@ -233,8 +235,8 @@ func (r *Request) ID() string {
 }
 
 // Spare reports whether the request has left its session for an id that it has not saved yet, for a
-// library that ends all sessions but this one. If the request does not come to save it, the session is
-// ended for good, and no other request can take the renewal over: there it was to be ended, too.
+// library that ends all sessions but this one. If the request does not come to save it, the session
+// is ended for good, and no other request can take the renewal over: there it was to be ended, too.
 func (r *Request) Spare() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -243,16 +245,16 @@ func (r *Request) Spare() bool {
 }
 
 // DeferHooks makes the functions of WithOnRefused and WithOnUnacknowledged wait for RunHooks: for a
-// session library that calls its store under a lock of the session, which such a function may want to
-// read.
+// session library that calls its store under a lock of the session, which such a function may want
+// to read.
 func (r *Request) DeferHooks() {
 	r.hooksMu.Lock()
 	defer r.hooksMu.Unlock()
 	r.hooks = deferred
 }
 
-// RunHooks calls the functions that wait. last says that RunHooks will not be called again: what comes
-// later, from a goroutine that outlives the request, runs in a goroutine of its own.
+// RunHooks calls the functions that wait. last says that RunHooks will not be called again: what
+// comes later, from a goroutine that outlives the request, runs in a goroutine of its own.
 func (r *Request) RunHooks(last bool) {
 	r.hooksMu.Lock()
 	waiting := r.waiting
@@ -286,28 +288,29 @@ func (r *Request) run(f func()) {
 	}
 }
 
-// Renew notes that the next Save is of a session under a new id: with WithLateRequests it is served. It may be
-// a login, so it takes back a Grace.
+// Renew notes that the next Save is of a session under a new id: with WithLateRequests it is
+// served. It may be a login, so it takes back a Grace.
 func (r *Request) Renew() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.renews, r.grace = true, 0
 }
 
-// Grace lets the id that the next Rotate leaves read on for d: see tombstore.Grace. It is for a renewal that
-// nobody has asked for, such as one every quarter of an hour, and never for a login: a Login, a SetLifetime or
-// a Renew after it takes it back.
+// Grace lets the id that the next Rotate leaves read on for d: see tombstore.Grace. It is for a
+// renewal that nobody has asked for, such as one every quarter of an hour, and never for a login: a
+// Login, a SetLifetime or a Renew after it takes it back.
 func (r *Request) Grace(d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.grace = d
 }
 
-// SetLifetime gives the session of the request a lifetime of its own, such as that of "remember me". It takes
-// effect with the id that the request saves next, of a new session or of one that it renews, and it is an error
-// to save under the id that the request holds instead. A renewal without it keeps what the session had, so a
-// login that wants what all others have gives the zero one. A Login has tombstore.LoginLifetime among its
-// options instead, and after it SetLifetime is an error.
+// SetLifetime gives the session of the request a lifetime of its own, such as that of "remember
+// me". It takes effect with the id that the request saves next, of a new session or of one that it
+// renews, and it is an error to save under the id that the request holds instead. A renewal without
+// it keeps what the session had, so a login that wants what all others have gives the zero one. A
+// Login has tombstore.LoginLifetime among its options instead, and after it SetLifetime is an
+// error.
 func (r *Request) SetLifetime(l tombstore.Lifetime) error {
 	if l.Idle < 0 || l.Absolute < 0 {
 		return fmt.Errorf("tombstore: lifetime: %w", tombstore.ErrInvalidTTL)
@@ -326,8 +329,8 @@ var (
 	errAfterLogin = errors.New("tombstore: lifetime: the login is begun: give it LoginLifetime")
 )
 
-// CookieAge returns for how long the cookie of the request's session should live if the session has an idle
-// timeout of its own, of which a session library knows nothing. Otherwise it is 0.
+// CookieAge returns for how long the cookie of the request's session should live if the session has
+// an idle timeout of its own, of which a session library knows nothing. Otherwise it is 0.
 func (r *Request) CookieAge() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -389,19 +392,20 @@ func (a *Adapter) Load(ctx context.Context, r *Request, id string) (data []byte,
 	return nil, false, err
 }
 
-// Save stores a session for ttl after its last use. It returns a *RefusedError if the request's session
-// is not live any more, and tombstore.ErrConflict if another request has changed it and WithLostUpdates
-// says that this matters. With tombstore.ErrUnacknowledged it was stored. The caller must not change data
-// afterwards.
+// Save stores a session for ttl after its last use. It returns a *RefusedError if the request's
+// session is not live any more, and tombstore.ErrConflict if another request has changed it and
+// WithLostUpdates says that this matters. With tombstore.ErrUnacknowledged it was stored. The
+// caller must not change data afterwards.
 func (a *Adapter) Save(ctx context.Context, r *Request, id string, data []byte, ttl time.Duration) error {
 	verb, of, err := a.save(ctx, r, id, data, ttl, 0)
 	return a.tell(ctx, r, verb, of, err)
 }
 
-// SaveIfDue is Save for a response that can do without the session's cookie. If the request has changed
-// nothing, and the session's TTL is nearly ttl, nothing is sent, and due is false. The response must not
-// carry the session's id then: nobody has asked whether the session was ended or renewed meanwhile, and its
-// cookie would take the place of the one that a login has set. What the request has saved before is due.
+// SaveIfDue is Save for a response that can do without the session's cookie. If the request has
+// changed nothing, and the session's TTL is nearly ttl, nothing is sent, and due is false. The
+// response must not carry the session's id then: nobody has asked whether the session was ended or
+// renewed meanwhile, and its cookie would take the place of the one that a login has set. What the
+// request has saved before is due.
 func (a *Adapter) SaveIfDue(
 	ctx context.Context, r *Request, id string, data []byte, ttl time.Duration,
 ) (due bool, err error) {
@@ -491,8 +495,8 @@ func (a *Adapter) save(
 	return verb, of, err
 }
 
-// replace stores data over a session that is held. One that has been given an owner meanwhile (Adopt) is
-// the same session, although its header is another one.
+// replace stores data over a session that is held. One that has been given an owner meanwhile
+// (Adopt) is the same session, although its header is another one.
 func (a *Adapter) replace(
 	ctx context.Context, id string, data []byte, ttl time.Duration, held tombstore.Session,
 ) (tombstore.Session, error) {
@@ -512,8 +516,8 @@ func (a *Adapter) replace(
 	return s, err
 }
 
-// nearly reports whether the TTL of a session that was read is so near to ttl that a Touch would leave it
-// alone.
+// nearly reports whether the TTL of a session that was read is so near to ttl that a Touch would
+// leave it alone.
 func nearly(s tombstore.Session, ttl time.Duration, threshold float64) bool {
 	if s.ExpiresAt.IsZero() { // not known
 		return false
@@ -528,8 +532,8 @@ func nearly(s tombstore.Session, ttl time.Duration, threshold float64) bool {
 	return float64((ttl - s.ExpiresAt.Sub(now)).Abs()) < float64(ttl)*threshold
 }
 
-// update stores data over the session that the request holds, by store. If another request has changed
-// it, and lost updates are to be merged, it reads what that has stored and tries again.
+// update stores data over the session that the request holds, by store. If another request has
+// changed it, and lost updates are to be merged, it reads what that has stored and tries again.
 func (a *Adapter) update(
 	r *Request, data []byte,
 	store func(data []byte, held tombstore.Session) (tombstore.Session, error),
@@ -661,8 +665,9 @@ func over(ctx context.Context) error {
 	return nil
 }
 
-// gone returns an error if the client has gone away. That time is up does not show it: the response of
-// http.TimeoutHandler goes out instead, but middleware that only limits the context sends this one.
+// gone returns an error if the client has gone away. That time is up does not show it: the response
+// of http.TimeoutHandler goes out instead, but middleware that only limits the context sends this
+// one.
 func gone(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return over(ctx)
@@ -673,10 +678,10 @@ func gone(ctx context.Context) error {
 // never stands for a version that is not stored: the request's own write was merged with others.
 const never = ^tombstore.Version(0)
 
-// Leave is the first half of a renewal: it ends the session that the request holds, which goes on under
-// the id of the next Save. That somebody else has ended it is not an error; the Save will be refused.
-// An empty id, or one that is not live, is the renewal of a request that has no session yet. The
-// session of somebody else is ended.
+// Leave is the first half of a renewal: it ends the session that the request holds, which goes on
+// under the id of the next Save. That somebody else has ended it is not an error; the Save will be
+// refused. An empty id, or one that is not live, is the renewal of a request that has no session
+// yet. The session of somebody else is ended.
 func (a *Adapter) Leave(ctx context.Context, r *Request, id string) error {
 	over := over(ctx)
 	ctx = context.WithoutCancel(ctx)
@@ -699,8 +704,8 @@ func (a *Adapter) Leave(ctx context.Context, r *Request, id string) error {
 	return a.leave(ctx, r)
 }
 
-// leave begins a renewal, or takes over one that was given up. That the session is not live is not an
-// error.
+// leave begins a renewal, or takes over one that was given up. That the session is not live is not
+// an error.
 func (a *Adapter) leave(ctx context.Context, r *Request) error {
 	renewal, err := a.begin(ctx, r)
 	switch {
@@ -734,10 +739,10 @@ func (a *Adapter) begin(ctx context.Context, r *Request) (tombstore.Renewal, err
 	return renewal, err
 }
 
-// End ends a session: for the reason tombstore.Logout, under whatever id it has by now, if it is the
-// one that the request came with or holds, and otherwise tombstore.Revoked. That it was ended before is
-// not an error. What the request saves afterwards under another id is a new session. An empty id is
-// that of the session that the request came with or holds, whatever it is.
+// End ends a session: for the reason tombstore.Logout, under whatever id it has by now, if it is
+// the one that the request came with or holds, and otherwise tombstore.Revoked. That it was ended
+// before is not an error. What the request saves afterwards under another id is a new session. An
+// empty id is that of the session that the request came with or holds, whatever it is.
 func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
 	ctx = context.WithoutCancel(ctx)
 	if r == nil {
@@ -756,8 +761,8 @@ func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
 		r.renews = true
 		return nil
 	}
-	// An id that never was gets no tombstone, or strangers could fill the server. For one that is ended
-	// the replicas are asked again.
+	// An id that never was gets no tombstone, or strangers could fill the server. For one that is
+	// ended the replicas are asked again.
 	met := a.invalidate(ctx, id, tombstore.IfLive())
 	err := met
 	if errors.Is(met, tombstore.ErrInvalidated) || errors.Is(met, tombstore.ErrUnknownOutcome) {
@@ -781,8 +786,8 @@ func (a *Adapter) End(ctx context.Context, r *Request, id string) error {
 	return err
 }
 
-// Absorb ends another session whose values the request has taken over. If that was ended meanwhile, the
-// request is tainted, since it must not carry them on, and the error is a *RefusedError.
+// Absorb ends another session whose values the request has taken over. If that was ended meanwhile,
+// the request is tainted, since it must not carry them on, and the error is a *RefusedError.
 func (a *Adapter) Absorb(ctx context.Context, r *Request, id string) error {
 	ctx = context.WithoutCancel(ctx)
 	err := a.absorb(ctx, r, id)
@@ -855,8 +860,8 @@ func (a *Adapter) tell(ctx context.Context, r *Request, verb, id string, err err
 	return &RefusedError{e}
 }
 
-// known reports whether err says that an id names no live session: ended, expired, or one that nobody
-// got from here.
+// known reports whether err says that an id names no live session: ended, expired, or one that
+// nobody got from here.
 func known(err error) bool {
 	return tombstore.NoSession(err) || errors.Is(err, tombstore.ErrInvalidID)
 }

@@ -183,8 +183,8 @@ func TestRenew_AfterLogout(t *testing.T) {
 	b.refused(b.save(next, "y"), "write", tombstore.Logout, next)
 }
 
-// A logout, or a revocation, counts whenever it comes: the session that the request makes of the old
-// one is ended, or never begins.
+// A logout, or a revocation, counts whenever it comes: the session that the request makes of the
+// old one is ended, or never begins.
 func TestRenew_Ended(t *testing.T) {
 	for name, end := range map[string]func(b *bed, a *Request) error{
 		"logout of a request that had loaded it": func(b *bed, a *Request) error { return b.End(b.Context(), a, b.id) },
@@ -396,8 +396,8 @@ func (l leaving) FinishRenewal(
 	return l.failing.FinishRenewal(ctx, r, newID, data, ttl)
 }
 
-// A renewal whose client goes away between its halves is given up, and a request that has loaded the
-// session before takes over, whether it has tried to renew it before that or after it.
+// A renewal whose client goes away between its halves is given up, and a request that has loaded
+// the session before takes over, whether it has tried to renew it before that or after it.
 func TestClientHasGone_BetweenTheHalves(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -512,8 +512,8 @@ func TestClientHasGone_GivingUpFails(t *testing.T) {
 	require.ErrorIs(t, b.Save(gone, b.b, tombstore.NewID(), []byte("y"), time.Hour), errOut)
 }
 
-// A renewal is not begun for a client that has gone away, and nothing is saved instead: the twin of a
-// login by a double click goes on. An end is still carried out.
+// A renewal is not begun for a client that has gone away, and nothing is saved instead: the twin of
+// a login by a double click goes on. An end is still carried out.
 func TestClientHasGone_Renewal(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -749,8 +749,8 @@ func TestContext(t *testing.T) {
 	require.Nil(t, b.FromContext(t.Context()))
 }
 
-// The server has refused to end the session, or has not answered. Asked again in the same request, it
-// must be asked again.
+// The server has refused to end the session, or has not answered. Asked again in the same request,
+// it must be asked again.
 func TestEnd_TriedAgain(t *testing.T) {
 	for name, end := range map[string]func(b *bed) error{
 		"End":   func(b *bed) error { return b.End(b.Context(), b.b, b.id) },
@@ -821,7 +821,8 @@ func TestEnd_OfTheNextID(t *testing.T) {
 	}
 }
 
-// renewedByAnother lets another request renew the session, and returns one that has loaded it before.
+// renewedByAnother lets another request renew the session, and returns one that has loaded it
+// before.
 func (b *bed) renewedByAnother() *Request {
 	b.Helper()
 	a, other := &Request{}, &Request{}

@@ -112,7 +112,8 @@ func ExampleWithOnUnacknowledged() {
 	_ = a // given to the session library
 }
 
-// A request that comes with the cookie of a session that has just been logged out begins no new one.
+// A request that comes with the cookie of a session that has just been logged out begins no new
+// one.
 func ExampleWithLateRequests() {
 	ctx, a := context.Background(), newAdapter(adapter.WithLateRequests(5*time.Second))
 	begin(a, "old", "alice")

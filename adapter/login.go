@@ -47,15 +47,17 @@ func (a *Adapter) binder() (tombstore.Binder, error) {
 	return nil, errNoBinder
 }
 
-// Login logs a user in with the session of the request, which goes on under id, new and not saved yet:
-// it reserves the id, and the Save of it, or the Rotate to it, leaves the id that the session has and begins
-// a new life. If the request saves another new id after a Leave, or by Rotate, that is reserved when it does.
-// Login returns the deadline of the session, or a zero time if the session has been lost to another request,
-// in which case nothing is reserved unless this one takes the renewal over.
+// Login logs a user in with the session of the request, which goes on under id, new and not saved
+// yet: it reserves the id, and the Save of it, or the Rotate to it, leaves the id that the session
+// has and begins a new life. If the request saves another new id after a Leave, or by Rotate, that
+// is reserved when it does. Login returns the deadline of the session, or a zero time if the
+// session has been lost to another request, in which case nothing is reserved unless this one takes
+// the renewal over.
 //
-// After an error nothing is reserved, and the request is what it was. The error is that of Reserve, such as
-// tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more. The request's own
-// session does not count for a limit, since it gives way. The store must be a tombstore.Binder.
+// After an error nothing is reserved, and the request is what it was. The error is that of Reserve,
+// such as tombstore.ErrStaleLogin, or a *RefusedError if nothing of the request is saved any more.
+// The request's own session does not count for a limit, since it gives way. The store must be a
+// tombstore.Binder.
 func (a *Adapter) Login(
 	ctx context.Context, r *Request, id string, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) (deadline time.Time, err error) {
@@ -94,7 +96,8 @@ func (a *Adapter) login(
 	return of, p.binding.Deadline, err
 }
 
-// reserve reserves id for p. If the request's own session is the owner's, that is the one to give way.
+// reserve reserves id for p. If the request's own session is the owner's, that is the one to give
+// way.
 func (a *Adapter) reserve(ctx context.Context, r *Request, p *pending, id string) error {
 	binder, err := a.binder()
 	if err != nil {
@@ -116,8 +119,8 @@ func (r *Request) owns(owner string) bool {
 	return (r.state == holding || r.state == left) && slices.Contains(r.held.Owners(), owner)
 }
 
-// endOwn ends the session that the request holds or has left, and whose user logs in again: the login
-// begins another one then. If somebody else has ended it the request is tainted.
+// endOwn ends the session that the request holds or has left, and whose user logs in again: the
+// login begins another one then. If somebody else has ended it the request is tainted.
 func (a *Adapter) endOwn(ctx context.Context, r *Request) error {
 	err := a.revoke(ctx, r.id)
 	switch {
@@ -148,8 +151,8 @@ func (a *Adapter) binding(ctx context.Context, r *Request, id string) (*tombstor
 	return &r.login.binding, nil
 }
 
-// met returns why a session could not be saved under id with a binding. That the id is in use means that
-// it was ended when it was only reserved.
+// met returns why a session could not be saved under id with a binding. That the id is in use means
+// that it was ended when it was only reserved.
 func (a *Adapter) met(ctx context.Context, b *tombstore.Binding, id string, err error) error {
 	if b == nil || !errors.Is(err, tombstore.ErrConflict) {
 		return err
@@ -201,11 +204,11 @@ func (r *Request) Holds() bool {
 	return r.state == holding
 }
 
-// EndOthers ends all sessions of an owner but the one that the request holds, or is about to save, if
-// that is the owner's, and returns how many. A session that the request holds should get a new id then.
-// If it logs in, what it is about to save goes on, and a session of the owner's that it holds is ended.
-// It returns a *RefusedError, and has ended nothing, if the request's own session has been ended by
-// somebody else. The store must be a tombstore.Binder.
+// EndOthers ends all sessions of an owner but the one that the request holds, or is about to save,
+// if that is the owner's, and returns how many. A session that the request holds should get a new
+// id then. If it logs in, what it is about to save goes on, and a session of the owner's that it
+// holds is ended. It returns a *RefusedError, and has ended nothing, if the request's own session
+// has been ended by somebody else. The store must be a tombstore.Binder.
 func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n int, err error) {
 	binder, err := a.binder()
 	if err != nil {
@@ -225,9 +228,9 @@ func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n in
 	return n, err
 }
 
-// idAs returns the id of the session that the request has, or will have, as one of an owner's; "" if there
-// is none. If the owner logs in again, that is the new one, and the old one is ended: it is one of the
-// others, and its end by InvalidateOwner would be somebody else's to the request.
+// idAs returns the id of the session that the request has, or will have, as one of an owner's; ""
+// if there is none. If the owner logs in again, that is the new one, and the old one is ended: it
+// is one of the others, and its end by InvalidateOwner would be somebody else's to the request.
 func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string, err error) {
 	if r == nil {
 		return "", nil

@@ -137,8 +137,8 @@ func TestLogin_WithoutLeave(t *testing.T) {
 	b.owned("alice")
 }
 
-// A login whose owner has been logged out everywhere since it began is refused by Login, and the session
-// goes on as it was.
+// A login whose owner has been logged out everywhere since it began is refused by Login, and the
+// session goes on as it was.
 func TestLogin_Stale(t *testing.T) {
 	eachWay(t, nil, func(b *bed, begin func(), save func(id, data string) error) {
 		begin()
@@ -271,8 +271,8 @@ func TestRenew_KeepsTheOwner(t *testing.T) {
 	})
 }
 
-// Of two logins with one session the one that has renewed it goes on. The other one takes no place, and
-// takes over if that is given up.
+// Of two logins with one session the one that has renewed it goes on. The other one takes no place,
+// and takes over if that is given up.
 func TestLogin_Twins(t *testing.T) {
 	twins := func(t *testing.T) (b *bed, first *Request, id string) {
 		b = newBedWith(t, tombstore.WithMaxSessions(1, tombstore.Refuse))
@@ -316,8 +316,8 @@ func TestLogin_Twins(t *testing.T) {
 	})
 }
 
-// Where another browser has the only place the login is refused and the session goes on. A session that
-// logs in again makes room for itself.
+// Where another browser has the only place the login is refused and the session goes on. A session
+// that logs in again makes room for itself.
 func TestLogin_Full(t *testing.T) {
 	for whenFull, name := range map[tombstore.WhenFull]string{tombstore.Refuse: "refuse", tombstore.EvictOldest: "evict"} {
 		t.Run(name, func(t *testing.T) {
@@ -375,7 +375,8 @@ func (s taking) Release(ctx context.Context, b tombstore.Binding) error {
 	return err
 }
 
-// A session that logs in again makes room for itself also when another id is saved than Login was given.
+// A session that logs in again makes room for itself also when another id is saved than Login was
+// given.
 func TestLogin_AnotherIDFull(t *testing.T) {
 	eachWay(t, []tombstore.Option{tombstore.WithMaxSessions(2, tombstore.Refuse)},
 		func(b *bed, begin func(), save func(id, data string) error) {
@@ -574,8 +575,8 @@ func TestEndOthers_WhileLoggingIn(t *testing.T) {
 	}
 }
 
-// A user who logs in again and logs out all others goes on by the login, also where the request's session
-// is the owner's before it.
+// A user who logs in again and logs out all others goes on by the login, also where the request's
+// session is the owner's before it.
 func TestEndOthers_LoggingInAgain(t *testing.T) {
 	again := func(b *bed) (other string) {
 		b.loginAs("alice")
@@ -619,8 +620,8 @@ func TestEndOthers_LoggingInAgain(t *testing.T) {
 	})
 }
 
-// A session that gets an owner during the request is the same session: what the request saves is stored,
-// and so is what it saves after that.
+// A session that gets an owner during the request is the same session: what the request saves is
+// stored, and so is what it saves after that.
 func TestSave_Adopted(t *testing.T) {
 	b := newBedWith(t)
 	_, err := b.store.Adopt(t.Context(), b.id, b.ticket("alice"),

@@ -1,5 +1,5 @@
-// Package beegostore keeps the sessions of beego v2 in a tombstore.Renewer, so that a logout wins over
-// requests that are still running. In an existing program three lines change:
+// Package beegostore keeps the sessions of beego v2 in a tombstore.Renewer, so that a logout wins
+// over requests that are still running. In an existing program three lines change:
 //
 //	package main
 //
@@ -22,22 +22,22 @@
 //		web.RunWithMiddleWares("", sessions.Middleware)
 //	}
 //
-// A request whose session was ended while it ran is answered with its own status and body, but without
-// a session cookie, and nothing of it is saved. [adapter.WithOnRefused] reports it. A logout ends the
-// session under whatever id it has by then: one that another request is giving a new id, or has given
-// one, is out as well. [Provider] says what counts as a logout.
+// A request whose session was ended while it ran is answered with its own status and body, but
+// without a session cookie, and nothing of it is saved. [adapter.WithOnRefused] reports it. A
+// logout ends the session under whatever id it has by then: one that another request is giving a
+// new id, or has given one, is out as well. [Provider] says what counts as a logout.
 //
-// A session is saved before the first byte of the response, and not after the last one as by beego's own
-// providers. So what a response says is true when it arrives, and a session that cannot be saved, or
-// ended, is answered with 500 and without a session cookie. What a handler changes later is saved when
-// beego releases the session; if that fails, only session.SLogger tells.
+// A session is saved before the first byte of the response, and not after the last one as by
+// beego's own providers. So what a response says is true when it arrives, and a session that cannot
+// be saved, or ended, is answered with 500 and without a session cookie. What a handler changes
+// later is saved when beego releases the session; if that fails, only session.SLogger tells.
 //
 // A request that changes nothing sends nothing after it has loaded its session, until a tenth of
-// SessionGCMaxLifetime has passed ([adapter.WithTouchThreshold]). Beego sets no cookie for a session that
-// a request came with, so none is missing.
+// SessionGCMaxLifetime has passed ([adapter.WithTouchThreshold]). Beego sets no cookie for a
+// session that a request came with, so none is missing.
 //
-// [Provider.Login] instead of SessionRegenerateID says whose the session is, so that its owner can be
-// logged out everywhere ([Provider.LogoutEverywhere]).
+// [Provider.Login] instead of SessionRegenerateID says whose the session is, so that its owner can
+// be logged out everywhere ([Provider.LogoutEverywhere]).
 //
 // # Limits
 //
@@ -87,9 +87,9 @@ const DefaultTTL = time.Hour
 //
 // It is safe for concurrent use once its fields are set.
 type Provider struct {
-	// UserKeys are the keys under which sessions keep who is logged in. A request that takes the value of
-	// one away, or puts an empty one in its place, logs out. The default, none, is for programs that keep
-	// nothing else in a session, or log out in one of the other ways.
+	// UserKeys are the keys under which sessions keep who is logged in. A request that takes the
+	// value of one away, or puts an empty one in its place, logs out. The default, none, is for
+	// programs that keep nothing else in a session, or log out in one of the other ways.
 	UserKeys []any
 	// CookieName is the name of the session cookie. The default is
 	// web.BConfig.WebConfig.Session.SessionName.
@@ -111,8 +111,8 @@ const (
 	regenerate = "session.(*Manager).SessionRegenerateID"
 )
 
-// Register makes a provider of sessions in store available to beego under a name. Call it before web.Run.
-// It panics in a program whose functions have lost their names.
+// Register makes a provider of sessions in store available to beego under a name. Call it before
+// web.Run. It panics in a program whose functions have lost their names.
 func Register(name string, store tombstore.Renewer, opts ...adapter.Option) *Provider {
 	if !named(start, (*session.Manager).SessionStart) || !named(regenerate, (*session.Manager).SessionRegenerateID) {
 		panic("beegostore: the names of beego's methods are not in this program, or are not those of the " +
@@ -170,9 +170,9 @@ func (p *Provider) SessionExist(ctx context.Context, sid string) (bool, error) {
 	return found, err
 }
 
-// SessionRead returns the session of a request, always the same one. For an id that beego has just made
-// that is a new session. Any other one is read, and if it is not live, the Store is empty and saves
-// nothing.
+// SessionRead returns the session of a request, always the same one. For an id that beego has just
+// made that is a new session. Any other one is read, and if it is not live, the Store is empty and
+// saves nothing.
 func (p *Provider) SessionRead(ctx context.Context, sid string) (session.Store, error) {
 	if s := p.find(sid); s != nil {
 		_, err := s.load()
@@ -194,8 +194,8 @@ func (p *Provider) SessionRead(ctx context.Context, sid string) (session.Store, 
 
 var errBegun = errors.New("beegostore: no new id for a session whose response has begun")
 
-// SessionRegenerate gives the session of a request a new id, by a Rotate when it is saved. It returns the
-// same Store, whose SessionID is the new one from here on.
+// SessionRegenerate gives the session of a request a new id, by a Rotate when it is saved. It
+// returns the same Store, whose SessionID is the new one from here on.
 func (p *Provider) SessionRegenerate(_ context.Context, old, sid string) (session.Store, error) {
 	s := p.find(old)
 	if s == nil {
@@ -223,9 +223,10 @@ func (p *Provider) SessionRegenerate(_ context.Context, old, sid string) (sessio
 	return s, nil
 }
 
-// SessionDestroy ends a session for good, under whatever id it has by now: for the reason tombstore.Logout
-// if the manager calls it for a request, and otherwise tombstore.Revoked. It is not an error if there is
-// none. The manager drops the error, so the request is answered with 500 then, and keeps its cookie.
+// SessionDestroy ends a session for good, under whatever id it has by now: for the reason
+// tombstore.Logout if the manager calls it for a request, and otherwise tombstore.Revoked. It is
+// not an error if there is none. The manager drops the error, so the request is answered with 500
+// then, and keeps its cookie.
 func (p *Provider) SessionDestroy(ctx context.Context, sid string) error {
 	s := p.find(sid)
 	if s == nil {
@@ -246,8 +247,8 @@ func (p *Provider) SessionAll(context.Context) int { return 0 }
 // SessionGC does nothing: the server deletes sessions that have expired.
 func (p *Provider) SessionGC(context.Context) {}
 
-// find returns the session of a request under way that the manager knows by an id. In a request that came
-// with the id of none that is live, it is the one that was begun instead.
+// find returns the session of a request under way that the manager knows by an id. In a request
+// that came with the id of none that is live, it is the one that was begun instead.
 func (p *Provider) find(sid string) *Store {
 	v, _ := p.stores.Load(sid)
 	s, _ := v.(*Store)

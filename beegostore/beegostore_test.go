@@ -237,8 +237,8 @@ func deleteUser(_ *bed, _ http.ResponseWriter, _ *http.Request, s session.Store)
 	_ = s.Delete(ctx, "user")
 }
 
-// In a request that comes with the old cookie of a renewed session there is no user to take away. With
-// UserKeys the attempt counts. Without them nothing tells it from the end of a captcha.
+// In a request that comes with the old cookie of a renewed session there is no user to take away.
+// With UserKeys the attempt counts. Without them nothing tells it from the end of a captcha.
 func TestLogout_OldCookie(t *testing.T) {
 	t.Parallel()
 	for _, keys := range [][]any{nil, {"user"}} {
@@ -338,7 +338,8 @@ func TestLogout_Fails(t *testing.T) {
 	}
 }
 
-// However a response begins, all is saved by then, and what is changed later when beego releases the session.
+// However a response begins, all is saved by then, and what is changed later when beego releases
+// the session.
 func TestResponse(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(w http.ResponseWriter) error{
@@ -413,8 +414,8 @@ func TestResponse_Informational(t *testing.T) {
 	require.Equal(t, "alice", b.get("/", res.Cookies()[0].Value).body)
 }
 
-// What has been saved before the response is not saved again after it, or touched, and what has not changed
-// not at all, unless the handler sends the cookie by itself.
+// What has been saved before the response is not saved again after it, or touched, and what has not
+// changed not at all, unless the handler sends the cookie by itself.
 func TestSave_Once(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
@@ -432,7 +433,8 @@ func TestSave_Once(t *testing.T) {
 	}))
 }
 
-// A refusal is told once, when the session may be read, and takes back a cookie that the handler has set.
+// A refusal is told once, when the session may be read, and takes back a cookie that the handler
+// has set.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
@@ -502,8 +504,8 @@ func TestMiddleware_BadCookies(t *testing.T) {
 	require.Equal(t, "alice", b.get("/", a.cookies[0].Value).body)
 }
 
-// Whatever middleware there is between beego and this one, sessions are kept, and forgotten when their
-// requests are over.
+// Whatever middleware there is between beego and this one, sessions are kept, and forgotten when
+// their requests are over.
 func TestMiddleware_Others(t *testing.T) {
 	t.Parallel()
 	for name, other := range map[string]func(b *bed, next http.Handler) http.Handler{
@@ -568,8 +570,8 @@ func TestLifetime(t *testing.T) {
 	require.WithinDuration(t, time.Now().Add(time.Minute), s.ExpiresAt, 10*time.Second)
 }
 
-// A request that panics leaves no cookie behind of a session that is not stored, whoever answers for it, and
-// nothing in memory.
+// A request that panics leaves no cookie behind of a session that is not stored, whoever answers
+// for it, and nothing in memory.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)

@@ -11,10 +11,10 @@ import (
 var errNoSession = errors.New("beegostore: no session was started in this request")
 
 // Login logs a user in with the session of a request: it gives the session a new id, as
-// SessionRegenerateID does, and makes it one of the sessions of login's owner. Call it in the handler
-// once the password is known to be right, and set what the session needs to know after it. The values
-// so far stay, unless Flush came before, which does not count as a logout then. The controller goes on
-// with the same session.
+// SessionRegenerateID does, and makes it one of the sessions of login's owner. Call it in the
+// handler once the password is known to be right, and set what the session needs to know after it.
+// The values so far stay, unless Flush came before, which does not count as a logout then. The
+// controller goes on with the same session.
 //
 // After an error nobody is logged in, and the session is as it was:
 //
@@ -26,10 +26,12 @@ var errNoSession = errors.New("beegostore: no session was started in this reques
 //   - tombstore.ErrTooLarge: a label has more than 1024 bytes. Cut a User-Agent.
 //   - adapter.ErrRefused: the request's session has been ended, and that was noticed.
 //
-// If the owner's sessions are ended after Login, nothing is saved, as for any session that was ended.
+// If the owner's sessions are ended after Login, nothing is saved, as for any session that was
+// ended.
 //
-// If the handler fails after Login, log out (DestroySession), which gives up what Login has reserved. A
-// panic that beego does not recover does the same. The store must be a tombstore.Binder.
+// If the handler fails after Login, log out (DestroySession), which gives up what Login has
+// reserved. A panic that beego does not recover does the same. The store must be a
+// tombstore.Binder.
 func (p *Provider) Login(r *http.Request, login tombstore.Login, opts ...tombstore.ReserveOption) error {
 	q, s, err := p.sessionOf(r)
 	if err != nil {
@@ -48,15 +50,15 @@ func (p *Provider) Login(r *http.Request, login tombstore.Login, opts ...tombsto
 	return nil
 }
 
-// LogoutEverywhere ends all sessions of an owner except that of the request, which gets a new id, and
-// returns how many it has ended: for a button "log out my other devices", and after a change of the
-// password. Logins that were begun before are refused. If the request's session is not one of the
-// owner's, all of them are ended. To log out here as well call DestroySession after it.
+// LogoutEverywhere ends all sessions of an owner except that of the request, which gets a new id,
+// and returns how many it has ended: for a button "log out my other devices", and after a change of
+// the password. Logins that were begun before are refused. If the request's session is not one of
+// the owner's, all of them are ended. To log out here as well call DestroySession after it.
 //
-// The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no other
-// session was ended. After any other error call it again. With tombstore.ErrUnacknowledged all were
-// ended. The store must be a tombstore.Binder. An administrator ends another user's sessions by
-// InvalidateOwner.
+// The error is an adapter.ErrRefused if the request's session has been ended meanwhile; then no
+// other session was ended. After any other error call it again. With tombstore.ErrUnacknowledged
+// all were ended. The store must be a tombstore.Binder. An administrator ends another user's
+// sessions by InvalidateOwner.
 func (p *Provider) LogoutEverywhere(r *http.Request, owner string) (n int, err error) {
 	q, s, err := p.sessionOf(r)
 	if err != nil {
@@ -73,7 +75,8 @@ func (p *Provider) LogoutEverywhere(r *http.Request, owner string) (n int, err e
 	return n, err
 }
 
-// sessionOf returns the session that was started in a request. The manager finds it by the same cookie.
+// sessionOf returns the session that was started in a request. The manager finds it by the same
+// cookie.
 func (p *Provider) sessionOf(r *http.Request) (*request, *Store, error) {
 	q := p.requestOf(r)
 	if q == nil {
@@ -97,8 +100,8 @@ func (p *Provider) sessionOf(r *http.Request) (*request, *Store, error) {
 	return q, s, nil
 }
 
-// renewed reports whether the session is to be saved under a new id. If Login has chosen that id, no
-// other one would do: the login was begun before.
+// renewed reports whether the session is to be saved under a new id. If Login has chosen that id,
+// no other one would do: the login was begun before.
 func (s *Store) renewed() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

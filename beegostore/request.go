@@ -16,10 +16,10 @@ import (
 	"github.com/tombstore/tombstore/internal/firstbyte"
 )
 
-// request is an HTTP request under way. Beego's manager tells its provider of the request nothing but a
-// session id. So the Middleware gives the id in the cookie a suffix that no other request has, by which
-// the Provider knows the session. The id of a new session is made by the manager, which puts it into the
-// request's cookies as well: there it is found.
+// request is an HTTP request under way. Beego's manager tells its provider of the request nothing
+// but a session id. So the Middleware gives the id in the cookie a suffix that no other request
+// has, by which the Provider knows the session. The id of a new session is made by the manager,
+// which puts it into the request's cookies as well: there it is found.
 type request struct {
 	provider *Provider
 	w        http.ResponseWriter // below the Middleware's
@@ -35,10 +35,10 @@ type request struct {
 	sessions []*Store
 }
 
-// Middleware is for web.RunWithMiddleWares, or goes around a handler that uses the manager. Of several it is
-// the first, or at least around all that use sessions. It saves the sessions of a request before the first
-// byte of the response. After a panic of the handler, nothing is saved unless beego has recovered and
-// answers.
+// Middleware is for web.RunWithMiddleWares, or goes around a handler that uses the manager. Of
+// several it is the first, or at least around all that use sessions. It saves the sessions of a
+// request before the first byte of the response. After a panic of the handler, nothing is saved
+// unless beego has recovered and answers.
 func (p *Provider) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.requestOf(r) != nil { // the Middleware is there twice
@@ -66,9 +66,9 @@ func (p *Provider) requestOf(r *http.Request) *request {
 // separator is between an id and its suffix.
 const separator = "~"
 
-// tag gives the id in the session cookie its suffix. A cookie that beego could not decode is taken out,
-// since beego would answer 503, and one without a value, since SessionRegenerateID would take the session
-// for another one than SessionStart.
+// tag gives the id in the session cookie its suffix. A cookie that beego could not decode is taken
+// out, since beego would answer 503, and one without a value, since SessionRegenerateID would take
+// the session for another one than SessionStart.
 func (q *request) tag() {
 	name := q.provider.cookieName()
 	if _, err := q.r.Cookie(name); err != nil {
@@ -132,8 +132,8 @@ func (q *request) begunSession(gone *Store) *Store {
 	return nil
 }
 
-// begin is called before the first byte of the response. It reports whether the handler's answer is to go
-// out.
+// begin is called before the first byte of the response. It reports whether the handler's answer is
+// to go out.
 func (q *request) begin() bool {
 	q.first.Do(func() {
 		q.pair()

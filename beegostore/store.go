@@ -16,8 +16,8 @@ import (
 	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
-// Store is the session.Store of one session in one request, or outside of one. It is safe for concurrent
-// use. The contexts that beego passes to its methods are not used.
+// Store is the session.Store of one session in one request, or outside of one. It is safe for
+// concurrent use. The contexts that beego passes to its methods are not used.
 type Store struct {
 	provider *Provider
 	q        *request // nil outside of a request
@@ -100,9 +100,9 @@ func (s *Store) note(data []byte) {
 
 func empty(value any) bool { return value == nil || reflect.ValueOf(value).IsZero() }
 
-// loggedOut reports whether the request has logged out by changing values; see Provider. In one that came
-// with the id of a session that was ended, as that of one that has another id by now, there is no value to
-// take away, so the attempt counts.
+// loggedOut reports whether the request has logged out by changing values; see Provider. In one
+// that came with the id of a session that was ended, as that of one that has another id by now,
+// there is no value to take away, so the attempt counts.
 func (s *Store) loggedOut() bool {
 	if s.flushed || len(s.provider.UserKeys) == 0 && s.had > 0 && len(s.values) == 0 {
 		return true
@@ -169,8 +169,8 @@ func (s *Store) SessionID(context.Context) string {
 	return s.id
 }
 
-// SessionRelease saves what has changed since the response began. Before that there is nothing to do, and
-// outside of a request it saves at once.
+// SessionRelease saves what has changed since the response began. Before that there is nothing to
+// do, and outside of a request it saves at once.
 func (s *Store) SessionRelease(_ context.Context, w http.ResponseWriter) {
 	if s.q == nil && s.isNew {
 		if q := writerOf(w); q != nil { // a middleware has copied the request's header
@@ -189,8 +189,8 @@ func (s *Store) SessionRelease(_ context.Context, w http.ResponseWriter) {
 	}
 }
 
-// SessionReleaseIfPresent is SessionRelease, unless the session is new. No release brings one back that
-// was ended.
+// SessionReleaseIfPresent is SessionRelease, unless the session is new. No release brings one back
+// that was ended.
 func (s *Store) SessionReleaseIfPresent(ctx context.Context, w http.ResponseWriter) {
 	if !s.isNew {
 		s.SessionRelease(ctx, w)
@@ -207,8 +207,8 @@ func (s *Store) destroy() error {
 	return s.failure
 }
 
-// commit saves the session, or ends it if the request has logged out. That it is refused is not an error;
-// then it takes the cookie back.
+// commit saves the session, or ends it if the request has logged out. That it is refused is not an
+// error; then it takes the cookie back.
 func (s *Store) commit() error {
 	if s.q == nil && s.isNew {
 		return nil
@@ -224,8 +224,8 @@ func (s *Store) commit() error {
 	return s.save()
 }
 
-// logOut ends the session if the request has logged out. It reports whether there are values left, for
-// which the response has no new id yet.
+// logOut ends the session if the request has logged out. It reports whether there are values left,
+// for which the response has no new id yet.
 func (s *Store) logOut() (again bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,14 +26,15 @@
 //	}
 //
 // A request whose session was ended while it ran is answered with its own status and body, but
-// without a session cookie, and nothing of it is saved. [adapter.WithOnRefused] reports it. Store.Destroy
-// ends the session under whatever id it has by then: one that another request is renewing, or has
-// renewed, is out as well. session.RegenerateSession moves a session, in one step, when it is saved.
+// without a session cookie, and nothing of it is saved. [adapter.WithOnRefused] reports it.
+// Store.Destroy ends the session under whatever id it has by then: one that another request is
+// renewing, or has renewed, is out as well. session.RegenerateSession moves a session, in one step,
+// when it is saved.
 //
-// What a handler has left is saved before the first byte of its response, and what it changes later at
-// its end. If the first save fails, or a Destroy has failed, the response is a 500. Only a session that is
-// stored has a cookie: an unknown id is never taken from a request, and a visitor of whom nothing is saved is
-// given none.
+// What a handler has left is saved before the first byte of its response, and what it changes later
+// at its end. If the first save fails, or a Destroy has failed, the response is a 500. Only a
+// session that is stored has a cookie: an unknown id is never taken from a request, and a visitor
+// of whom nothing is saved is given none.
 //
 // # Limits
 //
@@ -64,9 +65,10 @@ import (
 	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
-// Sessioner is session.Sessioner with sessions that are kept in store. Provider and ProviderConfig of
-// options have no meaning. A session lives for Maxlifetime seconds after its last use. The library's
-// ids have 64 bits unless IDLength is larger than its default; tombstore.WithSealedData needs 32 or more.
+// Sessioner is session.Sessioner with sessions that are kept in store. Provider and ProviderConfig
+// of options have no meaning. A session lives for Maxlifetime seconds after its last use. The
+// library's ids have 64 bits unless IDLength is larger than its default; tombstore.WithSealedData
+// needs 32 or more.
 func Sessioner(
 	store tombstore.Renewer, options session.Options, opts ...adapter.Option,
 ) (func(http.Handler) http.Handler, error) {
@@ -85,8 +87,8 @@ func Sessioner(
 	return func(next http.Handler) http.Handler { return p.outer(sessioner(p.inner(next))) }, nil
 }
 
-// The library knows providers by a name, and makes them itself. What Sessioner has made waits in installing
-// for Init, under the text that the library passes from one to the other.
+// The library knows providers by a name, and makes them itself. What Sessioner has made waits in
+// installing for Init, under the text that the library passes from one to the other.
 const providerName = "tombstore"
 
 var (
@@ -112,9 +114,9 @@ func (i *installed) Init(_ int64, config string) error {
 	return nil
 }
 
-// provider is a session.Provider. The library passes ids to it and no request, and many requests come
-// with the same id. So outer puts a random handle in front of the cookies of each, and where the library
-// takes that for the session's id, requests tells which request it is.
+// provider is a session.Provider. The library passes ids to it and no request, and many requests
+// come with the same id. So outer puts a random handle in front of the cookies of each, and where
+// the library takes that for the session's id, requests tells which request it is.
 type provider struct {
 	adapter  *adapter.Adapter
 	ttl      time.Duration
@@ -161,8 +163,8 @@ func (p *provider) Exist(sid string) (bool, error) {
 	return found, err
 }
 
-// Read implements session.Provider. It stores nothing: the id may be one that the library has just made
-// for a visitor, of whom there may be nothing to save, or one that somebody has made up.
+// Read implements session.Provider. It stores nothing: the id may be one that the library has just
+// made for a visitor, of whom there may be nothing to save, or one that somebody has made up.
 func (p *provider) Read(sid string) (session.RawStore, error) {
 	if r := p.request(sid); r != nil && r.session != nil {
 		return r.session, nil

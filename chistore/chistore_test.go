@@ -32,7 +32,8 @@ func TestMain(m *testing.M) { os.Exit(redistest.Main(m)) }
 
 const cookieName = "session"
 
-// site is a program that keeps its sessions in a store. Each request runs the handler that it brings.
+// site is a program that keeps its sessions in a store. Each request runs the handler that it
+// brings.
 type site struct {
 	testing.TB
 	store *faulty
@@ -98,7 +99,8 @@ func newSiteOn(t testing.TB, of []tombstore.Option, opts ...adapter.Option) *sit
 	return s
 }
 
-// ask sends a request with a cookie, if it is not "", and returns the answer and the cookie that it sets.
+// ask sends a request with a cookie, if it is not "", and returns the answer and the cookie that it
+// sets.
 func (s *site) ask(cookie string, handler func(w http.ResponseWriter, q *http.Request, s session.Store)) (*http.Response, *http.Cookie) {
 	w, q := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)
 	if cookie != "" {
@@ -174,8 +176,8 @@ func TestLogout(t *testing.T) {
 	require.ErrorIs(t, err, tombstore.ErrInvalidated)
 }
 
-// An id that nobody was given is not used, and nothing is stored for a visitor of whom there is nothing
-// to save.
+// An id that nobody was given is not used, and nothing is stored for a visitor of whom there is
+// nothing to save.
 func TestUnknownID(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -291,7 +293,8 @@ func TestEndings(t *testing.T) {
 	}
 }
 
-// One refusal is reported, whatever the request does after it, and a new session may follow a Destroy.
+// One refusal is reported, whatever the request does after it, and a new session may follow a
+// Destroy.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -326,8 +329,8 @@ func TestRefused(t *testing.T) {
 	require.Len(t, s.live(), 1)
 }
 
-// A logout does not delete the cookie of a session that somebody else has ended: the browser may have got
-// another one since.
+// A logout does not delete the cookie of a session that somebody else has ended: the browser may
+// have got another one since.
 func TestDestroy_Ended(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -584,7 +587,8 @@ func TestNotInstalled(t *testing.T) {
 	require.ErrorContains(t, err, "outside of its request")
 }
 
-// A request that panics leaves no cookie behind of a session that is not stored, whoever answers for it.
+// A request that panics leaves no cookie behind of a session that is not stored, whoever answers
+// for it.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -678,8 +682,8 @@ func (a *asked) Read(_ context.Context, id string) ([]byte, time.Duration, error
 
 func (a *asked) Delete(context.Context, string) (bool, error) { return false, nil }
 
-// Only what the library would take for an id is looked for where sessions were before: a cookie could name
-// any key there.
+// Only what the library would take for an id is looked for where sessions were before: a cookie
+// could name any key there.
 func TestMigration_OtherKeys(t *testing.T) {
 	t.Parallel()
 	old := &asked{}

@@ -105,9 +105,9 @@ func (s *rawStore) load() (found bool, err error) {
 
 var errNoCookie = errors.New("chistore: a new session was not saved: the response had begun before its first value was set")
 
-// Release implements session.RawStore: it saves the session, unless it has no values. If the session was
-// ended by somebody else nothing is saved, and the error is nil. With tombstore.ErrUnacknowledged it was
-// saved.
+// Release implements session.RawStore: it saves the session, unless it has no values. If the
+// session was ended by somebody else nothing is saved, and the error is nil. With
+// tombstore.ErrUnacknowledged it was saved.
 func (s *rawStore) Release() error {
 	data, err := s.due()
 	if data == nil || err != nil {
@@ -153,8 +153,8 @@ func (s *rawStore) due() ([]byte, error) {
 	return data, err
 }
 
-// emptied reports whether all values were taken out of the session: one that another request is renewing,
-// or has renewed, was empty from the beginning.
+// emptied reports whether all values were taken out of the session: one that another request is
+// renewing, or has renewed, was empty from the beginning.
 func (s *rawStore) emptied() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package fiber2store keeps the sessions of gofiber/fiber v2 in a tombstore.Renewer, so that a logout
-// wins over requests that are still running. For fiber v3 there is package fiberstore. In an existing
-// program the call that makes the session store is all that changes:
+// Package fiber2store keeps the sessions of gofiber/fiber v2 in a tombstore.Renewer, so that a
+// logout wins over requests that are still running. For fiber v3 there is package fiberstore. In an
+// existing program the call that makes the session store is all that changes:
 //
 //	package main
 //
@@ -31,25 +31,26 @@
 //		log.Fatal(app.Listen(":3000"))
 //	}
 //
-// The sessions that [Store.Get] returns are fiber's own. The storages of fiber v2 are not told which
-// request calls them, so a Store gives each request a storage of its own.
+// The sessions that [Store.Get] returns are fiber's own. The storages of fiber v2 are not told
+// which request calls them, so a Store gives each request a storage of its own.
 //
 // A request whose session was ended while it ran is answered with its own status and body, but
 // without a session cookie, and nothing of it is saved. [adapter.WithOnRefused] reports it. A
 // logout, by Destroy or Reset, ends the session under whatever id it has by then: one that another
 // request is renewing with Regenerate, or has renewed, is out as well.
 //
-// [Store.Login] instead of Regenerate says whose the session is, so that its owner can be logged out
-// everywhere ([Store.LogoutEverywhere]).
+// [Store.Login] instead of Regenerate says whose the session is, so that its owner can be logged
+// out everywhere ([Store.LogoutEverywhere]).
 //
 // A Save that changes nothing, before a tenth of the Expiration has passed
-// ([adapter.WithTouchThreshold]), sends nothing, and takes the id out of the response: nobody has asked
-// whether the session was ended or renewed meanwhile, and the cookie might take the place of one that a
-// login has set. A handler that puts the id elsewhere into the response, by itself, is an exception.
+// ([adapter.WithTouchThreshold]), sends nothing, and takes the id out of the response: nobody has
+// asked whether the session was ended or renewed meanwhile, and the cookie might take the place of
+// one that a login has set. A handler that puts the id elsewhere into the response, by itself, is
+// an exception.
 //
 // With [adapter.Conflict] the Save of a lost update returns tombstore.ErrConflict, and so does
-// Regenerate, which is a change too. What [adapter.Merge] gets is fiber's encoding, a map[string]any
-// in gob.
+// Regenerate, which is a change too. What [adapter.Merge] gets is fiber's encoding, a
+// map[string]any in gob.
 //
 // # Limits
 //
@@ -77,15 +78,16 @@ import (
 	"github.com/tombstore/tombstore/internal/gobmap"
 )
 
-// Store has the methods of a session.Store. It is safe for concurrent use; a session is not, as ever.
+// Store has the methods of a session.Store. It is safe for concurrent use; a session is not, as
+// ever.
 type Store struct {
 	adapter  *adapter.Adapter
 	sessions session.Store
 }
 
-// New returns a Store that keeps sessions in store, and in all else does as config says, whose Storage
-// is not used. The default of its KeyGenerator is tombstore.NewID, since fiber's makes ids of 122 bits. New
-// panics in a program whose functions have lost their names.
+// New returns a Store that keeps sessions in store, and in all else does as config says, whose
+// Storage is not used. The default of its KeyGenerator is tombstore.NewID, since fiber's makes ids
+// of 122 bits. New panics in a program whose functions have lost their names.
 func New(store tombstore.Renewer, config session.Config, opts ...adapter.Option) *Store {
 	if !callersAreKnown(callers) {
 		panic("fiber2store: the names of fiber's methods are not in this program, or are not those of " +

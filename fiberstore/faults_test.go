@@ -439,8 +439,8 @@ func TestReset_Unacknowledged(t *testing.T) {
 	require.Zero(t, b.loggedIn())
 }
 
-// A middleware within the session's gives the handlers a context with a timeout, and cancels it when
-// they are done. Fiber saves after that, for a client that is still there.
+// A middleware within the session's gives the handlers a context with a timeout, and cancels it
+// when they are done. Fiber saves after that, for a client that is still there.
 func TestContextOfMiddleware(t *testing.T) {
 	t.Parallel()
 	memory, err := tombstore.NewMemory()

@@ -28,14 +28,14 @@
 // logout ends the session under whatever id it has by then: one that another request is renewing,
 // or has renewed, is out as well.
 //
-// [Storage.Login] instead of Regenerate says whose the session is, so that its owner can be logged out
-// everywhere ([Storage.LogoutEverywhere]).
+// [Storage.Login] instead of Regenerate says whose the session is, so that its owner can be logged
+// out everywhere ([Storage.LogoutEverywhere]).
 //
-// Fiber saves the session of every request. If nothing was changed, and less than a tenth of the idle
-// timeout has passed ([adapter.WithTouchThreshold]), nothing is sent, and the id is taken out of the
-// response, from a cookie and from a header: nobody has asked whether the session was ended or renewed
-// meanwhile, and the cookie might take the place of one that a login has set. A handler that puts the
-// id elsewhere into the response, by itself, is an exception.
+// Fiber saves the session of every request. If nothing was changed, and less than a tenth of the
+// idle timeout has passed ([adapter.WithTouchThreshold]), nothing is sent, and the id is taken out
+// of the response, from a cookie and from a header: nobody has asked whether the session was ended
+// or renewed meanwhile, and the cookie might take the place of one that a login has set. A handler
+// that puts the id elsewhere into the response, by itself, is an exception.
 //
 // With [adapter.Conflict] the save of a lost update fails with tombstore.ErrConflict: Session.Save
 // returns it, and the middleware hands it to ErrorHandler of its Config. Regenerate, which is a
@@ -189,11 +189,11 @@ func (s *Storage) Set(key string, val []byte, exp time.Duration) error {
 var errNoSession = errors.New("fiberstore: this Storage keeps sessions only; give other middleware " +
 	"(csrf, limiter, cache, idempotency) and other data a Storage of their own")
 
-// SetWithContext saves a session, or only restarts its idle timeout if its data is as it was, or does
-// nothing and takes its cookie out of the response if that has hardly run yet. If the session was
-// ended during the request of ctx, nothing is saved, its cookie is taken out of the response, and the
-// error is nil. That a renewal was not confirmed by enough replicas is not an error: the user would
-// lose the session that was stored. It fails if the caller is not fiber's session.
+// SetWithContext saves a session, or only restarts its idle timeout if its data is as it was, or
+// does nothing and takes its cookie out of the response if that has hardly run yet. If the session
+// was ended during the request of ctx, nothing is saved, its cookie is taken out of the response,
+// and the error is nil. That a renewal was not confirmed by enough replicas is not an error: the
+// user would lose the session that was stored. It fails if the caller is not fiber's session.
 func (s *Storage) SetWithContext(
 	ctx context.Context, key string, val []byte, exp time.Duration,
 ) error {

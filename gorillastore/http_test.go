@@ -347,8 +347,8 @@ func antedate(cookie string, age time.Duration) string {
 	return fmt.Sprintf("%s=%s", name, base64.URLEncoding.EncodeToString(fmt.Appendf(nil, "%s|%s", text, mac.Sum(nil))))
 }
 
-// A session whose MaxAge is another one than that of the Store keeps it wherever it is saved, and so does its
-// cookie, until it is given another id with another one.
+// A session whose MaxAge is another one than that of the Store keeps it wherever it is saved, and
+// so does its cookie, until it is given another id with another one.
 func TestSave_OwnMaxAge(t *testing.T) {
 	onEach(t, []tombstore.Option{tombstore.WithAbsoluteTimeout(365 * 24 * time.Hour)}, func(s *browser) {
 		s.store.MaxAge(3600)
@@ -435,7 +435,8 @@ func TestSave_EndAtMaxAgeZero(t *testing.T) {
 	})
 }
 
-// After a renewal with a grace a request with the old cookie reads, and logs out, and does nothing else.
+// After a renewal with a grace a request with the old cookie reads, and logs out, and does nothing
+// else.
 func TestRenewWithGrace(t *testing.T) {
 	onEach(t, nil, func(s *browser) {
 		renew := func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {

@@ -130,8 +130,8 @@ func TestLogin_NotSaved(t *testing.T) {
 	})
 }
 
-// A second login in one request is the one that counts, before the Save and after it; and if it fails,
-// the first one does.
+// A second login in one request is the one that counts, before the Save and after it; and if it
+// fails, the first one does.
 func TestLogin_Twice(t *testing.T) {
 	onEachMember(t, nil, func(m *member) {
 		require.NoError(m, m.visit(func(w http.ResponseWriter, r *http.Request, s *sessions.Session) error {

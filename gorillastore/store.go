@@ -6,9 +6,9 @@
 //	…
 //	store := gorillastore.New(backend, []byte(authenticationKey))
 //
-// With the key pairs that boj/redistore had, the browsers' cookies stay valid, and the sessions that
-// they name with adapter.WithMigration; otherwise users log in once more. The README lists what else
-// differs.
+// With the key pairs that boj/redistore had, the browsers' cookies stay valid, and the sessions
+// that they name with adapter.WithMigration; otherwise users log in once more. The README lists
+// what else differs.
 //
 // A session that a request loaded is saved only if it is still live. If it was ended meanwhile, by
 // a logout, a renewal in another request or an administrator, Save stores nothing, sets no cookie
@@ -62,7 +62,8 @@ const month = 30 * 24 * 60 * 60 // seconds
 // no error. If another request has renewed it meanwhile, the renewed session is ended.
 //
 // A session is renewed, which every login must do, by [Store.Renew] before the Save, or by setting
-// its ID to "". A login by [Store.Login] makes it one of the user's, who can be logged out everywhere.
+// its ID to "". A login by [Store.Login] makes it one of the user's, who can be logged out
+// everywhere.
 type Store struct {
 	// Codecs sign the ids in cookies and, with two keys a pair, encrypt them. New makes them from
 	// the key pairs, for cookies of any age: a cookie is worth as much as the session that it
@@ -218,14 +219,15 @@ func (s *Store) newOptions() *sessions.Options {
 // for another try.
 //
 // A session whose values and Options are what they were when it was loaded, and which has used up
-// less than a tenth of its time (adapter.WithTouchThreshold), is left alone: nothing is sent, and no
-// cookie is set, since it might take the place of one that a login has set meanwhile. That the
+// less than a tenth of its time (adapter.WithTouchThreshold), is left alone: nothing is sent, and
+// no cookie is set, since it might take the place of one that a login has set meanwhile. That the
 // session was ended meanwhile is then not found out.
 //
-// A new session, and one that gets a new id, whose Options.MaxAge is not that of the Store's Options, has it as
-// an idle timeout of its own from then on, for "remember me" and for administrators: Options have it again
-// wherever the session is loaded, and under the same id no Save changes it, nor that of the cookie. A Renew
-// leaves it as it is if the program does. Login reads it when it is called, and else begins with the Store's.
+// A new session, and one that gets a new id, whose Options.MaxAge is not that of the Store's
+// Options, has it as an idle timeout of its own from then on, for "remember me" and for
+// administrators: Options have it again wherever the session is loaded, and under the same id no
+// Save changes it, nor that of the cookie. A Renew leaves it as it is if the program does. Login
+// reads it when it is called, and else begins with the Store's.
 func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	rec := s.record(session)
 	if session.Options == nil {
@@ -300,8 +302,8 @@ func (s *Store) save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	return err
 }
 
-// lifetime returns what a session is to have of its own when it gets an id, and whether that is something
-// else than it has.
+// lifetime returns what a session is to have of its own when it gets an id, and whether that is
+// something else than it has.
 func (s *Store) lifetime(session *sessions.Session, rec *record) (l tombstore.Lifetime, another bool) {
 	age, usual := session.Options.MaxAge, s.newOptions().MaxAge
 	if age > 0 && age != usual {
@@ -333,12 +335,14 @@ func (s *Store) Renew(session *sessions.Session) {
 	rec.request.Renew()
 }
 
-// RenewWithGrace gives session a new id and saves it, for a renewal that nobody has asked for, such as one every
-// quarter of an hour: requests that are under way with the old cookie go on reading the session for d, at most
-// a minute, while what they change is refused and a logout by them is one. It does nothing with a session that
-// is new. It is never for a login, since whoever has stolen or planted the old cookie reads as well; that is why
-// it saves at once, so that a login later in the request is a renewal of its own, and ends the grace. The error
-// wraps [errors.ErrUnsupported] if the store seals its data, which the old cookie does not open: use Renew then.
+// RenewWithGrace gives session a new id and saves it, for a renewal that nobody has asked for, such
+// as one every quarter of an hour: requests that are under way with the old cookie go on reading
+// the session for d, at most a minute, while what they change is refused and a logout by them is
+// one. It does nothing with a session that is new. It is never for a login, since whoever has
+// stolen or planted the old cookie reads as well; that is why it saves at once, so that a login
+// later in the request is a renewal of its own, and ends the grace. The error wraps
+// [errors.ErrUnsupported] if the store seals its data, which the old cookie does not open: use
+// Renew then.
 func (s *Store) RenewWithGrace(
 	r *http.Request, w http.ResponseWriter, session *sessions.Session, d time.Duration,
 ) error {
@@ -356,8 +360,8 @@ func (s *Store) RenewWithGrace(
 // by another request, or renewed by another Session of this one.
 func (s *Store) Refused(session *sessions.Session) bool { return s.record(session).refused }
 
-// Failed returns the error for which Get could not look for the session, or nil: for libraries that only log
-// it, and show the handler a session without values, as that of a visitor.
+// Failed returns the error for which Get could not look for the session, or nil: for libraries that
+// only log it, and show the handler a session without values, as that of a visitor.
 func (s *Store) Failed(session *sessions.Session) error { return s.record(session).failed }
 
 // marker is the key of an entry that Values have with EndWhenCleared. No program knows it, so it

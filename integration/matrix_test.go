@@ -20,13 +20,15 @@ import (
 type site struct {
 	url    string
 	hashed bool // the store knows the hashes of ids
-	// live returns the data of the live sessions, and revoke ends them all as an administrator would.
+	// live returns the data of the live sessions, and revoke ends them all as an administrator
+	// would.
 	live   func() []string
 	revoke func()
 	owned  func() []string // refs of alice's sessions, as their owner's
 	fail   func(err error) // makes all saves fail, until err is nil
 
-	// transport has the site's connections: another site may get a port that was closed, and connections to that fail.
+	// transport has the site's connections: another site may get a port that was closed, and
+	// connections to that fail.
 	transport http.Transport
 }
 
@@ -124,7 +126,8 @@ func (s *site) id(cookie string) string {
 
 func (s *site) ref(cookie string) string { return tombstore.Ref(s.id(cookie)) }
 
-// named returns the session id in a cookie's value. Some frameworks sign it with the time, so that two cookies of one session differ.
+// named returns the session id in a cookie's value. Some frameworks sign it with the time, so that
+// two cookies of one session differ.
 func named(cookie string) (id string) {
 	if securecookie.DecodeMulti(cookieName, cookie, &id, securecookie.CodecsFromPairs(keyPair)...) != nil {
 		return cookie
@@ -132,7 +135,8 @@ func named(cookie string) (id string) {
 	return id
 }
 
-// wanted says how a race has to end: A wins, B keeps its own answer and gets no cookie, and nothing of the old session lives.
+// wanted says how a race has to end: A wins, B keeps its own answer and gets no cookie, and nothing
+// of the old session lives.
 func wanted(ending, request string, lateOption bool) outcome {
 	o := outcome{B: "200 " + bodies[actions[request]], Next: anonymous, Thief: anonymous}
 	if ending == "login" {
@@ -156,7 +160,8 @@ func wanted(ending, request string, lateOption bool) outcome {
 	return o
 }
 
-// wanted is what is wanted of a framework: one that sets a cookie only with a new id has none for B where others have.
+// wanted is what is wanted of a framework: one that sets a cookie only with a new id has none for B
+// where others have.
 func (s setup) wanted(ending, request string, lateOption bool) outcome {
 	o := wanted(ending, request, lateOption)
 	if s.silent && o.Cookie == "old" {
@@ -165,7 +170,8 @@ func (s setup) wanted(ending, request string, lateOption bool) outcome {
 	return o
 }
 
-// TestMatrix plays every race on every framework with tombstore, with and without the option for late requests.
+// TestMatrix plays every race on every framework with tombstore, with and without the option for
+// late requests.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	for _, s := range all() {
@@ -185,7 +191,8 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// TestMatrix_Usual plays the same races on the usual backends. Each framework must lose some, or TestMatrix shows nothing.
+// TestMatrix_Usual plays the same races on the usual backends. Each framework must lose some, or
+// TestMatrix shows nothing.
 func TestMatrix_Usual(t *testing.T) {
 	t.Parallel()
 	for _, s := range setups {

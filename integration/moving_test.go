@@ -17,8 +17,8 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// commanding is the barrier before each command of the store and of the old store, beside those that stand
-// in race_test.go.
+// commanding is the barrier before each command of the store and of the old store, beside those
+// that stand in race_test.go.
 const commanding = "commanding"
 
 type steppedClient struct{ rueidis.Client }
@@ -33,7 +33,8 @@ func (c steppedClient) DoMulti(ctx context.Context, commands ...rueidis.Complete
 	return c.Client.DoMulti(ctx, commands...)
 }
 
-// move is an application on its usual backend, and the same one on tombstore, which migrates its sessions.
+// move is an application on its usual backend, and the same one on tombstore, which migrates its
+// sessions.
 type move struct {
 	before, after *site
 	client        rueidis.Client
@@ -82,8 +83,8 @@ func (m *move) gone(t testing.TB, cookie string) bool {
 	return !live && n == 0
 }
 
-// TestMigration logs users in on the usual backend, and requires that none has to log in again on tombstore,
-// although their browsers send two requests at once.
+// TestMigration logs users in on the usual backend, and requires that none has to log in again on
+// tombstore, although their browsers send two requests at once.
 func TestMigration(t *testing.T) {
 	onEachUsual(t, func(t *testing.T, s setup) {
 		m := newMove(t, s)
@@ -146,9 +147,9 @@ func (o *order) next() bool {
 	return n > 0 || o.random
 }
 
-// TestMigration_Logout logs out while another request of the browser migrates the session. From the answer
-// on, nothing of it is there. With ROUNDS each order of the commands of both requests is played, or as many
-// as it says, and without it a few at random.
+// TestMigration_Logout logs out while another request of the browser migrates the session. From the
+// answer on, nothing of it is there. With ROUNDS each order of the commands of both requests is
+// played, or as many as it says, and without it a few at random.
 func TestMigration_Logout(t *testing.T) {
 	for _, action := range []string{"add", "whoami", "renew"} {
 		t.Run(action, func(t *testing.T) {
@@ -214,8 +215,8 @@ func TestMigration_OldLogout(t *testing.T) {
 	})
 }
 
-// A visitor of whom the usual backend has nothing, which go-chi/session writes down all the same, is one
-// here, too.
+// A visitor of whom the usual backend has nothing, which go-chi/session writes down all the same,
+// is one here, too.
 func TestMigration_Visitor(t *testing.T) {
 	onEachUsual(t, func(t *testing.T, s setup) {
 		m := newMove(t, s)

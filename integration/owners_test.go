@@ -54,8 +54,8 @@ func (k against) race(t testing.TB, s *site, m moment) (phone, other *browser, a
 	return phone, other, a, b
 }
 
-// play plays a moment and requires that A's session is the only one of alice, unless B is a login that
-// has begun after A.
+// play plays a moment and requires that A's session is the only one of alice, unless B is a login
+// that has begun after A.
 func (k against) play(t testing.TB, s *site, m moment) {
 	phone, other, a, b := k.race(t, s, m)
 	defer s.revoke()
@@ -82,8 +82,8 @@ func (k against) play(t testing.TB, s *site, m moment) {
 	}
 }
 
-// requireOne requires that the session of both requests goes on, and that the browser has it. At random,
-// one of them may have come too late to find it, and its cookie last.
+// requireOne requires that the session of both requests goes on, and that the browser has it. At
+// random, one of them may have come too late to find it, and its cookie last.
 func (k against) requireOne(t testing.TB, s *site, phone *browser, m moment) {
 	require.Len(t, s.owned(), 1)
 	who := phone.send("whoami", phone.cookie, "").body

@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The barriers. A request with a Race header stops at each of these points, in this order, until the
-// test lets it go on; if the header is "random" it waits for a moment instead.
+// The barriers. A request with a Race header stops at each of these points, in this order, until
+// the test lets it go on; if the header is "random" it waits for a moment instead.
 const (
 	loaded    = "loaded"    // it has loaded its session
 	begun     = "begun"     // it has begun to log in, and looks at the password
@@ -146,8 +146,8 @@ func (w *racedWriter) Write(b []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (w *racedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// racedClient lets requests stop before the command that writes a session under a new id. A Rotate on
-// one server has none, unless the session has an owner.
+// racedClient lets requests stop before the command that writes a session under a new id. A Rotate
+// on one server has none, unless the session has an owner.
 type racedClient struct {
 	rueidis.Client
 	script string // its SHA-1
@@ -266,7 +266,8 @@ func (r *request) begin() {
 	}()
 }
 
-// step lets the request go on to its next point, which it returns, or to its end: then it returns "".
+// step lets the request go on to its next point, which it returns, or to its end: then it returns
+// "".
 func (r *request) step() (point string) {
 	switch {
 	case r.ended:
@@ -322,7 +323,8 @@ func atOnce(f func(r *request), requests ...*request) {
 	all.Wait()
 }
 
-// rounds returns how many races to play in each cell: ROUNDS, or a few, and under -short a quarter of them.
+// rounds returns how many races to play in each cell: ROUNDS, or a few, and under -short a quarter
+// of them.
 func rounds(t testing.TB, few int) int {
 	t.Helper()
 	text := os.Getenv("ROUNDS")

@@ -24,8 +24,8 @@ func matches() (all []match) {
 
 func (m match) String() string { return m.ending + ", B " + m.request }
 
-// TestRandom plays the races with random timing. With tombstore none goes wrong. With -v it shows how many
-// go wrong on the usual backends. On each of them some must, or the test shows nothing.
+// TestRandom plays the races with random timing. With tombstore none goes wrong. With -v it shows
+// how many go wrong on the usual backends. On each of them some must, or the test shows nothing.
 func TestRandom(t *testing.T) {
 	t.Parallel()
 	table := newTable(t, matches())

@@ -38,7 +38,8 @@ func (m moment) String() string {
 	}[m.point]
 }
 
-// race lets B renew the session that A logs out of, and returns the cookies that any answer has set.
+// race lets B renew the session that A logs out of, and returns the cookies that any answer has
+// set.
 func (m moment) race(t testing.TB, s *site, l logout) (cookies []string) {
 	alice := &browser{TB: t, site: s}
 	alice.do("login")
@@ -79,8 +80,8 @@ func (m moment) race(t testing.TB, s *site, l logout) (cookies []string) {
 	return cookies
 }
 
-// count plays a moment n times. It returns how often a cookie opens alice's page afterwards, and how
-// many sessions are stored, those of alice and others.
+// count plays a moment n times. It returns how often a cookie opens alice's page afterwards, and
+// how many sessions are stored, those of alice and others.
 func (m moment) count(t testing.TB, s *site, l logout, n int) (loggedIn, alices, others int) {
 	cookies := make([][]string, n)
 	for i := range cookies {
@@ -104,13 +105,13 @@ func (m moment) count(t testing.TB, s *site, l logout, n int) (loggedIn, alices,
 	return loggedIn, alices, others
 }
 
-// usualFails are the frameworks whose usual backend now and then answers a request that meets a logout with a 500: it asks whether
-// there is a session, and in another command for the session.
+// usualFails are the frameworks whose usual backend now and then answers a request that meets a
+// logout with a 500: it asks whether there is a session, and in another command for the session.
 var usualFails = []string{"chi"}
 
-// TestRenewals plays renewals against logouts. Whatever the order, nobody is logged in when the logout
-// has been answered, and of the session nothing is stored. With -v it shows how often it was otherwise,
-// and with the usual backends.
+// TestRenewals plays renewals against logouts. Whatever the order, nobody is logged in when the
+// logout has been answered, and of the session nothing is stored. With -v it shows how often it was
+// otherwise, and with the usual backends.
 func TestRenewals(t *testing.T) {
 	t.Parallel()
 	table := newTable(t, moments())

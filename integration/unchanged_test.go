@@ -11,8 +11,9 @@ import (
 	"github.com/tombstore/tombstore/internal/redistest"
 )
 
-// TestUnchanged counts on the server what a request sends that loads its session, changes nothing and saves it: one pipeline, or
-// nothing where the session is in memory. It is given no cookie, until a tenth of the idle timeout has passed.
+// TestUnchanged counts on the server what a request sends that loads its session, changes nothing
+// and saves it: one pipeline, or nothing where the session is in memory. It is given no cookie,
+// until a tenth of the idle timeout has passed.
 func TestUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, s := range setups {

@@ -71,7 +71,8 @@ func TestCodec(t *testing.T) {
 	}
 }
 
-// What is the same session is known without decoding it, and whatever is not known is left to others.
+// What is the same session is known without decoding it, and whatever is not known is left to
+// others.
 func TestCodec_Same(t *testing.T) {
 	t.Parallel()
 	s := &Store{sm: &scs.SessionManager{Codec: gobCodec{}}}

@@ -93,8 +93,8 @@ func ExampleStore_AllCtx() {
 	// Output: bob is logged in
 }
 
-// A login that can be ended: the user is logged out everywhere, here or by an administrator, and a login
-// whose password was looked at before that is refused.
+// A login that can be ended: the user is logged out everywhere, here or by an administrator, and a
+// login whose password was looked at before that is refused.
 func ExampleLogin() {
 	store, err := tombstore.NewMemory()
 	if err != nil {
@@ -161,8 +161,9 @@ func ExampleLogin() {
 	// laptop
 }
 
-// A login over two requests. What is known of it after the first one lies in the anonymous session, on the
-// server. If the user is logged out everywhere in between, as after a new password, the second one fails.
+// A login over two requests. What is known of it after the first one lies in the anonymous session,
+// on the server. If the user is logged out everywhere in between, as after a new password, the
+// second one fails.
 func ExampleLogin_secondFactor() {
 	store, err := tombstore.NewMemory()
 	if err != nil {
@@ -255,8 +256,8 @@ func ExampleInstall() {
 	_ = http.Server{Handler: loadAndSave(http.NotFoundHandler())}
 }
 
-// A program that has kept its sessions in goredisstore or redisstore: they are migrated when they are
-// met. Take the option out when none of them can be live any more.
+// A program that has kept its sessions in goredisstore or redisstore: they are migrated when they
+// are met. Take the option out when none of them can be live any more.
 func ExampleInstall_migration() {
 	store, err := tombstore.Open("redis://127.0.0.1:6379", tombstore.WithTombstoneTTL(48*time.Hour))
 	if err != nil {

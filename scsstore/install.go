@@ -22,17 +22,17 @@ import (
 )
 
 // Install makes sm keep its sessions in store, and returns the middleware to use instead of
-// sm.LoadAndSave. Call it once, when the fields of sm are set. It replaces Store, and Codec if that is
-// scs.GobCodec by a faster one of the same format. It wraps ErrorFunc, which from then on does not see
-// errors that are an adapter.ErrRefused, so that the response goes out as the handler wrote it, without
-// a session cookie.
+// sm.LoadAndSave. Call it once, when the fields of sm are set. It replaces Store, and Codec if that
+// is scs.GobCodec by a faster one of the same format. It wraps ErrorFunc, which from then on does
+// not see errors that are an adapter.ErrRefused, so that the response goes out as the handler wrote
+// it, without a session cookie.
 //
-// The functions of adapter.WithOnRefused and adapter.WithOnUnacknowledged run before the first byte of
-// the response, or at its end. They may use sm with their context.
+// The functions of adapter.WithOnRefused and adapter.WithOnUnacknowledged run before the first byte
+// of the response, or at its end. They may use sm with their context.
 //
-// Install panics if it is called for one manager twice, which would leave the first middleware without
-// effect, and in a program whose functions have lost their names, by which the store tells a logout
-// from a renewal.
+// Install panics if it is called for one manager twice, which would leave the first middleware
+// without effect, and in a program whose functions have lost their names, by which the store tells
+// a logout from a renewal.
 func Install(
 	sm *scs.SessionManager, store tombstore.Renewer, opts ...adapter.Option,
 ) func(http.Handler) http.Handler {
@@ -43,9 +43,9 @@ func Install(
 }
 
 // Protect is Install for programs that call sm.Load and sm.Commit in a middleware of their own, for
-// tokens that come in a header for example. The middleware that it returns goes around that one, and
-// around sm.LoadAndSave if the program uses both. sm.Commit returns an adapter.ErrRefused if the
-// session was ended meanwhile: then send the response without a token.
+// tokens that come in a header for example. The middleware that it returns goes around that one,
+// and around sm.LoadAndSave if the program uses both. sm.Commit returns an adapter.ErrRefused if
+// the session was ended meanwhile: then send the response without a token.
 func Protect(
 	sm *scs.SessionManager, store tombstore.Renewer, opts ...adapter.Option,
 ) func(http.Handler) http.Handler {
@@ -168,10 +168,10 @@ func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
 
 type outerKey struct{ sm *scs.SessionManager }
 
-// outerWriter is what scs wraps. When scs has saved the session, which is before the first byte of the
-// response, it takes back the cookie of a session that somebody else has ended: scs deletes the cookie
-// in a logout without asking the store, but the browser may have got that of a later login meanwhile.
-// For the same reason it takes back that of a session that was left as it was.
+// outerWriter is what scs wraps. When scs has saved the session, which is before the first byte of
+// the response, it takes back the cookie of a session that somebody else has ended: scs deletes the
+// cookie in a logout without asking the store, but the browser may have got that of a later login
+// meanwhile. For the same reason it takes back that of a session that was left as it was.
 type outerWriter struct {
 	firstbyte.Writer
 	store   *Store
@@ -221,8 +221,8 @@ func (w *outerWriter) takeBack() {
 	}
 }
 
-// age gives the cookie of a session with an idle timeout of its own the age of the session: scs goes by its
-// IdleTimeout.
+// age gives the cookie of a session with an idle timeout of its own the age of the session: scs
+// goes by its IdleTimeout.
 func (w *outerWriter) age() {
 	age := w.request.CookieAge()
 	if age == 0 {
@@ -266,9 +266,9 @@ func dropLast(h http.Header, name, value string) {
 }
 
 // inner stands between the handler and scs, which saves the session and sets the cookie before the
-// first byte of the response. Without it a Flush before that would send the headers without the cookie,
-// an informational response would be taken for the first byte, and a handler that takes over the
-// connection would have its session saved when it is done with that.
+// first byte of the response. Without it a Flush before that would send the headers without the
+// cookie, an informational response would be taken for the first byte, and a handler that takes
+// over the connection would have its session saved when it is done with that.
 func (s *Store) inner(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		outer, _ := r.Context().Value(outerKey{s.sm}).(*outerWriter)
@@ -309,8 +309,8 @@ func (w *responseWriter) FlushError() error {
 	return w.outer.FlushError()
 }
 
-// Hijack implements http.Hijacker. The handler sends no cookie of scs, but what it has changed so far
-// is saved, and a renewal is finished. A refusal is not an error here either.
+// Hijack implements http.Hijacker. The handler sends no cookie of scs, but what it has changed so
+// far is saved, and a renewal is finished. A refusal is not an error here either.
 func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if !w.begun && w.sm.Status(w.ctx) == scs.Modified {
 		if _, _, err := w.sm.Commit(w.ctx); err != nil && !errors.Is(err, adapter.ErrRefused) {

@@ -205,8 +205,8 @@ func TestResponse_HijackFails(t *testing.T) {
 	require.Empty(t, got.cookies)
 }
 
-// What a handler does to the session after its client has left, or its time is up, is carried out: an
-// order that was paid is saved, and a logout ends the session.
+// What a handler does to the session after its client has left, or its time is up, is carried out:
+// an order that was paid is saved, and a logout ends the session.
 func TestResponse_ClientLeaves(t *testing.T) {
 	t.Parallel()
 	for name, wrap := range map[string]func(http.Handler, middleware) http.Handler{
@@ -297,8 +297,8 @@ func TestResponse_ClientLeaves(t *testing.T) {
 	}
 }
 
-// A hook reads the session whose save was refused, before the answer has left; also when the handler
-// saves by itself, panics, or goes on when the middleware is done.
+// A hook reads the session whose save was refused, before the answer has left; also when the
+// handler saves by itself, panics, or goes on when the middleware is done.
 func TestHooks_ReadTheSession(t *testing.T) {
 	t.Parallel()
 	sm := scs.New()

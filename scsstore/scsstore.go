@@ -19,12 +19,12 @@ import (
 	"github.com/tombstore/tombstore/internal/caller"
 )
 
-// handle begins the keys of All, which stand for sessions whose ids the store does not know. No cookie
-// can hold this byte.
+// handle begins the keys of All, which stand for sessions whose ids the store does not know. No
+// cookie can hold this byte.
 const handle = "\x00ref:"
 
-// Store keeps the sessions of an scs.SessionManager in a tombstore.Renewer. It implements scs.CtxStore
-// and scs.IterableCtxStore, and is safe for concurrent use.
+// Store keeps the sessions of an scs.SessionManager in a tombstore.Renewer. It implements
+// scs.CtxStore and scs.IterableCtxStore, and is safe for concurrent use.
 type Store struct {
 	adapter *adapter.Adapter
 	sm      *scs.SessionManager // nil unless from Install or Protect
@@ -77,8 +77,8 @@ func (s *Store) FindCtx(ctx context.Context, token string) (b []byte, found bool
 	return b, found, err
 }
 
-// copies reports whether the manager's codec leaves what it decodes as it is, and returns copies: the
-// data may be that of a cache.
+// copies reports whether the manager's codec leaves what it decodes as it is, and returns copies:
+// the data may be that of a cache.
 func (s *Store) copies() bool {
 	if s.sm == nil {
 		return false
@@ -89,11 +89,12 @@ func (s *Store) copies() bool {
 
 // CommitCtx stores a session until expiry, and ends it if that is past. The error is an
 // adapter.ErrRefused if the session that the request came with is not live any more, and a
-// tombstore.ErrConflict if another request has changed it and adapter.WithLostUpdates says that this
-// matters. Data that has not changed costs no write, only a touch, and where the middleware of scs saves
-// it not even that: see Requests that change nothing, above. That the end of the old token of a renewal
-// was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is not an error, because scs would
-// send no cookie for the session that was stored: adapter.WithOnUnacknowledged reports it.
+// tombstore.ErrConflict if another request has changed it and adapter.WithLostUpdates says that
+// this matters. Data that has not changed costs no write, only a touch, and where the middleware of
+// scs saves it not even that: see Requests that change nothing, above. That the end of the old
+// token of a renewal was not confirmed by enough replicas (tombstore.ErrUnacknowledged) is not an
+// error, because scs would send no cookie for the session that was stored:
+// adapter.WithOnUnacknowledged reports it.
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
 	if strings.HasPrefix(token, handle) {
 		return errors.New("scsstore: a session that Iterate found cannot be changed, only destroyed")
@@ -133,10 +134,10 @@ const (
 	setsCookie   = "v2.(*SessionManager).commitAndWriteSessionCookie"
 )
 
-// DeleteCtx ends a session, and that it was ended before is not an error. What it does depends on who
-// calls it: RenewToken leaves the session to go on under another token, MergeSession ends it or fails
-// if somebody else has, and Destroy logs out. A session that is not the request's own is revoked. Of
-// the request's own, any other caller gets an error.
+// DeleteCtx ends a session, and that it was ended before is not an error. What it does depends on
+// who calls it: RenewToken leaves the session to go on under another token, MergeSession ends it or
+// fails if somebody else has, and Destroy logs out. A session that is not the request's own is
+// revoked. Of the request's own, any other caller gets an error.
 func (s *Store) DeleteCtx(ctx context.Context, token string) error {
 	r := s.adapter.FromContext(ctx)
 	if s.sm != nil && s.sm.HashTokenInStore && token == hashed("") {
@@ -183,9 +184,9 @@ var (
 		" end the session by Destroy, and let a store that wraps this one call it in the same goroutine")
 )
 
-// request returns what the HTTP request of ctx knows of its session, or nil outside of one. Where scs
-// runs without the middleware of Install or Protect, renewals would not be protected, and nobody would
-// see.
+// request returns what the HTTP request of ctx knows of its session, or nil outside of one. Where
+// scs runs without the middleware of Install or Protect, renewals would not be protected, and
+// nobody would see.
 func (s *Store) request(ctx context.Context) (*adapter.Request, error) {
 	r := s.adapter.FromContext(ctx)
 	if r == nil && s.sm != nil && (ctx.Value(http.ServerContextKey) != nil || caller.Closure(loadAndSave)) {
@@ -201,14 +202,14 @@ func hashed(token string) string {
 }
 
 // AllCtx returns the data of the live sessions. The store does not know their ids, so the keys are
-// handles that only Delete accepts, except that of the request's own session, which is its token. It
-// fails if the store is not a tombstore.Lister.
+// handles that only Delete accepts, except that of the request's own session, which is its token.
+// It fails if the store is not a tombstore.Lister.
 //
-// With Install, a session that scs cannot decode is there as one without values, since another version
-// of the program may know it, and so is one that is between two tokens at this moment: who must miss
-// none destroys these too. The one that the request itself is renewing is not there, since it goes on as
-// the request's; if the request does not come to save it, it is ended. With New, the first are there as
-// they are, and the second are missing.
+// With Install, a session that scs cannot decode is there as one without values, since another
+// version of the program may know it, and so is one that is between two tokens at this moment: who
+// must miss none destroys these too. The one that the request itself is renewing is not there,
+// since it goes on as the request's; if the request does not come to save it, it is ended. With
+// New, the first are there as they are, and the second are missing.
 func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	lister, err := s.lister()
 	if err != nil {
@@ -260,8 +261,8 @@ func (s *Store) lister() (tombstore.Lister, error) {
 	return nil, errors.New("scsstore: the store cannot list its sessions")
 }
 
-// ref returns the ref in a handle, or "" for another token. Where scs hashes tokens it has hashed the
-// handle too, and only a walk through the sessions tells which one it was.
+// ref returns the ref in a handle, or "" for another token. Where scs hashes tokens it has hashed
+// the handle too, and only a walk through the sessions tells which one it was.
 func (s *Store) ref(ctx context.Context, token string) (string, error) {
 	if ref, ok := strings.CutPrefix(token, handle); ok {
 		return ref, nil
@@ -287,8 +288,8 @@ func (s *Store) ref(ctx context.Context, token string) (string, error) {
 	return "", nil
 }
 
-// equal reports whether a and b are the same session of the manager. Codecs that write a map in random
-// order, as gob does, make other bytes of it each time.
+// equal reports whether a and b are the same session of the manager. Codecs that write a map in
+// random order, as gob does, make other bytes of it each time.
 func (s *Store) equal(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true

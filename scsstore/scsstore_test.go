@@ -326,7 +326,8 @@ func TestIterate_OwnSession(t *testing.T) {
 }
 
 // One who renews the session first, and then logs out everywhere else, keeps it: it is between two
-// tokens, so Iterate must not meet it. And it stays the same session, for a logout with the old token.
+// tokens, so Iterate must not meet it. And it stays the same session, for a logout with the old
+// token.
 func TestIterate_WhileRenewing(t *testing.T) {
 	t.Parallel()
 	for _, hash := range []bool{false, true} {
@@ -363,8 +364,8 @@ func TestIterate_WhileRenewing(t *testing.T) {
 	}
 }
 
-// A change of the password ends all sessions but its own, and its client goes away before that has its
-// new token. Another request that came with the old one does not take it over.
+// A change of the password ends all sessions but its own, and its client goes away before that has
+// its new token. Another request that came with the old one does not take it over.
 func TestIterate_IsNotTakenOver(t *testing.T) {
 	t.Parallel()
 	memory, err := tombstore.NewMemory()

@@ -29,7 +29,8 @@ func (c *check) reads(old, id string) {
 	require.Equal(c, want, got)
 }
 
-// grantsGrace reports whether a store lets an old id read at all, which one that seals data does not.
+// grantsGrace reports whether a store lets an old id read at all, which one that seals data does
+// not.
 func grantsGrace(s tombstore.Store) bool {
 	ctx, id := context.Background(), tombstore.NewID()
 	if _, err := s.Write(ctx, id, nil, time.Minute); err != nil {

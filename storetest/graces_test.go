@@ -115,8 +115,8 @@ func following(breaks func(s whole, f *followed) *broken) func(whole) tombstore.
 	}
 }
 
-// remembering answers for an id that was left with the session that it has read there before, as a cache
-// would that does not hear of ends.
+// remembering answers for an id that was left with the session that it has read there before, as a
+// cache would that does not hear of ends.
 func remembering(s whole) tombstore.Store {
 	var read sync.Map
 	b := following(func(s whole, f *followed) *broken {

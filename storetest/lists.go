@@ -128,8 +128,8 @@ var listings = []rule{
 }
 
 // endAll lists sessions and ends them, while each of them moves once, and checks that all are out.
-// Others may use the store too, so it ends only what it knows: each session's first ref, the refs that
-// the stores of this project give, and what carries its data.
+// Others may use the store too, so it ends only what it knows: each session's first ref, the refs
+// that the stores of this project give, and what carries its data.
 func (c *check) endAll(move func(old, id, data string) error) {
 	const sessions = 16
 	for round := range 10 {

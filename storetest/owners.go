@@ -58,7 +58,8 @@ func (c *check) endOwner(owner string, live int, opts ...tombstore.InvalidateOpt
 	require.Equal(c, live, n)
 }
 
-// several returns the names of four owners, and options that make a session of the first one the others', too.
+// several returns the names of four owners, and options that make a session of the first one the
+// others', too.
 func (c *check) several() (names []string, others []tombstore.ReserveOption) {
 	for range 4 {
 		names = append(names, tombstore.NewID())

@@ -19,9 +19,10 @@ import (
 
 // Run runs every rule of the contract as a parallel subtest on a store of its own. Those of
 // tombstore.Renewer, tombstore.Lister, tombstore.Binder and tombstore.Watcher are run if the store
-// implements them; a Watcher must tell of ends at once. newStore may return the same store each time, since the tests use ids that nobody else has; it ends what it starts
-// with t.Cleanup. The store's tombstone TTL must be at least a minute, and its absolute timeout, if
-// it has one, an hour.
+// implements them; a Watcher must tell of ends at once. newStore may return the same store each
+// time, since the tests use ids that nobody else has; it ends what it starts with t.Cleanup. The
+// store's tombstone TTL must be at least a minute, and its absolute timeout, if it has one, an
+// hour.
 func Run(t *testing.T, newStore func(t *testing.T) tombstore.Store) {
 	t.Helper()
 	for _, r := range rulesFor(newStore(t)) {

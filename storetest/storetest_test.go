@@ -17,8 +17,8 @@ import (
 	"github.com/tombstore/tombstore"
 )
 
-// testify prints times, when it compares, by reading what package time sets when it is first used: a
-// data race between two tests.
+// testify prints times, when it compares, by reading what package time sets when it is first used:
+// a data race between two tests.
 func init() { _ = time.Now().String() }
 
 func newMemory(t *testing.T, opts ...tombstore.Option) *tombstore.MemoryStore {

@@ -46,8 +46,8 @@ func (c *check) toldEnd(ctx context.Context, reason tombstore.Reason) {
 	require.ErrorIs(c, ctx.Err(), context.Canceled)
 }
 
-// untold checks that a watch goes on, when there was time for it to end: what has happened to another
-// session later is told.
+// untold checks that a watch goes on, when there was time for it to end: what has happened to
+// another session later is told.
 func (c *check) untold(ctx context.Context) {
 	for range 3 {
 		id := tombstore.NewID()

@@ -188,7 +188,8 @@ func (b *benchmark) measure(ctx context.Context, w *workload) (pairs []*pairing,
 	return pairs, nil
 }
 
-// measure runs a block of each. The first round warms up, and who begins changes from round to round.
+// measure runs a block of each. The first round warms up, and who begins changes from round to
+// round.
 func (p *pairing) measure(ctx context.Context, clients, n, round int) error {
 	var took [2]time.Duration
 	for turn := range 2 {

@@ -50,8 +50,8 @@ func TestBench(t *testing.T) {
 	}, names)
 }
 
-// What others keep there, in another database too, asks for consent and is kept, and the pairs do what they
-// say: the server has seen each command.
+// What others keep there, in another database too, asks for consent and is kept, and the pairs do
+// what they say: the server has seen each command.
 func TestBench_OthersKeys(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -17,8 +17,8 @@ const (
 	byteOrderMark = "\uFEFF" // with which editors of Windows begin a file
 )
 
-// input is what a command is about: sessions, by their refs or ids, or owners. They are the arguments
-// behind the URL or the lines of a file.
+// input is what a command is about: sessions, by their refs or ids, or owners. They are the
+// arguments behind the URL or the lines of a file.
 type input struct {
 	from        string
 	ids, owners bool

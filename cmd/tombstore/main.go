@@ -1,5 +1,5 @@
-// Command tombstore shows what package tombstore does, and helps to run it. "tombstore -h" lists its
-// commands.
+// Command tombstore shows what package tombstore does, and helps to run it. "tombstore -h" lists
+// its commands.
 package main
 
 import (

@@ -16,8 +16,8 @@ const (
 	subscribePace = time.Second
 )
 
-// messages are those that a store with WithPublish sends. Each is the key of a session that has ended
-// or moved, or of an owner who was logged out everywhere.
+// messages are those that a store with WithPublish sends. Each is the key of a session that has
+// ended or moved, or of an owner who was logged out everywhere.
 type messages struct {
 	prefix string
 
@@ -81,8 +81,9 @@ func (m *messages) count(message rueidis.PubSubMessage) {
 	}
 }
 
-// take returns what has come since it was taken before, and whether that is all. Of the ends and moves
-// of sessions it returns which part were moves, by the tombstones of those whose keys were kept.
+// take returns what has come since it was taken before, and whether that is all. Of the ends and
+// moves of sessions it returns which part were moves, by the tombstones of those whose keys were
+// kept.
 func (m *messages) take(ctx context.Context, conn rueidis.Client) (sessions, owners int, moved float64, whole bool) {
 	m.mu.Lock()
 	keys := m.keys

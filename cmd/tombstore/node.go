@@ -19,7 +19,8 @@ type node struct {
 	info    map[string]string // fields of INFO
 }
 
-// primaries returns the nodes that keys are on. A server that is no cluster is one, even as a replica.
+// primaries returns the nodes that keys are on. A server that is no cluster is one, even as a
+// replica.
 func primaries(ctx context.Context, conn rueidis.Client) (nodes []node, err error) {
 	var silent error
 	for address, client := range conn.Nodes() {
@@ -42,8 +43,8 @@ func primaries(ctx context.Context, conn rueidis.Client) (nodes []node, err erro
 // sections are those of INFO.
 var sections = []string{"server", "clients", "memory", "stats", "replication", "commandstats", "keyspace"}
 
-// serveAll reports whether nodes are all primaries of a cluster, so that one that does not answer is a
-// replica.
+// serveAll reports whether nodes are all primaries of a cluster, so that one that does not answer
+// is a replica.
 func serveAll(ctx context.Context, nodes []node) bool {
 	if len(nodes) == 0 {
 		return false

@@ -192,7 +192,8 @@ func (r *report) live(head []byte, expiry string) {
 	r.sayLive(expiry)
 }
 
-// itemsIn returns the items of a kind in the record that begins with head. What follows the items is data.
+// itemsIn returns the items of a kind in the record that begins with head. What follows the items
+// is data.
 func itemsIn(head []byte, kind byte) (found []string) {
 	if head[1]&1 == 0 || len(head) < 24 {
 		return nil

@@ -128,8 +128,8 @@ func TestInspect_Owner(t *testing.T) {
 	}
 }
 
-// A foreign value is an error, as it is to list. The fields and flags of a later edition are no reason
-// to call a value so.
+// A foreign value is an error, as it is to list. The fields and flags of a later edition are no
+// reason to call a value so.
 func TestInspect_ForeignValues(t *testing.T) {
 	b := newBench(t)
 	ref := tombstore.Ref("x")

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// States of a session. An owner is live or ended if the server knows it; a list of an owner's sessions
-// does not tell ended and absent apart.
+// States of a session. An owner is live or ended if the server knows it; a list of an owner's
+// sessions does not tell ended and absent apart.
 const (
 	live    = "live"
 	pending = "pending" // between two ids
@@ -19,8 +19,8 @@ const (
 	foreign = "foreign"
 )
 
-// report is what a command says of a session or an owner: a line of text, or of JSON. It names neither
-// an id nor an owner.
+// report is what a command says of a session or an owner: a line of text, or of JSON. It names
+// neither an id nor an owner.
 type report struct {
 	Input     string    `json:"input,omitempty"` // where something is that is neither
 	Ref       string    `json:"ref,omitempty"`

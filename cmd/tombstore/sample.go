@@ -19,8 +19,8 @@ type sample struct {
 	found [len(kinds)]int
 }
 
-// sampleOf looks at n random keys of a node. Which key RANDOMKEY returns is nearly uniform, and a key
-// may come more than once.
+// sampleOf looks at n random keys of a node. Which key RANDOMKEY returns is nearly uniform, and a
+// key may come more than once.
 func sampleOf(ctx context.Context, node rueidis.Client, prefix string, n int) (s sample, err error) {
 	if s.keys, err = node.Do(ctx, node.B().Dbsize().Build()).AsInt64(); err != nil || s.keys == 0 {
 		return s, err

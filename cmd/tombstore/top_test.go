@@ -292,7 +292,8 @@ func TestTop_Replicas(t *testing.T) {
 	require.Contains(t, found[0].Warnings[0], "is a replica, whose link to its primary is up")
 }
 
-// Each primary's keys count once, whether its replica answers or not. Without a primary there is no page.
+// Each primary's keys count once, whether its replica answers or not. Without a primary there is no
+// page.
 func TestTop_Nodes(t *testing.T) {
 	if testing.Short() || redistest.InContainer() {
 		t.Skip("takes a cluster of six servers on one machine")
@@ -462,7 +463,8 @@ func TestWilson(t *testing.T) {
 	}
 }
 
-// The intervals hold the true number as often as they say, on one node and on three of different size.
+// The intervals hold the true number as often as they say, on one node and on three of different
+// size.
 func TestEstimate_Coverage(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))

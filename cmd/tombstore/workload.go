@@ -124,8 +124,8 @@ func (w *workload) remember(ctx context.Context, n int) error {
 	})
 }
 
-// clean deletes all keys that there may be. An operation that was interrupted comes before that: both
-// are on the same connection.
+// clean deletes all keys that there may be. An operation that was interrupted comes before that:
+// both are on the same connection.
 func (w *workload) clean(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()

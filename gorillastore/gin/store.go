@@ -57,17 +57,17 @@ func (s *Store) Options(options sessions.Options) {
 // that.
 func (s *Store) Renew(session sessions.Session) { contrib.Renew(s.Store, session) }
 
-// Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the handler fails
-// after it, log out by session.Options with a MaxAge of -1 and Save, which gives up what Login has reserved:
-// after Login session.Clear is not a logout.
+// Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the
+// handler fails after it, log out by session.Options with a MaxAge of -1 and Save, which gives up
+// what Login has reserved: after Login session.Clear is not a logout.
 func (s *Store) Login(
 	c *gin.Context, session sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) error {
 	return contrib.Login(s.Store, c.Request, session, login, opts...)
 }
 
-// LogoutEverywhere ends all sessions of an owner but this one, to which the next Save gives a new id; see
-// [gorillastore.Store.LogoutEverywhere].
+// LogoutEverywhere ends all sessions of an owner but this one, to which the next Save gives a new
+// id; see [gorillastore.Store.LogoutEverywhere].
 func (s *Store) LogoutEverywhere(
 	c *gin.Context, session sessions.Session, owner string,
 ) (n int, err error) {
@@ -80,9 +80,9 @@ func (s *Store) Refused(session sessions.Session) bool {
 	return s.Store.Refused(contrib.Underlying(session))
 }
 
-// Failed returns the error for which the session could not be looked for, or nil. The library logs that error,
-// and the session seems to be a visitor's: ask before a request without a user is answered with 401, or sent
-// to the login.
+// Failed returns the error for which the session could not be looked for, or nil. The library logs
+// that error, and the session seems to be a visitor's: ask before a request without a user is
+// answered with 401, or sent to the login.
 func (s *Store) Failed(session sessions.Session) error {
 	return s.Store.Failed(contrib.Underlying(session))
 }

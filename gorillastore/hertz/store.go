@@ -1,6 +1,6 @@
 // Package hertzstore is a store for hertz-contrib/sessions whose ended sessions stay ended. It is
-// [gorillastore.Store] with what hertz adds; the package is not called hertz because whoever uses it
-// imports that too.
+// [gorillastore.Store] with what hertz adds; the package is not called hertz because whoever uses
+// it imports that too.
 //
 // In an existing program it replaces the call that makes the store:
 //
@@ -15,8 +15,8 @@
 // a session that another request has renewed sees a session without values: its Clear and Save end
 // the renewed one, but its Delete and Save cannot be told from those of a visitor, and end nothing.
 //
-// The middleware of hertz-contrib makes a request of its own for the store, without the context of the
-// handler. So the store does not notice a client that has gone away.
+// The middleware of hertz-contrib makes a request of its own for the store, without the context of
+// the handler. So the store does not notice a client that has gone away.
 package hertzstore
 
 import (
@@ -37,8 +37,8 @@ type Store struct{ *gorillastore.Store }
 var _ sessions.Store = (*Store)(nil)
 
 // New returns a store that keeps sessions in store; see [gorillastore.New]. EndWhenCleared is set,
-// since programs with hertz log out by Clear and Save. Without it that leaves a live session, which a
-// request that is under way would fill with what it had loaded.
+// since programs with hertz log out by Clear and Save. Without it that leaves a live session, which
+// a request that is under way would fill with what it had loaded.
 func New(store tombstore.Renewer, keyPairs ...[]byte) *Store {
 	s := &Store{gorillastore.New(store, keyPairs...)}
 	s.EndWhenCleared = true
@@ -62,17 +62,17 @@ func (s *Store) Options(options sessions.Options) {
 // that.
 func (s *Store) Renew(session sessions.Session) { contrib.Renew(s.Store, session) }
 
-// Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the handler fails
-// after it, log out by session.Options with a MaxAge of -1 and Save, which gives up what Login has reserved:
-// after Login session.Clear is not a logout.
+// Login makes the next Save of session log a user in; see [gorillastore.Store.Login]. If the
+// handler fails after it, log out by session.Options with a MaxAge of -1 and Save, which gives up
+// what Login has reserved: after Login session.Clear is not a logout.
 func (s *Store) Login(
 	ctx context.Context, session sessions.Session, login tombstore.Login, opts ...tombstore.ReserveOption,
 ) error {
 	return contrib.Login(s.Store, request(ctx), session, login, opts...)
 }
 
-// LogoutEverywhere ends all sessions of an owner but this one, to which the next Save gives a new id; see
-// [gorillastore.Store.LogoutEverywhere].
+// LogoutEverywhere ends all sessions of an owner but this one, to which the next Save gives a new
+// id; see [gorillastore.Store.LogoutEverywhere].
 func (s *Store) LogoutEverywhere(
 	ctx context.Context, session sessions.Session, owner string,
 ) (n int, err error) {
@@ -85,9 +85,9 @@ func (s *Store) Refused(session sessions.Session) bool {
 	return s.Store.Refused(contrib.Underlying(session))
 }
 
-// Failed returns the error for which the session could not be looked for, or nil. The library logs that error,
-// and the session seems to be a visitor's: ask before a request without a user is answered with 401, or sent
-// to the login.
+// Failed returns the error for which the session could not be looked for, or nil. The library logs
+// that error, and the session seems to be a visitor's: ask before a request without a user is
+// answered with 401, or sent to the login.
 func (s *Store) Failed(session sessions.Session) error {
 	return s.Store.Failed(contrib.Underlying(session))
 }

@@ -426,8 +426,8 @@ func handlers(ctx context.Context, b *bench) ([]table, error) {
 	return []table{t}, nil
 }
 
-// newSites returns the sites of each framework: on its usual backend, on a store, on one that caches,
-// and for some on plain commands. Each has so many visitors.
+// newSites returns the sites of each framework: on its usual backend, on a store, on one that
+// caches, and for some on plain commands. Each has so many visitors.
 func newSites(ctx context.Context, url string, visitors int) (all [][]*site, closeAll func(), err error) {
 	var closers []func()
 	closeAll = func() {

@@ -96,9 +96,9 @@ func draw(folder string) error {
 	return os.WriteFile(filepath.Join(folder, "performance.svg"), []byte(plot(bars)), 0o644)
 }
 
-// plot draws bars that begin at 1, the usual way: to the right what is faster, to the left what is slower.
-// Their values differ by orders of magnitude, so the scale is logarithmic, and says so. A value of 1
-// has a bar of the width of its line.
+// plot draws bars that begin at 1, the usual way: to the right what is faster, to the left what is
+// slower. Their values differ by orders of magnitude, so the scale is logarithmic, and says so. A
+// value of 1 has a bar of the width of its line.
 func plot(bars []bar) string {
 	const left, width, line, top, ours, others = 300, 430, 22, 70, "#1f6feb", "#8a8f98"
 	const bold, toTheLeft, centred = ` font-weight="bold"`, ` text-anchor="end"`, ` text-anchor="middle"`

@@ -36,8 +36,9 @@ func Fiber2(t testing.TB, app *fiber2.App) string {
 	return l.Addr().String()
 }
 
-// Hertz returns the address of a server that ends with the test. It is on package net: where servers come and go, netpoll, hertz'
-// default, closes file descriptors twice, the second time those of other connections of the process.
+// Hertz returns the address of a server that ends with the test. It is on package net: where
+// servers come and go, netpoll, hertz' default, closes file descriptors twice, the second time
+// those of other connections of the process.
 func Hertz(t testing.TB, configure func(h *server.Hertz)) string {
 	var listening interface{ Listener() net.Listener }
 	h := server.New(server.WithHostPorts("127.0.0.1:0"), server.WithDisablePrintRoute(true),

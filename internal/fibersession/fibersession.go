@@ -64,8 +64,8 @@ func cookieValue(cookie []byte) string {
 	return value
 }
 
-// handsOut reports whether the response has id elsewhere than the request, which is where fiber puts
-// that of a session which it has loaded: then the program has put it there.
+// handsOut reports whether the response has id elsewhere than the request, which is where fiber
+// puts that of a session which it has loaded: then the program has put it there.
 func (x Exchange) handsOut(id string) bool {
 	came := x.Came(id)
 	return slices.ContainsFunc(x.Sent(id), func(p string) bool { return !slices.Contains(came, p) })

@@ -317,8 +317,8 @@ func TakeString[B string | []byte](b B) (s, rest B, ok bool) {
 	return b[:n], b[n:], true
 }
 
-// Equal reports whether a and b are the same map with keys of type K, in whatever order. What Same does not
-// know is decoded by package gob.
+// Equal reports whether a and b are the same map with keys of type K, in whatever order. What Same
+// does not know is decoded by package gob.
 func Equal[K comparable](a, b []byte) bool {
 	switch same, known := Same(a, b); {
 	case known:

@@ -38,8 +38,9 @@ func StartNodes(t testing.TB, timeout time.Duration, args ...string) *Nodes {
 		n.Primaries[i] = startNode(t, args)
 		n.Replicas[i] = startNode(t, args)
 	}
-	// While they know no others, each gets an epoch, and the replicas the lower ones. A replica tells the
-	// epoch of its primary; to a node that knew it with a higher one, it may be a primary for ever.
+	// While they know no others, each gets an epoch, and the replicas the lower ones. A replica
+	// tells the epoch of its primary; to a node that knew it with a higher one, it may be a primary
+	// for ever.
 	for i, node := range append(n.Replicas[:], n.Primaries[:]...) {
 		node.Do(t, "CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
 	}

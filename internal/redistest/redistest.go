@@ -24,7 +24,8 @@ import (
 // a data race between two tests.
 func init() { _ = time.Now().String() }
 
-// server and cluster are what the tests of a package share, each started by the first that needs it.
+// server and cluster are what the tests of a package share, each started by the first that needs
+// it.
 var server, cluster shared
 
 type shared struct {
@@ -65,8 +66,8 @@ func URL(t testing.TB) string {
 	return server.url(t, New)
 }
 
-// ClusterURL returns the URL of the shared cluster of one node. A cluster takes two seconds to start,
-// so a test that does not change its server should share it.
+// ClusterURL returns the URL of the shared cluster of one node. A cluster takes two seconds to
+// start, so a test that does not change its server should share it.
 func ClusterURL(t testing.TB) string {
 	t.Helper()
 	return cluster.url(t, NewCluster)

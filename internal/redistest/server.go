@@ -237,9 +237,10 @@ func newServer(args []string) *Server {
 
 var ports sync.Map // that servers of this process have had
 
-// FreePort returns a port on which nothing listens. No two servers of a process get the same one, or a
-// server that is started again would meet another one in its place. It is below those that the system
-// takes for connections, and so is the one that is 10,000 higher, which a node of a cluster takes, too.
+// FreePort returns a port on which nothing listens. No two servers of a process get the same one,
+// or a server that is started again would meet another one in its place. It is below those that the
+// system takes for connections, and so is the one that is 10,000 higher, which a node of a cluster
+// takes, too.
 func FreePort() int {
 	for {
 		port := 10_000 + rand.IntN(10_000)

@@ -12,8 +12,8 @@ import (
 
 const ours = "github.com/tombstore/tombstore"
 
-// needs holds, for each module, what a program that imports it builds beyond this repository and the
-// standard library: these packages and what they need themselves, nothing else.
+// needs holds, for each module, what a program that imports it builds beyond this repository and
+// the standard library: these packages and what they need themselves, nothing else.
 var needs = map[string][]string{
 	".":                  {"github.com/redis/rueidis"},
 	"scsstore":           {"github.com/redis/rueidis", "github.com/alexedwards/scs/v2"},
@@ -140,8 +140,8 @@ const use = `redis, err := tombstore.New(client)
 	fmt.Println(store.Exists(ctx, id))
 	fmt.Println(store.Invalidate(ctx, id))`
 
-// A program that has rueidis already, and uses its pipelines, cache, transactions and scripts, grows by
-// less than 400 KiB of code and data; debug information is not counted.
+// A program that has rueidis already, and uses its pipelines, cache, transactions and scripts,
+// grows by less than 400 KiB of code and data; debug information is not counted.
 func TestBinarySize(t *testing.T) {
 	t.Parallel()
 	before := size(t, "hello", strings.NewReplacer("IMPORT", "", "USE", "").Replace(hello))

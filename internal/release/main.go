@@ -1,12 +1,12 @@
-// Command release checks the modules of HEAD as they would be tagged, and with -tag tags them, all in
-// step:
+// Command release checks the modules of HEAD as they would be tagged, and with -tag tags them, all
+// in step:
 //
 //	release [-tag] [VERSION]
 //
-// In a clone it makes the commit that is tagged: each module requires its siblings in that version and
-// replaces nothing. From that commit it makes a module proxy of files. Then it does what a stranger
-// does: go get of each module in an empty one, a program that imports its packages, go install of its
-// commands. Every licence that comes in must be one of allowed.
+// In a clone it makes the commit that is tagged: each module requires its siblings in that version
+// and replaces nothing. From that commit it makes a module proxy of files. Then it does what a
+// stranger does: go get of each module in an empty one, a program that imports its packages, go
+// install of its commands. Every licence that comes in must be one of allowed.
 package main
 
 import (

@@ -84,9 +84,9 @@ var (
 	pinned = regexp.MustCompile(`^[\w-]+/[\w-]+@[0-9a-f]{40}$`)
 )
 
-// The workflows call only targets that exist, cover every server and system that is promised, and pin
-// each action to a commit. A step runs nothing that a developer could not run: it is a make target, or
-// makes the machine ready for one.
+// The workflows call only targets that exist, cover every server and system that is promised, and
+// pin each action to a commit. A step runs nothing that a developer could not run: it is a make
+// target, or makes the machine ready for one.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(root, ".github/workflows/*.yml"))

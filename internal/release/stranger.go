@@ -11,8 +11,8 @@ import (
 	"github.com/google/licensecheck"
 )
 
-// allowed are licences that ask nothing of a program that imports a module, but to name them. MPL-2.0
-// asks for the changes that are made to its own files.
+// allowed are licences that ask nothing of a program that imports a module, but to name them.
+// MPL-2.0 asks for the changes that are made to its own files.
 var allowed = []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MPL-2.0"}
 
 // get does what somebody does who has nothing but Go and a module proxy.

@@ -1,5 +1,5 @@
-// Command fips writes and reads a session, sealed too, on the server named by its argument. Its test runs it
-// under GODEBUG=fips140=only.
+// Command fips writes and reads a session, sealed too, on the server named by its argument. Its
+// test runs it under GODEBUG=fips140=only.
 package main
 
 import (

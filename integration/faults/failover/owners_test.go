@@ -12,8 +12,8 @@ import (
 	"github.com/tombstore/tombstore/integration/faults"
 )
 
-// TestOwners kills the primary after InvalidateOwner has returned nil, and promotes a replica. Unless it
-// is waited for, that has heard of nothing.
+// TestOwners kills the primary after InvalidateOwner has returned nil, and promotes a replica.
+// Unless it is waited for, that has heard of nothing.
 func TestOwners(t *testing.T) {
 	faults.Long(t)
 	t.Parallel()
