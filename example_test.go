@@ -359,7 +359,7 @@ func ExampleLasting() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(s.Idle(), s.Deadline().Sub(s.CreatedAt))
+	fmt.Println(s.Idle(), time.Until(s.Deadline()).Round(time.Minute))
 	// Output:
 	// 720h0m0s
 	// 15m0s 8h0m0s
