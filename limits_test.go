@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -480,6 +481,31 @@ func TestMaxSessions_ForeignMember(t *testing.T) {
 	require.Less(t, len(trips), 100)
 }
 
+// Time that is up while the server is asked says the same as between two attempts.
+func TestMaxSessions_TimeIsUp(t *testing.T) {
+	t.Parallel()
+	const timeout = time.Second
+	client := newTap(redistest.Client(t))
+	b := bedOn(t, client, WithMaxSessions(1, EvictOldest), WithTimeout(timeout))
+	owner := NewID()
+	key, id := b.ownerKey(Ref(owner)), b.bound(owner)
+	b.do("ZREM", key, "l"+Ref(id))
+	b.do("ZADD", key, decimal(1<<53), "other")
+	login, asked := b.login(owner), 0
+	client.before = func(words []string) error {
+		if nameOf(words) == "bind" {
+			asked++
+		} else if asked == 3 {
+			asked++
+			time.Sleep(timeout)
+		}
+		return nil
+	}
+	_, err := b.Reserve(t.Context(), NewID(), login, Until(time.Now().Add(time.Hour)))
+	require.ErrorIs(t, err, ErrTooManySessions)
+	require.Equal(t, 4, asked)
+}
+
 // A limit that was lowered, to where many have to go.
 func TestMaxSessions_Lowered(t *testing.T) {
 	t.Parallel()
@@ -621,7 +647,8 @@ func TestMaxSessions_Interleaved(t *testing.T) {
 	}
 	onBothStages(t, func(t *testing.T, newStage func(t *testing.T) *stage) {
 		for name, a := range acts() {
-			for policy, whenFull := range map[string]WhenFull{"refuse": Refuse, "evict": EvictOldest} {
+			for _, policy := range some([]string{"refuse", "evict"}, rand.Int()) {
+				whenFull := map[string]WhenFull{"refuse": Refuse, "evict": EvictOldest}[policy]
 				t.Run(name+", "+policy, func(t *testing.T) {
 					check := check(a.act, a.bound, strings.HasPrefix(name, "login again"), whenFull)
 					check(t, newStage(t))

@@ -160,13 +160,13 @@ func (s *RedisStore) enterLogin(
 	if limit > 0 {
 		args = append(args, strconv.Itoa(limit))
 	}
-	lost := false
+	lost, told := false, 0
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		at, deadline, late, err = s.enter(ctx, login.Owner, args...)
 		if !errors.Is(err, errFull) {
 			break
 		}
-		lost = lost || errors.Is(err, ErrUnknownOutcome)
+		lost, told = lost || errors.Is(err, ErrUnknownOutcome), told+1
 		if err = s.makeRoom(ctx, login.Owner, inPlaceOf); err != nil {
 			break
 		}
@@ -174,6 +174,9 @@ func (s *RedisStore) enterLogin(
 			err = ErrTooManySessions
 			break
 		}
+	}
+	if told > 1 && errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrUnknownOutcome) {
+		err = ErrTooManySessions // as when the time is up between two attempts
 	}
 	if err != nil && lost { // an attempt whose reply was lost may yet enter it
 		err = unknown(nil)
