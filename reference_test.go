@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,10 +20,9 @@ import (
 
 // offered returns the documentation of the packages that a program imports, by folder: those of
 // other modules of the repository among them.
-func offered(t *testing.T) (map[string]*doc.Package, *token.FileSet) {
-	t.Helper()
+var offered = sync.OnceValues(func() (map[string]*doc.Package, *token.FileSet) {
 	fset, files := token.NewFileSet(), map[string][]*ast.File{}
-	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -35,15 +35,18 @@ func offered(t *testing.T) (map[string]*doc.Package, *token.FileSet) {
 		file, err := parser.ParseFile(fset, path, nil, parser.ParseComments|parser.SkipObjectResolution)
 		files[filepath.Dir(path)] = append(files[filepath.Dir(path)], file)
 		return err
-	}))
+	})
 	packages := map[string]*doc.Package{}
 	for dir := range files {
-		p, err := doc.NewFromFiles(fset, files[dir], dir)
-		require.NoError(t, err, dir)
-		packages[dir] = p
+		if err == nil {
+			packages[dir], err = doc.NewFromFiles(fset, files[dir], dir)
+		}
+	}
+	if err != nil {
+		panic(err)
 	}
 	return packages, fset
-}
+})
 
 // options returns the functions that return an option of a package: a type whose name ends in
 // Option.
@@ -88,7 +91,7 @@ func settings(p *doc.Package) (names []string) {
 // unless it needs a server.
 func TestOptions_HaveExamples(t *testing.T) {
 	t.Parallel()
-	packages, fset := offered(t)
+	packages, fset := offered()
 	checked := 0
 	for dir, p := range packages {
 		for _, option := range options(p) {
@@ -115,7 +118,7 @@ func TestReference_HasAll(t *testing.T) {
 			described[name[1]] = true
 		}
 	}
-	packages, _ := offered(t)
+	packages, _ := offered()
 	for dir, p := range packages {
 		names := append(errorsOf(p), settings(p)...)
 		for _, option := range options(p) {
