@@ -7,13 +7,14 @@ import (
 	"testing"
 )
 
-// Go returns a command of the go tool that ends with the test. It builds with the race detector and
-// the tags that the test was built with, so that what both need is built once.
+// Go returns a command of the go tool that ends with the test. It builds with the flags that the
+// test was built with, so that what both need is built once.
 func Go(t testing.TB, args ...string) *exec.Cmd {
 	flags := os.Getenv("GOFLAGS")
 	info, _ := debug.ReadBuildInfo()
 	for _, setting := range info.Settings {
-		if setting.Key == "-race" || setting.Key == "-tags" {
+		switch setting.Key {
+		case "-race", "-tags", "-gcflags", "-ldflags":
 			flags += " " + setting.Key + "=" + setting.Value
 		}
 	}
