@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -37,10 +38,23 @@ func newWorld(t *testing.T, url string, opts ...Option) world {
 	return w
 }
 
-// onBoth runs a test on a standalone server and on a cluster.
+// shared returns the URLs of a server and of a cluster that tests share; under -short of one of
+// them, which is drawn.
+func shared(t *testing.T) map[string]string {
+	urls := map[string]string{}
+	for _, name := range some([]string{"standalone", "cluster"}, rand.Int()) {
+		if name == "cluster" {
+			urls[name] = redistest.ClusterURL(t)
+		} else {
+			urls[name] = redistest.URL(t)
+		}
+	}
+	return urls
+}
+
+// onBoth runs a test on a server and on a cluster; under -short on one of them.
 func onBoth(t *testing.T, test func(t *testing.T, newWorld func(*testing.T, ...Option) world)) {
-	cluster := redistest.ClusterURL(t)
-	for name, url := range map[string]string{"standalone": redistest.URL(t), "cluster": cluster} {
+	for name, url := range shared(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, func(t *testing.T, opts ...Option) world { return newWorld(t, url, opts...) })

@@ -57,9 +57,9 @@ func (a audience) hears() audience {
 	return a
 }
 
+// onBothAudiences runs a test on a server and on a cluster; under -short on one of them.
 func onBothAudiences(t *testing.T, test func(t *testing.T, newAudience func(*testing.T, ...Option) audience)) {
-	cluster := redistest.ClusterURL(t)
-	for name, url := range map[string]string{"standalone": redistest.URL(t), "cluster": cluster} {
+	for name, url := range shared(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, func(t *testing.T, opts ...Option) audience { return newAudience(t, url, opts...) })
@@ -431,7 +431,10 @@ func TestWatch_Gap(t *testing.T) {
 			a := newAudience(t, proxy.URL)
 			a.other = bedOn(t, redistest.Dial(t, server.URL), WithKeyPrefix(a.prefix), WithPublish())
 			a.hears()
-			const n = 1000
+			n := 1000
+			if testing.Short() {
+				n = 300
+			}
 			ids, watched := make([]string, n), make([]context.Context, n)
 			for i := range ids {
 				ids[i] = a.session()

@@ -3,7 +3,10 @@ package tombstore
 import (
 	"context"
 	"errors"
+	"maps"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -119,12 +122,15 @@ func (n *name) open(opts ...Option) *bed {
 // a session, and in the end nothing is there but what they have ended.
 func TestWrongServer(t *testing.T) {
 	t.Parallel()
-	const workers, changes = 8, 4
+	const workers = 8
+	changes := rounds(t, 4)
+	kinds := map[string][]Option{
+		"plain": nil, "cached": {WithClientCache(time.Hour)}, "strict": {WithStrictReads()},
+		"acknowledged": {WithReplicaAcks(1, 20*time.Second)},
+	}
 	for how, change := range map[string]func(*name){"REPLICAOF": (*name).replicaof, "FAILOVER": (*name).failover} {
-		for kind, opts := range map[string][]Option{
-			"plain": nil, "cached": {WithClientCache(time.Hour)}, "strict": {WithStrictReads()},
-			"acknowledged": {WithReplicaAcks(1, 20*time.Second)},
-		} {
+		for _, kind := range some(slices.Sorted(maps.Keys(kinds)), rand.Int()) {
+			opts := kinds[kind]
 			t.Run(how+"/"+kind, func(t *testing.T) {
 				t.Parallel()
 				n := newName(t)

@@ -108,7 +108,7 @@ func TestLogoutEverywhere(t *testing.T) {
 					if k != login && m.point == acted && !s.halves || m.point == writing && server.url == memory {
 						continue
 					}
-					if testing.Short() && rand.IntN(2) == 0 { // half of the moments, which are drawn
+					if testing.Short() && rand.IntN(3) > 0 { // a third of the moments, which are drawn
 						continue
 					}
 					t.Run(s.name+"/"+server.name+"/"+string(k)+"/"+m.String(), func(t *testing.T) {

@@ -132,7 +132,7 @@ var listings = []rule{
 // that the stores of this project give, and what carries its data.
 func (c *check) endAll(move func(old, id, data string) error) {
 	const sessions = 16
-	for round := range 10 {
+	for round := range c.rounds(10) {
 		data := tombstore.NewID()
 		var ids []string
 		refs := map[string]bool{}

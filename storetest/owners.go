@@ -486,7 +486,7 @@ var owners = []rule{
 		require.NotErrorIs(c, err, tombstore.ErrNotFound)
 	}},
 	{"Race/sessions are adopted, saved and rotated: an end reaches them", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			owner, ids := tombstore.NewID(), []string{tombstore.NewID(), tombstore.NewID()}
 			before := c.write(ids[0], "x", hour)
 			adopted := false
@@ -708,7 +708,7 @@ var owners = []rule{
 		require.NoError(c, c.logIn(tombstore.NewID(), login), "nothing was changed")
 	}},
 	{"Race/logins that have begun against InvalidateOwner: nobody is in", func(c *check) {
-		for round := range 20 {
+		for round := range c.rounds(20) {
 			owner := tombstore.NewID()
 			if round%2 == 1 {
 				c.bound(owner)
@@ -747,7 +747,7 @@ var owners = []rule{
 		})
 	}},
 	{"Race/many InvalidateOwner at once: each is ended once", func(c *check) {
-		for range 10 {
+		for range c.rounds(10) {
 			owner := tombstore.NewID()
 			for range 4 {
 				c.bound(owner)
@@ -780,7 +780,7 @@ func (c *check) refOf(owner, id string) string {
 // moveAndEnd has the sessions of an owner move again and again while InvalidateOwner ends them.
 func (c *check) moveAndEnd(move func(old, id string) error) {
 	const sessions, moves = 4, 4
-	for round := range 20 {
+	for round := range c.rounds(20) {
 		owner := tombstore.NewID()
 		ids := make([][]string, sessions)
 		for i := range ids {
@@ -815,7 +815,7 @@ func (c *check) moveAndEnd(move func(old, id string) error) {
 // moveAndKeep is moveAndEnd, and one session goes on, by whichever id it had.
 func (c *check) moveAndKeep(move func(old, id string) error) {
 	const sessions, moves = 3, 4
-	for round := range 20 {
+	for round := range c.rounds(20) {
 		owner := tombstore.NewID()
 		ids := make([][]string, sessions)
 		for i := range ids {

@@ -31,7 +31,7 @@ func together(n int, do func(i int)) {
 
 var races = []rule{
 	{"Race/one version, many writers: one wins", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			id := tombstore.NewID()
 			read := c.write(id, "x", hour)
 			var won atomic.Int64
@@ -47,7 +47,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/one id, many creators: one wins", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			id := tombstore.NewID()
 			var won atomic.Int64
 			together(8, func(int) {
@@ -62,7 +62,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/one session, many endings IfLive: one wins", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			id := tombstore.NewID()
 			c.write(id, "x", hour)
 			var won atomic.Int64
@@ -78,7 +78,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/one session, many rotations: one wins", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			id := tombstore.NewID()
 			c.write(id, "x", hour)
 			next := make([]string, 8)
@@ -106,7 +106,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/many sessions, one new id: one wins", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			id, old := tombstore.NewID(), make([]string, 8)
 			for i := range old {
 				old[i] = tombstore.NewID()
@@ -126,7 +126,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/Rotate against writers: nothing accepted is lost", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			old, id := tombstore.NewID(), tombstore.NewID()
 			read := c.write(old, "0", hour)
 			last := "0"
@@ -150,7 +150,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/Rotate against writers IfUnchanged: one wins", func(c *check) {
-		for round := range 20 {
+		for round := range c.rounds(20) {
 			old, id := tombstore.NewID(), tombstore.NewID()
 			read := c.write(old, "x", hour)
 			var won atomic.Int64
@@ -171,7 +171,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/Rotate against Invalidate: the user is out", func(c *check) {
-		for round := range 50 {
+		for round := range c.rounds(50) {
 			id, next := tombstore.NewID(), tombstore.NewID()
 			c.write(id, "x", hour)
 			together(2, func(i int) {
@@ -188,7 +188,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/many rotations in a row against Invalidate: the user is out", func(c *check) {
-		for round := range 20 {
+		for round := range c.rounds(20) {
 			ids := make([]string, 10)
 			for i := range ids {
 				ids[i] = tombstore.NewID()
@@ -210,7 +210,7 @@ var races = []rule{
 		}
 	}},
 	{"Race/one session, many ids, many endings IfLive: one wins", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			ids := []string{tombstore.NewID()}
 			c.write(ids[0], "x", hour)
 			for i := range 3 {

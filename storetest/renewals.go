@@ -496,7 +496,7 @@ var renewals = []rule{
 	}},
 
 	{"Race/many renewals of one session: one is finished", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			old := tombstore.NewID()
 			c.write(old, "x", hour)
 			ids := make([]string, 8)
@@ -517,7 +517,7 @@ var renewals = []rule{
 		}
 	}},
 	{"Race/a renewal and a rotation of one session: one wins", func(c *check) {
-		for round := range 20 {
+		for round := range c.rounds(20) {
 			old, ids := tombstore.NewID(), []string{tombstore.NewID(), tombstore.NewID()}
 			c.write(old, "x", hour)
 			together(2, func(i int) {
@@ -537,7 +537,7 @@ var renewals = []rule{
 		}
 	}},
 	{"Race/Renewal against Invalidate: the user is out", func(c *check) {
-		for round := range 50 {
+		for round := range c.rounds(50) {
 			old, id := tombstore.NewID(), tombstore.NewID()
 			c.write(old, "x", hour)
 			opts := [][]tombstore.InvalidateOption{nil, {tombstore.IfLive()}}[round/2%2]
@@ -557,7 +557,7 @@ var renewals = []rule{
 		}
 	}},
 	{"Race/the second half against Invalidate: the user is out", func(c *check) {
-		for round := range 50 {
+		for round := range c.rounds(50) {
 			old, id := tombstore.NewID(), tombstore.NewID()
 			c.write(old, "x", hour)
 			r := c.begin(old)
@@ -573,7 +573,7 @@ var renewals = []rule{
 		}
 	}},
 	{"Race/many renewals of what was given up: one is finished", func(c *check) {
-		for range 20 {
+		for range c.rounds(20) {
 			old := tombstore.NewID()
 			c.write(old, "x", hour)
 			c.giveUp(old)
@@ -594,7 +594,7 @@ var renewals = []rule{
 		}
 	}},
 	{"Race/Renewal of what was given up against Invalidate: the user is out", func(c *check) {
-		for round := range 50 {
+		for round := range c.rounds(50) {
 			old, id := tombstore.NewID(), tombstore.NewID()
 			c.write(old, "x", hour)
 			c.giveUp(old)
@@ -611,7 +611,7 @@ var renewals = []rule{
 		}
 	}},
 	{"Race/FinishRenewal against CancelRenewal", func(c *check) {
-		for round := range 20 {
+		for round := range c.rounds(20) {
 			old, id := tombstore.NewID(), tombstore.NewID()
 			c.write(old, "x", hour)
 			r := c.begin(old)

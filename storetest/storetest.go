@@ -8,6 +8,7 @@ package storetest
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"testing"
 	"time"
@@ -22,13 +23,17 @@ import (
 // implements them; a Watcher must tell of ends at once. newStore may return the same store each
 // time, since the tests use ids that nobody else has; it ends what it starts with t.Cleanup. The
 // store's tombstone TTL must be at least a minute, and its absolute timeout, if it has one, an
-// hour.
+// hour. Under -short the races play a fifth of their rounds.
 func Run(t *testing.T, newStore func(t *testing.T) tombstore.Store) {
 	t.Helper()
 	for _, r := range rulesFor(newStore(t)) {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			r.test(newCheck(t, t.Context(), newStore(t)))
+			c := newCheck(t, t.Context(), newStore(t))
+			if testing.Short() {
+				c.step = 5 // odd: many rounds change sides with each number
+			}
+			r.test(c)
 		})
 	}
 }
@@ -97,6 +102,7 @@ type check struct {
 	watcher tombstore.Watcher // store, or nil
 
 	patience time.Duration // for what must come at once, on a busy machine too
+	step     int           // of a race's rounds, each step-th is played
 }
 
 func newCheck(t require.TestingT, ctx context.Context, s tombstore.Store) *check {
@@ -106,7 +112,18 @@ func newCheck(t require.TestingT, ctx context.Context, s tombstore.Store) *check
 	watcher, _ := s.(tombstore.Watcher)
 	return &check{
 		TestingT: t, Context: ctx, store: s, renewer: renewer, lister: lister, binder: binder, watcher: watcher,
-		patience: 10 * time.Second,
+		patience: 10 * time.Second, step: 1,
+	}
+}
+
+// rounds yields the rounds of a race that are played, of n.
+func (c *check) rounds(n int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for round := 0; round < n; round += c.step {
+			if !yield(round) {
+				return
+			}
+		}
 	}
 }
 

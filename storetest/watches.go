@@ -165,7 +165,7 @@ var watchings = []rule{
 		c.holds(id, "x")
 	}},
 	{"Race/Watch against Invalidate: whoever watches is told", func(c *check) {
-		for range 50 {
+		for range c.rounds(50) {
 			id := tombstore.NewID()
 			c.write(id, "x", hour)
 			var ctx context.Context
@@ -185,7 +185,7 @@ var watchings = []rule{
 		}
 	}},
 	{"Race/Watch against Rotate and Invalidate: whoever watches is told", func(c *check) {
-		for range 30 {
+		for range c.rounds(30) {
 			id, next := tombstore.NewID(), tombstore.NewID()
 			c.write(id, "x", hour)
 			var watched [4]context.Context
@@ -269,7 +269,7 @@ var watchedRenewals = []rule{
 		c.toldEnd(ctx, tombstore.Logout)
 	}},
 	{"Race/Watch against a renewal and Invalidate: whoever watches is told", func(c *check) {
-		for range 30 {
+		for range c.rounds(30) {
 			id, next := tombstore.NewID(), tombstore.NewID()
 			c.write(id, "x", hour)
 			var ctx context.Context
@@ -372,7 +372,7 @@ var watchedOwners = []rule{
 		require.ErrorIs(c, err, context.Canceled)
 	}},
 	{"Race/WatchOwner against InvalidateOwner: whoever is found logged in is told", func(c *check) {
-		for range 50 {
+		for range c.rounds(50) {
 			owner := tombstore.NewID()
 			_, id := c.bound(owner)
 			var ctx context.Context

@@ -29,6 +29,7 @@ var needs = map[string][]string{
 }
 
 func TestDependencies(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	for dir, allowed := range needs {
 		t.Run(dir, func(t *testing.T) {
@@ -46,6 +47,7 @@ func TestDependencies(t *testing.T) {
 }
 
 func TestDependencies_Catches(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	another := "import _ \"github.com/stretchr/testify/assert\"\n"
 	require.Contains(t, extra(t, ".", needs["."], overlay(t, "another.go", "package tombstore\n\n"+another)), "github.com/stretchr/testify/assert")
@@ -143,6 +145,7 @@ const use = `redis, err := tombstore.New(client)
 // A program that has rueidis already, and uses its pipelines, cache, transactions and scripts,
 // grows by less than 400 KiB of code and data; debug information is not counted.
 func TestBinarySize(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	before := size(t, "hello", strings.NewReplacer("IMPORT", "", "USE", "").Replace(hello))
 	after := size(t, "hellotombstore", strings.NewReplacer("IMPORT", `"`+ours+`"`, "USE", use).Replace(hello))

@@ -70,6 +70,7 @@ func visit(t *testing.T, files map[string]string) (*release, error) {
 }
 
 func TestRelease(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	r, err := visit(t, sound)
 	require.NoError(t, err)
@@ -83,6 +84,7 @@ func TestRelease(t *testing.T) {
 
 // Each change to the repository makes a go get fail.
 func TestRelease_Catches(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	for name, test := range map[string]struct{ file, content, want string }{
 		"a sibling that is not required": {
@@ -115,6 +117,7 @@ func TestRelease_Catches(t *testing.T) {
 
 // What a release would publish if it left a go.mod as it is.
 func TestRelease_CatchesAVersionThatIsLeft(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	r, err := prepare(repository(t, sound), t.TempDir(), "v0.2.0")
 	require.NoError(t, err)
@@ -126,6 +129,7 @@ func TestRelease_CatchesAVersionThatIsLeft(t *testing.T) {
 
 // The tags lead to the commit that was checked, and the branch stays where it is.
 func TestRun(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	dir := repository(t, sound)
 	before, err := output(dir, nil, "git", "rev-parse", "HEAD")
@@ -158,6 +162,7 @@ func TestCheckEntry(t *testing.T) {
 }
 
 func TestCheckLicence(t *testing.T) {
+	skipIfShort(t)
 	t.Parallel()
 	dir := t.TempDir()
 	require.Error(t, checkLicence(dir))

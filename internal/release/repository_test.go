@@ -22,6 +22,15 @@ func text(t *testing.T, name string) string {
 	return string(b)
 }
 
+// skipIfShort is for what lists or builds programs without the race detector, from nothing or for a
+// cache of its own: a release needs it, a change to the library does not.
+func skipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short")
+	}
+}
+
 // directories returns where the modules of the repository are, "." for the root.
 func directories(t *testing.T) []string {
 	t.Helper()

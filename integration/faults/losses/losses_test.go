@@ -89,8 +89,9 @@ func TestEviction(t *testing.T) {
 	policies := []string{
 		"noeviction", "volatile-lru", "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lfu", "volatile-random", "volatile-ttl",
 	}
+	many := 1000
 	if testing.Short() {
-		policies = policies[:2]
+		policies, many = policies[:2], 200
 	}
 	for _, policy := range policies {
 		t.Run(policy, func(t *testing.T) {
@@ -98,16 +99,16 @@ func TestEviction(t *testing.T) {
 			server := redistest.Start(t, "--maxmemory-policy", policy)
 			client := redistest.Dial(t, server.URL)
 			s := newStore(t, client)
-			ids := faults.Create(t, s, 3000)
-			ended, loggedIn := ids[:2000], ids[2000:]
-			held := faults.Held(t, s, ended[:500])
+			ids := faults.Create(t, s, 3*many)
+			ended, loggedIn := ids[:2*many], ids[2*many:]
+			held := faults.Held(t, s, ended[:many/2])
 			faults.End(t, s, ended)
 			var used int64
 			_, err := fmt.Sscan(redistest.Info(t, client, "used_memory"), &used)
 			require.NoError(t, err)
-			do(t, client, "CONFIG", "SET", "maxmemory", fmt.Sprint(used+1<<20))
+			do(t, client, "CONFIG", "SET", "maxmemory", fmt.Sprint(used+int64(many)<<10))
 			full := 0
-			for range 4000 {
+			for range 4 * many {
 				if _, err := s.Write(t.Context(), tombstore.NewID(), []byte(strings.Repeat("x", 1000)), 100*hour); err != nil {
 					require.ErrorContains(t, err, "OOM")
 					full++
