@@ -13,7 +13,8 @@ BUILDFLAGS  := $(RACE) -gcflags=all=-dwarf=false -ldflags=-w
 # Each test must hold in any order and under the race detector. Most of their time they wait, so more run at once than there are cores.
 TESTFLAGS   ?= $(BUILDFLAGS) -shuffle=on -parallel=8
 # Elsewhere than in CI the tests play fewer rounds, most of them on a server or on a cluster and not on both, few of the broken
-# variants that show that a test can fail, and no failovers; and they play those of two modules at a time.
+# variants that show that a test can fail, and no failovers; and they play those of two modules at a time. What most modules need is
+# built before, or two would build it at once.
 SHORT        = $(if $(CI),,-short)
 JOBS        ?= $(if $(CI),1,2)
 # A program under the race detector waits a second before it ends; tests end many.
@@ -39,7 +40,7 @@ build: ## compile everything
 
 test: server ## run the tests on a real server, which is found, or installed (Debian, as root); with CI=true all of them
 	@[ -n "$(RACE)" ] || echo "no C compiler: the tests run without the race detector"
-	@go list -export -test -tags "$(TAGS)" $(BUILDFLAGS) ./... >/dev/null # or two modules would build what both need
+	@$(if $(filter .,$(MODULES)),go list -export -test -tags "$(TAGS)" $(BUILDFLAGS) ./... >/dev/null)
 	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(MODULES:%=test/%)
 
 $(MODULES:%=test/%): test/%:
