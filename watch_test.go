@@ -371,6 +371,7 @@ func TestWatchOwner_Key(t *testing.T) {
 
 	owner, key = newOwner()
 	ctx = a.watchOwner(owner)
+	goesOn(ctx, "no look is under way that may come between")
 	a.other.do("DEL", key)
 	_, err := a.other.InvalidateOwner(t.Context(), owner)
 	require.NoError(t, err)
