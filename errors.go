@@ -55,7 +55,8 @@ var (
 	// log in again. It says the same of a Login that BeginLogin has not returned.
 	ErrStaleLogin = errors.New("login is stale, or was not begun")
 	// ErrTooManySessions says that an owner has as many sessions as WithMaxSessions allows, and
-	// that none of them was to be ended for this one.
+	// that none of them was to be ended for this one. It wraps context.DeadlineExceeded if others
+	// took each place that was made until the time was up.
 	ErrTooManySessions = errors.New("owner has too many sessions")
 	// ErrNoDeadline says that a session of an owner would have no deadline, or one that has passed.
 	ErrNoDeadline = errors.New("session of an owner needs a deadline in the future")

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -160,23 +161,23 @@ func (s *RedisStore) enterLogin(
 	if limit > 0 {
 		args = append(args, strconv.Itoa(limit))
 	}
-	lost, told := false, 0
+	lost, full := false, 0
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		at, deadline, late, err = s.enter(ctx, login.Owner, args...)
 		if !errors.Is(err, errFull) {
 			break
 		}
-		lost, told = lost || errors.Is(err, ErrUnknownOutcome), told+1
-		if err = s.makeRoom(ctx, login.Owner, inPlaceOf); err != nil {
-			break
+		lost, full = lost || errors.Is(err, ErrUnknownOutcome), full+1
+		err = s.makeRoom(ctx, login.Owner, inPlaceOf)
+		if err == nil && full > 1 && !sleep(ctx, pause) { // others come first, again and again
+			err = cmp.Or(ctx.Err(), context.DeadlineExceeded)
 		}
-		if pause > firstPause && !sleep(ctx, pause) { // others come first, again and again
-			err = ErrTooManySessions
+		if err != nil {
 			break
 		}
 	}
-	if told > 1 && errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrUnknownOutcome) {
-		err = ErrTooManySessions // as when the time is up between two attempts
+	if full > 1 && errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrUnknownOutcome) {
+		err = fmt.Errorf("%w: %w", ErrTooManySessions, err)
 	}
 	if err != nil && lost { // an attempt whose reply was lost may yet enter it
 		err = unknown(nil)

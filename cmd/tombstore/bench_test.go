@@ -86,11 +86,7 @@ func TestBench_Interrupted(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	client := redistest.Dial(t, server.URL)
-	rounds := 5
-	if testing.Short() {
-		rounds = 2
-	}
-	for round := range rounds {
+	for round := range 5 {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan int, 1)
 		var stdout, stderr bytes.Buffer
