@@ -22,7 +22,7 @@ func TestTimeout_ContextWithoutEnd(t *testing.T) {
 		ConnWriteTimeout: time.Hour,
 		AlwaysPipelining: true, // or the connection itself gets the deadline
 		Dialer:           net.Dialer{KeepAlive: time.Hour},
-	}, WithTimeout(200*time.Millisecond))
+	})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	id, ctx := NewID(), context.Background()
@@ -32,6 +32,7 @@ func TestTimeout_ContextWithoutEnd(t *testing.T) {
 	require.NoError(t, err)
 
 	proxy.Isolate()
+	s.timeout = 200 * time.Millisecond
 	_, err = s.Read(ctx, id)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.False(t, NoSession(err))

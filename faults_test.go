@@ -293,12 +293,13 @@ func TestInvalidate_RefusedInMidChain(t *testing.T) {
 func TestDeadServer(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	b := bedOn(t, redistest.Dial(t, server.URL), WithTimeout(100*time.Millisecond)).proven()
+	b := bedOn(t, redistest.Dial(t, server.URL)).proven()
 	id := NewID()
 	session := b.write(id, "x", time.Hour)
 	begun, _ := b.begin()
 	old, _ := b.move()
 	server.Kill(t)
+	b.timeout = 100 * time.Millisecond
 	for verb, err := range b.everyVerb(id, session, begun, old) {
 		require.Error(t, err, verb)
 		require.NotErrorIs(t, err, ErrNotFound, verb)
@@ -1239,9 +1240,10 @@ func TestRotate_ClusterHalfDone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := bedOn(t, redistest.Dial(t, redistest.ClusterURL(t)), WithTimeout(300*time.Millisecond))
+			b := bedOn(t, redistest.Dial(t, redistest.ClusterURL(t)))
 			id, next := NewID(), NewID()
 			b.write(id, "x", time.Hour)
+			b.timeout = 300 * time.Millisecond
 			b.RedisStore.client = &withoutWrite{b.client, cause}
 			_, err := b.Rotate(t.Context(), id, next)
 			require.ErrorIs(t, err, cause)

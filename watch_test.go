@@ -890,7 +890,7 @@ func TestWatch_ServerAway(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr)
-	a := newAudience(t, proxy.URL, withFloor(10*time.Millisecond), WithTimeout(100*time.Millisecond)).hears()
+	a := newAudience(t, proxy.URL, withFloor(10*time.Millisecond), WithTimeout(500*time.Millisecond)).hears()
 	a.other = bedOn(t, redistest.Dial(t, server.URL), WithKeyPrefix(a.prefix))
 	id := a.session()
 	watched := a.watch(id)

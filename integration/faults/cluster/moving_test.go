@@ -274,7 +274,11 @@ func stillHere(t *testing.T, n *redistest.Nodes, m *mover) {
 			moves, remove+moves)(client), false},
 	} {
 		row := faults.Row{Kind: c.kind, Fault: "cluster, slot on its way: " + c.fault}
-		s := newStore(t, c.client, tombstore.WithTimeout(200*time.Millisecond))
+		timeout := 20 * time.Second
+		if c.client != client || c.full { // where what is refused is tried again until its time is up
+			timeout = 200 * time.Millisecond
+		}
+		s := newStore(t, c.client, tombstore.WithTimeout(timeout))
 		for range 3 {
 			slot := rand.IntN(redistest.Slots) | 1 // one that nobody else moves
 			ours := func(other int) bool { return other == slot }
