@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tombstore/tombstore"
@@ -71,6 +72,62 @@ var lifetimeMutants = map[string]mutant{
 			o.Lifetime.Absolute, o.Until = 0, time.Now().Add(2*hour)
 		},
 		func(*tombstore.Binding) {})},
+	"one is the other, too": {"Lifetime/only one of the two", onWrite(func(o *tombstore.WriteOptions) {
+		if l := o.Lifetime; l != nil {
+			both := max(l.Idle, l.Absolute)
+			o.Lifetime = &tombstore.Lifetime{Idle: both, Absolute: both}
+		}
+	})},
+	"none is an hour": {"Lifetime/none is as all others", onWrite(func(o *tombstore.WriteOptions) {
+		if l := o.Lifetime; l != nil && *l == (tombstore.Lifetime{}) {
+			o.Lifetime = &tombstore.Lifetime{Idle: hour}
+		}
+	})},
+	"it is never over": {"Lifetime/expires after its own idle time", onWrite(func(o *tombstore.WriteOptions) {
+		o.Lifetime = nil
+	})},
+	"a move counts from the creation": {"Lifetime/another one begins with the move", func(s whole) tombstore.Store {
+		return &broken{whole: s, rotate: func(
+			ctx context.Context, oldID, newID string, opts ...tombstore.RotateOption,
+		) (tombstore.Session, error) {
+			session, err := s.Read(ctx, oldID)
+			if l := collect(opts).Lifetime; err == nil && l != nil && l.Absolute > 0 {
+				older := *l
+				older.Absolute -= time.Since(session.CreatedAt)
+				opts = append(opts, tombstore.WithLifetime(older))
+			}
+			return s.Rotate(ctx, oldID, newID, opts...)
+		}}
+	}},
+	"what has expired comes back": {"Lifetime/a longer one does not bring back", refusedBy(func(err error) bool {
+		return !errors.Is(err, tombstore.ErrNotFound)
+	})},
+	"adopting ends it soon": {"Lifetime/a session that is adopted", onAdopt(func(
+		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
+	) (tombstore.Session, error) {
+		return s.Adopt(ctx, id, login, append(opts, tombstore.Until(time.Now().Add(hour/2)))...)
+	})},
+	"a login goes on with what was there": {"Lifetime/a login without one has none", onBinding(func(
+		ctx context.Context, s whole, oldID, newID string, o tombstore.RotateOptions,
+	) (tombstore.Session, error) {
+		old, err := s.Read(ctx, oldID)
+		if err == nil && o.Binding.Idle == 0 {
+			o.Binding.Idle = old.Idle()
+		}
+		return s.Rotate(ctx, oldID, newID, func(to *tombstore.RotateOptions) { *to = o })
+	})},
+	"a move keeps what a login gave": {
+		"Lifetime/a move brings the deadline of a login forward only", func(s whole) tombstore.Store {
+			return &broken{whole: s, rotate: func(
+				ctx context.Context, oldID, newID string, opts ...tombstore.RotateOption,
+			) (tombstore.Session, error) {
+				if session, err := s.Read(ctx, oldID); err == nil && len(session.Owners()) > 0 {
+					opts = append(opts, func(o *tombstore.RotateOptions) { o.Lifetime = nil })
+				}
+				return s.Rotate(ctx, oldID, newID, opts...)
+			}}
+		},
+	},
 	"Until makes it longer": {"Lifetime/Until counts if it is sooner", altered(
 		func(_ context.Context, _ whole, o *tombstore.ReserveOptions) {
 			if o.Lifetime.Absolute > 0 && !o.Until.IsZero() {

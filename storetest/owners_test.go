@@ -292,6 +292,30 @@ var ownerMutants = map[string]mutant{
 		r.Binding = nil
 		return s.FinishRenewal(ctx, r, newID, data, ttl)
 	})},
+	"a binding is for any id, in a renewal": {"Owner/a binding is for one id, in a renewal too", onFinish(func(
+		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+	) (tombstore.Session, error) {
+		if r.Binding != nil {
+			b := *r.Binding
+			b.Ref, r.Binding = tombstore.Ref(newID), &b
+		}
+		return s.FinishRenewal(ctx, r, newID, data, ttl)
+	})},
+	"InPlaceOf is for any renewal": {"Reserve/InPlaceOf is for one renewal", onFinish(func(
+		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+	) (tombstore.Session, error) {
+		if r.Binding != nil {
+			b := *r.Binding
+			b.InPlaceOf, r.Binding = r.Ref, &b
+		}
+		return s.FinishRenewal(ctx, r, newID, data, ttl)
+	})},
+	"the first owner keeps the session, in a renewal": {"Owner/another user logs in by a renewal", onFinish(func(
+		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+	) (tombstore.Session, error) {
+		r.Binding = nil
+		return s.FinishRenewal(ctx, r, newID, data, ttl)
+	})},
 	"a login has no time": {"Reserve/a login is good for an hour", onReserve(func(
 		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
 	) (tombstore.Binding, error) {
@@ -372,6 +396,8 @@ var ownerMutants = map[string]mutant{
 		}}
 	}},
 	"logging out everywhere is a walk": {"InvalidateOwner/what is reserved", onOwnerEnd(endListed)},
+	"logging out everywhere is a walk, with logins": {
+		"InvalidateOwner/between the halves of a login", onOwnerEnd(endListed)},
 	"logging out everywhere is a walk, with renewals": {
 		"InvalidateOwner/between the halves of a renewal", onOwnerEnd(endListed)},
 	"the walk is behind": {"Race/all are renewed against InvalidateOwner: all are out", func(s whole) tombstore.Store {

@@ -239,7 +239,7 @@ func (c *check) expires(id string) {
 	require.Eventually(c, func() bool {
 		exists, err := c.store.Exists(c, id)
 		return err == nil && !exists
-	}, 10*time.Second, instant/10)
+	}, c.patience, instant/10)
 }
 
 // outlast waits until a session written now with a TTL of an instant has expired: every other one

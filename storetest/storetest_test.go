@@ -456,6 +456,23 @@ var mutants = map[string]mutant{
 			return r.Invalidate(ctx, id, opts...)
 		}}
 	}},
+	"a fresh read finds nothing": {"Read/Fresh", onRead(func(
+		ctx context.Context, s whole, id string, opts []tombstore.ReadOption,
+	) (tombstore.Session, error) {
+		if collect(opts).Fresh {
+			return tombstore.Session{}, tombstore.ErrNotFound
+		}
+		return s.Read(ctx, id, opts...)
+	})},
+	"the first TTL counts": {"Write/restarts the idle timeout", func(s whole) tombstore.Store {
+		var ttls sync.Map
+		return &broken{whole: s, write: func(
+			ctx context.Context, id string, data []byte, ttl time.Duration, opts ...tombstore.WriteOption,
+		) (tombstore.Session, error) {
+			first, _ := ttls.LoadOrStore(id, ttl)
+			return s.Write(ctx, id, data, first.(time.Duration), opts...)
+		}}
+	}},
 	"writing ignores tombstones": {"Race/read, Rotate, Write", rebirth},
 	"writing ignores conditions": {"Write/If", func(s whole) tombstore.Store {
 		return &broken{whole: s, write: func(
