@@ -29,7 +29,8 @@ func text(t *testing.T, file string) string {
 	return string(b)
 }
 
-// README.md names every adapter, and otelstore. (Its program is compiled in integration.)
+// README.md names every adapter, and otelstore, and the README of each says how it is installed.
+// (Their programs are compiled in integration.)
 func TestREADME_NamesAdapters(t *testing.T) {
 	t.Parallel()
 	modules := regexp.MustCompile(`(?m)^MODULES +:= (.*)$`).FindStringSubmatch(text(t, "Makefile"))
@@ -38,6 +39,7 @@ func TestREADME_NamesAdapters(t *testing.T) {
 	for module := range strings.FieldsSeq(modules[1]) {
 		if strings.Contains(module, "store") && !strings.HasPrefix(module, "cmd/") {
 			require.Regexp(t, "(?m)`"+module+"`|tombstore/"+module+"$", text(t, "README.md"))
+			require.Contains(t, text(t, module+"/README.md"), "\ngo get github.com/tombstore/tombstore/"+module+"\n")
 			named++
 		}
 	}
