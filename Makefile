@@ -88,7 +88,7 @@ fuzz: server ## fuzz the record decoder, the keys and the adapters' cookies, FUZ
 	cd integration && $(gotest) -run '^$$' -fuzz FuzzCookie -fuzztime $(FUZZTIME) ./faults/hostile
 
 cover: server ## measure the coverage of the package: at least 90 %
-	$(gotest) -coverprofile=coverage.out .
+	$(gotest) -parallel=8 -coverprofile=coverage.out .
 	@go tool cover -func=coverage.out | awk '/^total:/ { print "coverage " $$3; exit ($$3 + 0 < 90) }'
 
 vet: ## vet everything, for another system with GOOS
