@@ -187,6 +187,7 @@ type Request struct {
 	spared  bool                // nobody may take the renewal over
 	renews  bool                // it wants a new id
 	login   *pending            // what the Save of another id is to carry
+	ahead   bool                // it holds a session that it has not saved itself: see saveAhead
 	lasts   *tombstore.Lifetime // that the Save of another id is to give, or nil
 	grace   time.Duration       // that the Rotate to another id is to leave, or 0
 	others  map[string]bool     // further ids that it has loaded live
@@ -610,7 +611,7 @@ func (a *Adapter) Rotate(
 		return a.Save(ctx, r, newID, data, ttl)
 	}
 	r.mu.Lock()
-	if r.state != holding {
+	if r.state != holding || newID == r.id { // it holds the id of a login that was saved ahead
 		r.mu.Unlock()
 		return a.Save(ctx, r, newID, data, ttl)
 	}
@@ -878,7 +879,7 @@ func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) 
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
 		s.Data = data
 		r.hold(id, s)
-		r.stored, r.lasts, r.grace = true, nil, 0
+		r.stored, r.ahead, r.lasts, r.grace = true, false, nil, 0
 		if r.login != nil && r.login.id == id {
 			r.login = nil
 		}

@@ -1,6 +1,7 @@
 package adapter
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -119,16 +120,32 @@ func (r *Request) owns(owner string) bool {
 	return (r.state == holding || r.state == left) && slices.Contains(r.held.Owners(), owner)
 }
 
-// endOwn ends the session that the request holds or has left, and whose user logs in again: the
-// login begins another one then. If somebody else has ended it the request is tainted.
-func (a *Adapter) endOwn(ctx context.Context, r *Request) error {
-	err := a.revoke(ctx, r.id)
+// aheadTTL is for how long a session lives that was saved ahead, in case that its request does not
+// come to save it: for as long as a login is good.
+const aheadTTL = time.Hour
+
+// saveAhead carries out the login of a request that holds or has left a session: it goes on under
+// the id of the login, with the data that it has. So what the request saves later is refused if the
+// session was ended meanwhile, by whatever id. Otherwise the session that it has would have to be
+// ended as one of the owner's others, and nothing would lead from there to the new one.
+func (a *Adapter) saveAhead(ctx context.Context, r *Request) (err error) {
+	id, data, merged := r.login.id, r.base, false
+	var s tombstore.Session
+	if r.state == left {
+		merged = a.updates.merge != nil && !bytes.Equal(data, r.held.Data)
+		s, err = a.finish(ctx, r, id, data, aheadTTL)
+	} else {
+		s, err = a.move(ctx, r, id, data, aheadTTL, &r.login.binding)
+	}
+	if merged {
+		s.Version = 0 // what the request saves next is merged again
+	}
+	r.saved(id, s, data, err)
 	switch {
-	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged), r.state == left && rotated(err):
-		r.hold("", tombstore.Session{})
-		r.state = anonymous
-		return nil
-	case tombstore.NoSession(err):
+	case r.state == holding && r.id == id:
+		r.ahead = true
+		return nil // it is asked again for what is not acknowledged
+	case r.state == left: // whether it was stored is not known
 		r.taint(err)
 	}
 	return err
@@ -142,9 +159,14 @@ func (a *Adapter) binding(ctx context.Context, r *Request, id string) (*tombstor
 	if r.login == nil {
 		return nil, nil
 	}
-	if r.login.id != id {
+	if before := r.login.id; before != id {
 		a.release(ctx, r.login)
-		if err := a.reserve(ctx, r, r.login, id); !reserved(err) {
+		err := a.reserve(ctx, r, r.login, id)
+		if before != "" && errors.Is(err, tombstore.ErrStaleLogin) { // its user was logged out meanwhile
+			err = &tombstore.InvalidatedError{Reason: tombstore.Revoked, At: time.Now()}
+			r.taint(err)
+		}
+		if !reserved(err) {
 			return nil, err
 		}
 	}
@@ -167,6 +189,11 @@ func (a *Adapter) met(ctx context.Context, b *tombstore.Binding, id string, err 
 func (a *Adapter) Release(ctx context.Context, r *Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.ahead {
+		_ = a.revoke(context.WithoutCancel(ctx), r.id) // nobody has its cookie
+		r.ahead = false
+		r.taint(errGivenUp)
+	}
 	if r.login != nil {
 		r.taint(errGivenUp)
 		a.giveUpTainted(ctx, r)
@@ -206,9 +233,9 @@ func (r *Request) Holds() bool {
 
 // EndOthers ends all sessions of an owner but the one that the request holds, or is about to save,
 // if that is the owner's, and returns how many. A session that the request holds should get a new
-// id then. If it logs in, what it is about to save goes on, and a session of the owner's that it
-// holds is ended. It returns a *RefusedError, and has ended nothing, if the request's own session
-// has been ended by somebody else. The store must be a tombstore.Binder.
+// id then. If it logs in, what it is about to save goes on; a session of the owner's that it holds
+// moves to the id of the login at once. It returns a *RefusedError, and has ended nothing, if the
+// request's own session has been ended by somebody else. The store must be a tombstore.Binder.
 func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n int, err error) {
 	binder, err := a.binder()
 	if err != nil {
@@ -229,8 +256,8 @@ func (a *Adapter) EndOthers(ctx context.Context, r *Request, owner string) (n in
 }
 
 // idAs returns the id of the session that the request has, or will have, as one of an owner's; ""
-// if there is none. If the owner logs in again, that is the new one, and the old one is ended: it
-// is one of the others, and its end by InvalidateOwner would be somebody else's to the request.
+// if there is none. If the owner logs in again, that is the new one, to which the old one moves: it
+// would be one of the others.
 func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string, err error) {
 	if r == nil {
 		return "", nil
@@ -242,8 +269,7 @@ func (a *Adapter) idAs(ctx context.Context, r *Request, owner string) (id string
 	case r.login != nil && slices.Contains(r.login.owners(), owner):
 		id = cmp.Or(r.login.id, r.id)
 		if r.login.id != "" && r.owns(owner) {
-			err = a.endOwn(ctx, r)
-			r.login.binding.InPlaceOf = "" // it has given way
+			err = a.saveAhead(ctx, r)
 			a.giveUpTainted(ctx, r)
 		}
 		return id, err

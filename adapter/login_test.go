@@ -618,6 +618,69 @@ func TestEndOthers_LoggingInAgain(t *testing.T) {
 			b.owned("alice", other)
 		})
 	})
+	t.Run("ended by somebody else afterwards", func(t *testing.T) {
+		for _, everywhere := range []bool{false, true} {
+			eachWay(t, nil, func(b *bed, begin func(), save func(id, data string) error) {
+				again(b)
+				begin()
+				old, id := b.b.ID(), b.login("alice")
+				if old == "" {
+					return
+				}
+				_, err := b.EndOthers(b.Context(), b.b, "alice")
+				require.NoError(b, err)
+				if everywhere {
+					_, err = b.store.InvalidateOwner(b.Context(), "alice")
+				} else {
+					err = b.Store().Invalidate(b.Context(), old)
+				}
+				require.NoError(b, err)
+				require.ErrorIs(b, save(id, "alice again"), ErrRefused)
+				b.owned("alice")
+				b.load(nil, id, "")
+			})
+		}
+	})
+	t.Run("renewed afterwards", func(t *testing.T) {
+		b := newBedWith(t)
+		again(b)
+		b.login("alice")
+		_, err := b.EndOthers(b.Context(), b.b, "alice")
+		require.NoError(b, err)
+		require.NoError(b, b.Leave(b.Context(), b.b, ""))
+		id := tombstore.NewID()
+		require.NoError(b, b.save(id, "alice again"))
+		b.owned("alice", id)
+	})
+	t.Run("never saved", func(t *testing.T) {
+		b := newBedWith(t)
+		again(b)
+		id := b.login("alice")
+		_, err := b.EndOthers(b.Context(), b.b, "alice")
+		require.NoError(b, err)
+		b.owned("alice", id)
+		b.Release(b.Context(), b.b)
+		b.owned("alice")
+		require.Error(b, b.save(id, "alice again"))
+	})
+}
+
+// A login whose user was logged out everywhere since is refused, also if the request has taken
+// another id since.
+func TestLogin_LoggedOutEverywhereSince(t *testing.T) {
+	eachWay(t, nil, func(b *bed, begin func(), save func(id, data string) error) {
+		begin()
+		b.login("alice")
+		_, err := b.store.InvalidateOwner(b.Context(), "alice")
+		require.NoError(b, err)
+		id := tombstore.NewID()
+		err = save(id, "alice")
+		require.ErrorIs(b, err, ErrRefused)
+		require.ErrorIs(b, err, tombstore.ErrInvalidated)
+		b.owned("alice")
+		b.load(nil, id, "")
+		require.ErrorIs(b, save(tombstore.NewID(), "alice"), ErrRefused)
+	})
 }
 
 // A session that gets an owner during the request is the same session: what the request saves is
