@@ -321,6 +321,13 @@ func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Se
 	session.ID, rec.id, rec.next = "", "", ""
 	rec.data, rec.values, rec.marked, rec.failed, rec.refused = nil, 0, false, nil, false
 	delete(session.Values, marker{})
+	if session.Options.MaxAge == rec.maxAge && rec.maxAge != 0 { // what follows is another session
+		session.Options.MaxAge = s.newOptions().MaxAge
+	}
+	rec.maxAge = 0
+	if errors.Is(rec.request.Gone(), tombstore.ErrInvalidated) { // the browser may have that of a later login
+		return nil
+	}
 	options := *session.Options
 	options.MaxAge = -1
 	rec.setCookie(w, sessions.NewCookie(session.Name(), "", &options))

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alexedwards/scs/v2"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tombstore/tombstore"
@@ -89,4 +90,37 @@ func TestSetLifetime_NoIdleTimeout(t *testing.T) {
 	res := s.get("/remember", "")
 	require.NoError(t, err)
 	require.InDelta(t, (2 * day).Seconds(), res.cookies[0].MaxAge, 60)
+}
+
+// scs' Lifetime ends a session whose own idle timeout is longer, whatever the request does.
+func TestSetLifetime_LongerThanLifetime(t *testing.T) {
+	t.Parallel()
+	for name, later := range map[string]func(sm *scs.SessionManager) http.HandlerFunc{
+		"reads":  func(*scs.SessionManager) http.HandlerFunc { return nothing },
+		"writes": func(sm *scs.SessionManager) http.HandlerFunc { return put(sm, "a", "b") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := newCounter(t)
+			sm := newManager(time.Minute)
+			loadAndSave := scsstore.Install(sm, store)
+			var deadline time.Time
+			token := serve(sm, loadAndSave, "", func(_ http.ResponseWriter, r *http.Request) {
+				require.NoError(t, scsstore.SetLifetime(r.Context(), sm, tombstore.Lifetime{Idle: time.Hour}))
+				deadline = time.Now().Add(time.Second)
+				sm.SetDeadline(r.Context(), deadline)
+				sm.Put(r.Context(), "user", "alice")
+			}).Cookies()[0].Value
+			<-time.After(time.Until(deadline))
+			res := serve(sm, loadAndSave, token, func(w http.ResponseWriter, r *http.Request) {
+				require.Empty(t, sm.GetString(r.Context(), "user"))
+				later(sm)(w, r)
+			})
+			for _, c := range res.Cookies() {
+				require.NotEqual(t, token, c.Value)
+			}
+			_, err := store.Read(t.Context(), token)
+			require.ErrorIs(t, err, tombstore.ErrInvalidated)
+		})
+	}
 }

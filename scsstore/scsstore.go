@@ -71,6 +71,10 @@ func (s *Store) FindCtx(ctx context.Context, token string) (b []byte, found bool
 		return nil, false, err
 	}
 	b, found, err = s.adapter.Load(ctx, r, token)
+	// scs has the store look after its deadline, which an idle timeout of the session's own does not.
+	if found && r != nil && r.CookieAge() > 0 && s.expired(b) {
+		return nil, false, s.adapter.End(ctx, r, token)
+	}
 	if found && !s.copies() {
 		b = bytes.Clone(b)
 	}
@@ -252,6 +256,15 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 func (s *Store) decode(data []byte) error {
 	_, _, err := s.sm.Codec.Decode(bytes.Clone(data))
 	return err
+}
+
+// expired reports whether the deadline of scs, in the data of a session, has passed.
+func (s *Store) expired(data []byte) bool {
+	if s.sm == nil {
+		return false
+	}
+	deadline, _, err := s.sm.Codec.Decode(bytes.Clone(data))
+	return err == nil && !time.Now().Before(deadline)
 }
 
 func (s *Store) lister() (tombstore.Lister, error) {
