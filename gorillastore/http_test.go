@@ -391,7 +391,35 @@ func TestSave_OwnMaxAge(t *testing.T) {
 			lives(3600)
 			require.NoError(s, s.visit(set("x", 3)))
 			lives(3600)
+
+			// A logout and a login of one request, as long as before and as long as others.
+			for _, next := range []int{age, 3600} {
+				require.NoError(s, s.visit(aged(age, login("alice"))))
+				require.NoError(s, s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+					require.NoError(s, logout(w, r, session))
+					return aged(next, login("bob"))(w, r, session)
+				}))
+				lives(next)
+				require.NoError(s, s.visit(set("y", next)))
+				lives(next)
+			}
 		}
+	})
+}
+
+// A logout whose session another request has ended takes no cookie away: the browser may have got
+// that of a later login since.
+func TestSave_LateLogout(t *testing.T) {
+	onEach(t, nil, func(s *browser) {
+		require.NoError(s, s.visit(login("alice")))
+		late := *s
+		require.NoError(s, late.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) error {
+			require.NoError(s, s.visit(logout))
+			require.NoError(s, s.visit(login("alice")))
+			return logout(w, r, session)
+		}))
+		require.Empty(s, late.cookies)
+		require.Equal(s, "alice", s.values(s.cookie)["user"])
 	})
 }
 
