@@ -724,6 +724,29 @@ func TestBinding_EnteredOnce(t *testing.T) {
 	})
 }
 
+// An entry stays for as long as its session may live, also if the id was reserved for less.
+func TestBinding_ReservedForLess(t *testing.T) {
+	t.Parallel()
+	check := func(t require.TestingT, w world) {
+		ctx := w.t.Context()
+		for kind, move := range moves {
+			owner, next := NewID(), NewID()
+			id := w.bound(owner)
+			_, err := w.Reserve(ctx, next, w.login(owner), Until(time.Now().Add(time.Minute)))
+			require.NoError(t, err)
+			s, err := move(ctx, w.RedisStore, id, next)
+			require.NoError(t, err, kind)
+			forgotten := time.Unix(w.members(owner)["l"+Ref(next)]&(1<<32-1), 0)
+			require.False(t, forgotten.Before(s.Deadline()), kind)
+		}
+	}
+	newPlain := func(t *testing.T) world { return newWorld(t, redistest.URL(t)) }
+	check(t, newPlain(t))
+	catches(t, newPlain, check, map[string]mutant{
+		"the place that was reserved stays": {"bind", "score = score and math.max(score, ", "score = score and math.min(score, "},
+	})
+}
+
 // A session of which nothing is known moves as long as the owner's key may have been lost, but not
 // if there was a revoke since.
 func TestBinding_LostKey(t *testing.T) {

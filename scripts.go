@@ -38,7 +38,7 @@ var (
 	invalidateScript = script{invalidateSource, "3d90ae581e73cd1d1ccc589b364d4882a47dc0db"}
 	rotateScript     = script{rotateSource, "75b569eaf57cc12fb5da0fdf341b3b3e169120b2"}
 	linkScript       = script{linkSource, "9187d9cfb99fb619a2d8ade883ef359f45f34f19"}
-	bindScript       = script{bindSource, "adfa23a5736223349e74122ce7012f816529b527"}
+	bindScript       = script{bindSource, "0cdac97ae3c64b4ae559732368ee9eb9b49ea322"}
 	revokeScript     = script{revokeSource, "53f96b85dd86c25939b2b8a619648f2fe109c8a1"}
 )
 

@@ -546,7 +546,7 @@ func (s *RedisStore) finishRenewal(
 	if err := s.understands([]byte(header)); err != nil { // it began in a store with other options
 		return Session{}, err
 	}
-	if r.Lifetime != nil { // a longer one must not bring back what has expired
+	if r.Lifetime != nil || r.Binding != nil { // a longer life must not bring back what has expired
 		if err := alive([]byte(header), time.Now()); err != nil {
 			return Session{}, err
 		}

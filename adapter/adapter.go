@@ -164,7 +164,7 @@ func (a *Adapter) Store() tombstore.Renewer { return a.store }
 // the request holds a session, only what is saved under the id of the Login, which that is left
 // for. Login reserves the id, but is refused if the request is tainted, and waits for the Save if
 // it has lost its session. What is reserved is given up by End, by whatever taints the request, by
-// another Login, and by Release.
+// another Login, and by Release. EndOthers of the user who logs in again saves it at once.
 //
 // * with SaveIfDue nothing, if the request has not saved it before and its TTL is nearly right.
 //

@@ -70,7 +70,8 @@ elseif not score and found[3] then
 else -- the generation goes along: a revoke that has closed the old id has closed the new one
   score = score or tonumber(found[4])
   if not score and revoked then return 'S' end
-  score = score or own
+  -- A place that was reserved may be forgotten before the session has to be.
+  score = score and math.max(score, floor(score / 2^32) * 2^32 + own - base) or own
 end
 
 if g then

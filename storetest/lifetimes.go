@@ -175,6 +175,19 @@ var lifetimes = []rule{
 	}},
 }
 
+// beginBriefly begins the renewal of a session whose deadline is an instant away.
+func (c *check) beginBriefly() tombstore.Renewal {
+	for { // until the machine was fast enough
+		id := tombstore.NewID()
+		c.write(id, "x", hour, tombstore.Lasting(tombstore.Lifetime{Absolute: instant}))
+		r, err := c.renewer.BeginRenewal(c, id, 0)
+		if err == nil {
+			return r
+		}
+		require.ErrorIs(c, err, tombstore.ErrNotFound)
+	}
+}
+
 var lifetimesAndRenewals = []rule{
 	{"Lifetime/of a renewal", func(c *check) {
 		id := tombstore.NewID()
@@ -208,16 +221,7 @@ var lifetimesAndRenewals = []rule{
 		c.finish(r, "x")
 	}},
 	{"Lifetime/a longer one does not bring back what has expired", func(c *check) {
-		var r tombstore.Renewal
-		for { // until the machine was fast enough
-			id := tombstore.NewID()
-			c.write(id, "x", hour, tombstore.Lasting(tombstore.Lifetime{Absolute: instant}))
-			var err error
-			if r, err = c.renewer.BeginRenewal(c, id, 0); err == nil {
-				break
-			}
-			require.ErrorIs(c, err, tombstore.ErrNotFound)
-		}
+		r := c.beginBriefly()
 		c.outlast()
 		r.Lifetime = &remembered
 		id := tombstore.NewID()

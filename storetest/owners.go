@@ -930,6 +930,15 @@ var ownersAndRenewals = []rule{
 		c.endOwner(bob, 1)
 		c.ended(id, tombstore.Revoked)
 	}},
+	{"Owner/a login by renewal does not bring back what has expired", func(c *check) {
+		r := c.beginBriefly()
+		b, id := c.reserve(tombstore.NewID())
+		c.outlast()
+		r.Binding = &b
+		_, err := c.renewer.FinishRenewal(c, r, id, nil, hour)
+		require.ErrorIs(c, err, tombstore.ErrNotFound)
+		c.out(id)
+	}},
 	{"Owner/a binding is for one id, in a renewal too", func(c *check) {
 		old, id := tombstore.NewID(), tombstore.NewID()
 		c.write(old, "x", hour)

@@ -316,6 +316,9 @@ var ownerMutants = map[string]mutant{
 		r.Binding = nil
 		return s.FinishRenewal(ctx, r, newID, data, ttl)
 	})},
+	"a login brings back what has expired": {"Owner/a login by renewal does not bring back", refusedBy(func(err error) bool {
+		return !errors.Is(err, tombstore.ErrNotFound)
+	})},
 	"a login has no time": {"Reserve/a login is good for an hour", onReserve(func(
 		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
 	) (tombstore.Binding, error) {
