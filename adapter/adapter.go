@@ -879,7 +879,7 @@ func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) 
 	case err == nil, errors.Is(err, tombstore.ErrUnacknowledged):
 		s.Data = data
 		r.hold(id, s)
-		r.stored, r.ahead, r.lasts, r.grace = true, false, nil, 0
+		r.stored, r.lasts, r.grace = true, nil, 0
 		if r.login != nil && r.login.id == id {
 			r.login = nil
 		}
@@ -890,6 +890,7 @@ func (r *Request) saved(id string, s tombstore.Session, data []byte, err error) 
 
 func (r *Request) hold(id string, s tombstore.Session) {
 	r.state, r.id, r.held, r.base, r.cause, r.renewal = holding, id, s, s.Data, nil, tombstore.Renewal{}
+	r.ahead = false
 }
 
 func (r *Request) taint(err error) { r.state, r.cause = tainted, err }

@@ -191,7 +191,6 @@ func (a *Adapter) Release(ctx context.Context, r *Request) {
 	defer r.mu.Unlock()
 	if r.ahead {
 		_ = a.revoke(context.WithoutCancel(ctx), r.id) // nobody has its cookie
-		r.ahead = false
 		r.taint(errGivenUp)
 	}
 	if r.login != nil {
@@ -224,11 +223,12 @@ func (a *Adapter) release(ctx context.Context, p *pending) {
 	p.id = ""
 }
 
-// Holds reports whether the request holds a live session, as far as it knows.
+// Holds reports whether the request holds a live session, as far as it knows, that it has loaded or
+// saved. One that EndOthers has moved to the id of a login is not, until it is saved.
 func (r *Request) Holds() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.state == holding
+	return r.state == holding && !r.ahead
 }
 
 // EndOthers ends all sessions of an owner but the one that the request holds, or is about to save,

@@ -147,7 +147,7 @@ func (s *rawStore) due() ([]byte, error) {
 		return nil, cmp.Or(s.failure, errNoCookie)
 	}
 	data, err := encode(s.values)
-	if err == nil && !moves && s.saved != nil && gobmap.Equal[any](s.saved, data) {
+	if err == nil && !moves && s.request.Holds() && s.saved != nil && gobmap.Equal[any](s.saved, data) {
 		return nil, nil
 	}
 	return data, err

@@ -326,6 +326,7 @@ func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Se
 	}
 	rec.maxAge = 0
 	if errors.Is(rec.request.Gone(), tombstore.ErrInvalidated) { // the browser may have that of a later login
+		rec.dropCookie(w)
 		return nil
 	}
 	options := *session.Options

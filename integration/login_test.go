@@ -325,6 +325,23 @@ func TestLogoutEverywhere_AtLogin(t *testing.T) {
 	})
 }
 
+// A logout in another tab, before such a login is answered, ends it.
+func TestLogoutEverywhere_AtLoginThatIsLoggedOut(t *testing.T) {
+	onEachClub(t, nil, func(c *club) {
+		alice := c.member("alice")
+		late := alice.prepare("enter+everywhere", alice.cookie)
+		require.True(c, late.to(acted))
+		tab := *alice
+		tab.does("logout", "bye")
+		a := late.finish()
+		c.owns("alice")
+		c.is(anonymous, alice.cookie)
+		if a.cookie != nil { // it was on its way, and is dead
+			c.is(anonymous, a.cookie.Value)
+		}
+	})
+}
+
 // Of two devices that log each other out one goes on.
 func TestLogoutEverywhere_Twice(t *testing.T) {
 	onEachClub(t, nil, func(c *club) {

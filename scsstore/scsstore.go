@@ -72,8 +72,10 @@ func (s *Store) FindCtx(ctx context.Context, token string) (b []byte, found bool
 	}
 	b, found, err = s.adapter.Load(ctx, r, token)
 	// scs has the store look after its deadline, which an idle timeout of the session's own does not.
-	if found && r != nil && r.CookieAge() > 0 && s.expired(b) {
-		return nil, false, s.adapter.End(ctx, r, token)
+	if found && s.sm != nil && r != nil && r.CookieAge() > 0 {
+		if deadline, err := s.deadline(b); err == nil && !time.Now().Before(deadline) {
+			return nil, false, s.adapter.End(ctx, r, token)
+		}
 	}
 	if found && !s.copies() {
 		b = bytes.Clone(b)
@@ -254,17 +256,14 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 
 // decode returns an error if data is not a session of the manager.
 func (s *Store) decode(data []byte) error {
-	_, _, err := s.sm.Codec.Decode(bytes.Clone(data))
+	_, err := s.deadline(data)
 	return err
 }
 
-// expired reports whether the deadline of scs, in the data of a session, has passed.
-func (s *Store) expired(data []byte) bool {
-	if s.sm == nil {
-		return false
-	}
+// deadline returns the deadline of scs, in the data of a session of the manager.
+func (s *Store) deadline(data []byte) (time.Time, error) {
 	deadline, _, err := s.sm.Codec.Decode(bytes.Clone(data))
-	return err == nil && !time.Now().Before(deadline)
+	return deadline, err
 }
 
 func (s *Store) lister() (tombstore.Lister, error) {

@@ -2,7 +2,6 @@ package storetest
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/tombstore/tombstore"
@@ -99,9 +98,7 @@ var lifetimeMutants = map[string]mutant{
 			return s.Rotate(ctx, oldID, newID, opts...)
 		}}
 	}},
-	"what has expired comes back": {"Lifetime/a longer one does not bring back", refusedBy(func(err error) bool {
-		return !errors.Is(err, tombstore.ErrNotFound)
-	})},
+	"what has expired comes back": {"Lifetime/a longer one does not bring back", revivesExpired},
 	"adopting ends it soon": {"Lifetime/a session that is adopted", onAdopt(func(
 		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
 	) (tombstore.Session, error) {

@@ -173,6 +173,31 @@ func onBinding(
 	}
 }
 
+// unboundRenewal finishes a renewal without the login.
+var unboundRenewal = onFinish(func(
+	ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+) (tombstore.Session, error) {
+	r.Binding = nil
+	return s.FinishRenewal(ctx, r, newID, data, ttl)
+})
+
+// reboundRenewal finishes a renewal with another binding.
+func reboundRenewal(change func(b *tombstore.Binding, oldRef, newRef string)) func(whole) tombstore.Store {
+	return onFinish(func(
+		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
+	) (tombstore.Session, error) {
+		if r.Binding != nil {
+			b := *r.Binding
+			change(&b, r.Ref, tombstore.Ref(newID))
+			r.Binding = &b
+		}
+		return s.FinishRenewal(ctx, r, newID, data, ttl)
+	})
+}
+
+// revivesExpired stores a session whose renewal is finished after its deadline.
+var revivesExpired = refusedBy(func(err error) bool { return !errors.Is(err, tombstore.ErrNotFound) })
+
 // fresh begins a login anew if it is stale.
 func fresh(
 	ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption, owners *sync.Map,
@@ -286,39 +311,13 @@ var ownerMutants = map[string]mutant{
 	) (tombstore.Session, error) {
 		return s.Rotate(ctx, oldID, newID)
 	})},
-	"a renewal forgets the binding": {"Owner/a login by renewal begins", onFinish(func(
-		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
-	) (tombstore.Session, error) {
-		r.Binding = nil
-		return s.FinishRenewal(ctx, r, newID, data, ttl)
-	})},
-	"a binding is for any id, in a renewal": {"Owner/a binding is for one id, in a renewal too", onFinish(func(
-		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
-	) (tombstore.Session, error) {
-		if r.Binding != nil {
-			b := *r.Binding
-			b.Ref, r.Binding = tombstore.Ref(newID), &b
-		}
-		return s.FinishRenewal(ctx, r, newID, data, ttl)
-	})},
-	"InPlaceOf is for any renewal": {"Reserve/InPlaceOf is for one renewal", onFinish(func(
-		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
-	) (tombstore.Session, error) {
-		if r.Binding != nil {
-			b := *r.Binding
-			b.InPlaceOf, r.Binding = r.Ref, &b
-		}
-		return s.FinishRenewal(ctx, r, newID, data, ttl)
-	})},
-	"the first owner keeps the session, in a renewal": {"Owner/another user logs in by a renewal", onFinish(func(
-		ctx context.Context, s whole, r tombstore.Renewal, newID string, data []byte, ttl time.Duration,
-	) (tombstore.Session, error) {
-		r.Binding = nil
-		return s.FinishRenewal(ctx, r, newID, data, ttl)
-	})},
-	"a login brings back what has expired": {"Owner/a login by renewal does not bring back", refusedBy(func(err error) bool {
-		return !errors.Is(err, tombstore.ErrNotFound)
-	})},
+	"a renewal forgets the binding": {"Owner/a login by renewal begins", unboundRenewal},
+	"a binding is for any id, in a renewal": {"Owner/a binding is for one id, in a renewal too", reboundRenewal(
+		func(b *tombstore.Binding, _, newRef string) { b.Ref = newRef })},
+	"InPlaceOf is for any renewal": {"Reserve/InPlaceOf is for one renewal", reboundRenewal(
+		func(b *tombstore.Binding, oldRef, _ string) { b.InPlaceOf = oldRef })},
+	"the first owner keeps the session, in a renewal": {"Owner/another user logs in by a renewal", unboundRenewal},
+	"a login brings back what has expired":            {"Owner/a login by renewal does not bring back", revivesExpired},
 	"a login has no time": {"Reserve/a login is good for an hour", onReserve(func(
 		ctx context.Context, s whole, id string, login tombstore.Login, opts []tombstore.ReserveOption,
 	) (tombstore.Binding, error) {
