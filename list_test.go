@@ -168,7 +168,7 @@ func TestList_ForeignHash(t *testing.T) {
 func TestList_Pending(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
-		w := newWorld(t)
+		w := newWorld(t, patient)
 		ctx, want := t.Context(), map[string]bool{}
 		// aged makes the end of an id look as old as that.
 		aged := func(id string, age time.Duration) {
@@ -300,6 +300,9 @@ func (b *bed) writeMany(n int) (ids, data []string) {
 	return ids, data
 }
 
+// patient is for a List during whose commands a test does many things.
+var patient = WithTimeout(20 * time.Second)
+
 // Sessions that move during the walk are found, wherever it is by then.
 func TestList_Moves(t *testing.T) {
 	t.Parallel()
@@ -322,11 +325,11 @@ func TestList_Moves(t *testing.T) {
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
 		for when, at := range moments {
 			for _, kind := range []string{"Rotate", "renewal"} {
-				t.Run(when+", "+kind, func(t *testing.T) { check(kind, at)(t, newWorld(t)) })
+				t.Run(when+", "+kind, func(t *testing.T) { check(kind, at)(t, newWorld(t, patient)) })
 			}
 		}
 		t.Run("inside the loop", func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorld(t, patient)
 			ids, want := w.writeMany(250)
 			first, found := true, map[string]bool{}
 			for e, err := range w.List(t.Context()) {
@@ -362,7 +365,7 @@ func TestList_Moves(t *testing.T) {
 		} {
 			t.Run("catches: "+name, func(t *testing.T) {
 				skipIfShort(t)
-				w := newWorld(t)
+				w := newWorld(t, patient)
 				w.tap.change = broken.change
 				require.True(t, fails(t, func(t require.TestingT) { check("Rotate", moments[broken.when])(t, w) }))
 			})
@@ -433,11 +436,11 @@ func TestList_LogOutEverywhere(t *testing.T) {
 		require.Empty(t, listed(w.t, w.other))
 	}
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
-		t.Run("at each moment", func(t *testing.T) { check(t, newWorld(t)) })
+		t.Run("at each moment", func(t *testing.T) { check(t, newWorld(t, patient)) })
 		for name, field := range map[string]string{"no renewals": "x", "none that was given up": "c"} {
 			t.Run("catches: "+name, func(t *testing.T) {
 				skipIfShort(t)
-				w := newWorld(t)
+				w := newWorld(t, patient)
 				w.tap.change = func(words []string) []string {
 					if words[0] == "HMGET" {
 						return []string{"HMGET", words[1], "t", "s", field}
@@ -448,7 +451,7 @@ func TestList_LogOutEverywhere(t *testing.T) {
 			})
 		}
 		t.Run("all the time", func(t *testing.T) {
-			w := newWorld(t, WithTimeout(20*time.Second))
+			w := newWorld(t, patient)
 			ids, _ := w.writeMany(16)
 			var started, done sync.WaitGroup
 			started.Add(len(ids))
@@ -481,7 +484,7 @@ func TestList_Pipelines(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, newWorld func(*testing.T, ...Option) world) {
 		const sessions = 3000
-		w := newWorld(t)
+		w := newWorld(t, patient)
 		var plant []rueidis.Completed
 		for range sessions {
 			record := string(newHeader(1, lifeBegan, 0))
